@@ -1,0 +1,40 @@
+# Every target sets itself up: a fresh clone needs nothing but make, Python 3.11 and a network.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help setup demo test test-all lint types layers doctor clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP)  ## make .venv and install everything into it
+
+$(STAMP): pyproject.toml constraints.txt deploy/setup.sh
+	bash deploy/setup.sh
+
+demo: $(STAMP)  ## render, train, fit, evaluate and report the built-in cars into demo-dataset/
+	$(BIN)/fpipe demo demo-dataset
+
+lint: $(STAMP)  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## mypy, strict
+	$(BIN)/mypy
+
+layers: $(STAMP)  ## import-linter: cli -> pipeline -> render_jobs -> storage
+	$(BIN)/lint-imports
+
+test: lint types layers  ## lint, types, layers and every test not marked slow
+	$(BIN)/pytest -m "not slow"
+
+test-all: lint types layers  ## the slow tests too
+	$(BIN)/pytest
+
+doctor: $(STAMP)  ## check this machine
+	$(BIN)/fpipe doctor
+
+clean:  ## remove what the targets above made
+	rm -rf .venv demo-dataset .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -1,0 +1,178 @@
+"""Assembles the configuration of a whole dataset from presets, files, flags and environment.
+
+Each stage's model sits beside its code; this module only puts them together, reads YAML, and checks rules that cross
+stages. Precedence, lowest first: defaults · preset or stored config · FPIPE_SECTION__KEY environment · flags and `--set`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.fit.config import FitConfig
+from pipeline.train.config import TrainConfig
+from render_jobs.config import ExecutionLimits, RenderConfig
+from render_jobs.sources.base import SourceSpec
+from storage.errors import ConfigError
+
+
+class ComputeConfig(BaseModel):
+    """Where and with how much the stages run. Never part of a content hash."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    executor: Literal["ray", "local"] = Field("ray", description="Ray tasks, or plain processes of this machine.")
+    ray_address: str | None = Field(None, description="A cluster's address; unset starts Ray on this machine.")
+    workers: int | None = Field(None, ge=1, description="Tasks at a time that shard sizes are planned for; unset: cores.")
+    render_cpus: float = Field(1.0, gt=0, description="Cores per render task (Blender renders on one).")
+    render_memory_bytes: int = Field(0, ge=0, description="Memory that Ray reserves per render task, 0 for none.")
+    train_workers: int = Field(1, ge=1, description="Ray Train workers (ranks) of the joint training.")
+    train_cpus: int | None = Field(None, ge=1, description="Cores per training worker; unset: all divided by the workers.")
+    train_gpus: float = Field(0.0, ge=0, description="GPUs per training worker.")
+    fit_cpus: float = Field(1.0, gt=0, description="Cores, and torch threads, per fit task.")
+    fit_gpus: float = Field(0.0, ge=0, description="GPUs per fit task, fractions allowed.")
+    max_attempts: int = Field(3, ge=1, description="Tries per shard for failures that may pass (lost node, store).")
+    fit_deadline_s: float = Field(86_400.0, gt=0, description="Seconds after which a fit task ends itself.")
+    limits: ExecutionLimits = Field(default_factory=ExecutionLimits, description="Bounds per object when rendering.")
+
+
+class PipelineConfig(BaseModel):
+    """Everything that decides what a dataset contains, and how it is computed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: SourceSpec = Field(default_factory=SourceSpec, description="Where the meshes come from.")
+    render: RenderConfig = Field(default_factory=RenderConfig, description="Views and their quality.")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="Joint training of the shared components.")
+    fit: FitConfig = Field(default_factory=FitConfig, description="Fitting objects to frozen shared components.")
+    compute: ComputeConfig = Field(default_factory=ComputeConfig, description="Executors and resources.")
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if self.render.resolution % 8:
+            raise ValueError(f"render.resolution {self.render.resolution} is not a multiple of 8, the autoencoder's factor")
+        return self
+
+    def content(self, section: Literal["source", "render", "train", "fit"]) -> dict[str, Any]:
+        """Returns one section as plain JSON values."""
+        part: BaseModel = getattr(self, section)
+        values: dict[str, Any] = part.model_dump(mode="json")
+        return values
+
+
+def config_hash(values: Mapping[str, Any]) -> str:
+    """Returns 16 hex digits that identify plain JSON values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+def preset_names() -> list[str]:
+    """Returns the names of the presets that come with fpipe."""
+    folder = resources.files("pipeline") / "presets"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def read_preset(preset: str) -> dict[str, Any]:
+    """Returns the values of a preset by name, or of a YAML file by path.
+
+    Raises:
+        ConfigError: no such preset, or not a YAML mapping.
+    """
+    if preset in preset_names():
+        text = (resources.files("pipeline") / "presets" / f"{preset}.yaml").read_text()
+    elif Path(preset).is_file():
+        text = Path(preset).read_text()
+    else:
+        raise ConfigError(f"no preset {preset!r}: use one of {', '.join(preset_names())}, or the path of a YAML file")
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"preset {preset}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"preset {preset}: the file must hold a mapping of sections")
+    return values
+
+
+def load_config(
+    base: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    settings: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> PipelineConfig:
+    """Builds the resolved configuration.
+
+    Args:
+        base: values of a preset or of a stored config.
+        overrides: dotted keys from flags, e.g. {"render.views": 40}.
+        settings: texts of `--set`, e.g. "fit.steps=300"; values are read as YAML.
+        environment: FPIPE_SECTION__KEY variables are read from it, others ignored.
+
+    Raises:
+        ConfigError: an unknown key or a bad value; the message names it.
+    """
+    values: dict[str, Any] = json.loads(json.dumps(dict(base)))
+    for name, text in sorted((environment or {}).items()):
+        if name.startswith("FPIPE_") and "__" in name:
+            _assign(values, name.removeprefix("FPIPE_").lower().replace("__", "."), _parse(text))
+    for key, value in (overrides or {}).items():
+        _assign(values, key, value)
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {setting!r}: write it as section.key=value")
+        _assign(values, key.strip(), _parse(text))
+    try:
+        return PipelineConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(problem) for problem in error.errors())) from error
+
+
+def _parse(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Sets a nested value by its dotted key, making the mappings on the way."""
+    *path, last = dotted.split(".")
+    for name in path:
+        inner = values.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{dotted}: {name} is a value, not a section")
+        values = inner
+    values[last] = value
+
+
+def _explain(problem: Any) -> str:
+    """Returns one line for one of pydantic's findings."""
+    key = ".".join(str(part) for part in problem["loc"]) or "config"
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: no such setting{_nearest(key)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {message} (got {problem['input']!r})" if problem["loc"] else message
+
+
+def _nearest(key: str) -> str:
+    """Returns a hint with the most similar known key."""
+    import difflib
+
+    known = list(_known_keys(PipelineConfig, ""))
+    found = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    return f", did you mean {found[0]}?" if found else ""
+
+
+def _known_keys(model: type[BaseModel], prefix: str) -> list[str]:
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+    return keys

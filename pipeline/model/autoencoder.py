@@ -1,0 +1,303 @@
+"""The autoencoder: diffusers' ``AutoencoderKL`` between RGB views and the latents that the renderer renders.
+
+Conventions: RGB is sRGB in [0, 1], composited over white, [B, 3, H, W]. Latents are normalised, in (0, 1), one
+channel-wise affine map and tanh away from the mean of the VAE's posterior (never a sample):
+
+    latent = (1 + tanh(latent_scale * (z - latent_shift))) / 2
+
+Stable Diffusion's VAE is used as the paper does (scale 0.02, no shift); any other VAE gets scale and shift from its
+own latents of training views (`Autoencoder.fit_normaliser`). Images may be pixel-unshuffled before the VAE, which
+then works on a coarse grid with many channels: that is what makes the small sizes affordable on CPUs.
+
+diffusers is imported on construction only, so that this module imports without it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from storage.errors import ConfigError, EnvironmentProblem
+
+NORMALISER_FILE = "fpipe_autoencoder.json"
+"""Beside diffusers' config.json: what `Autoencoder` adds to the plain ``AutoencoderKL`` of the same folder."""
+FORMAT_VERSION = "1.0"
+
+SD_LATENT_SCALE = 0.02
+"""Scale of the paper's tanh for Stable Diffusion's VAE (METHOD section 3)."""
+INVERSE_MARGIN = 1e-4
+"""Latents in [-1, 1] are clamped by this before atanh (METHOD section 3)."""
+NORMALISER_QUANTILE = 0.999
+NORMALISER_REACH = 0.75
+"""The quantile of ``|z - shift|`` lands on this value of tanh: few latents saturate, and the inverse stays tame."""
+
+_BLOCKS: dict[str, dict[str, Any]] = {
+    "tiny": {"unshuffle": 4, "latent_channels": 8, "block_out_channels": (64, 64), "layers_per_block": 1},
+    "small": {"unshuffle": 2, "latent_channels": 8, "block_out_channels": (64, 128, 128), "layers_per_block": 1},
+    "sd": {
+        "unshuffle": 1,
+        "latent_channels": 4,
+        "block_out_channels": (128, 256, 512, 512),
+        "layers_per_block": 2,
+        "mid_block_add_attention": True,
+    },
+}
+SIZES = tuple(_BLOCKS)
+
+
+class Autoencoder(nn.Module):
+    """A diffusers ``AutoencoderKL`` with pixel-unshuffling around it and normalised latents.
+
+    Attributes:
+        vae: The ``AutoencoderKL``; ``vae.encoder`` and ``vae.decoder`` hold all trainable parameters.
+        unshuffle: Side in px of the pixel blocks that become channels.
+        latent_scale: [C] slope of the normaliser.
+        latent_shift: [C] centre of the normaliser.
+    """
+
+    latent_scale: Tensor
+    latent_shift: Tensor
+
+    def __init__(self, vae: nn.Module, unshuffle: int = 1, latent_scale: float = SD_LATENT_SCALE) -> None:
+        super().__init__()
+        self.vae: Any = vae
+        self.unshuffle = unshuffle
+        self.register_buffer("latent_scale", torch.full((self.latent_channels,), latent_scale))
+        self.register_buffer("latent_shift", torch.zeros(self.latent_channels))
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels C of a latent."""
+        return int(self.vae.config.latent_channels)
+
+    @property
+    def factor(self) -> int:
+        """Image pixels per latent pixel along one side (f of the paper)."""
+        return int(self.unshuffle * 2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    def encoder_params(self) -> Iterator[nn.Parameter]:
+        """Trainable parameters of E."""
+        yield from self.vae.encoder.parameters()
+        if self.vae.quant_conv is not None:
+            yield from self.vae.quant_conv.parameters()
+
+    def decoder_params(self) -> Iterator[nn.Parameter]:
+        """Trainable parameters of D."""
+        yield from self.vae.decoder.parameters()
+        if self.vae.post_quant_conv is not None:
+            yield from self.vae.post_quant_conv.parameters()
+
+    def encode(self, rgb: Tensor) -> Tensor:
+        """Normalised latents in (0, 1) of views.
+
+        Args:
+            rgb: [B, 3, H, W] in [0, 1] over white; H and W multiples of `factor`.
+
+        Returns:
+            [B, C, H/f, W/f].
+
+        Raises:
+            ValueError: If H or W is not a multiple of `factor`.
+        """
+        return self.normalise(self.encode_raw(rgb))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """RGB in [0, 1] (not clamped) of normalised latents.
+
+        Args:
+            latents: [B, C, h, w]; values outside (0, 1) are clamped to it.
+
+        Returns:
+            [B, 3, h * f, w * f].
+        """
+        return self.decode_raw(self.denormalise(latents))
+
+    def encode_raw(self, rgb: Tensor) -> Tensor:
+        """Posterior means of the VAE, before the normaliser. Shapes as in `encode`."""
+        if rgb.shape[-2] % self.factor or rgb.shape[-1] % self.factor:
+            raise ValueError(
+                f"views of {rgb.shape[-2]}x{rgb.shape[-1]} px cannot be encoded: the autoencoder needs multiples "
+                f"of {self.factor} px"
+            )
+        blocks = F.pixel_unshuffle(rgb * 2 - 1, self.unshuffle)
+        moments = self.vae.encoder(blocks)
+        if self.vae.quant_conv is not None:
+            moments = self.vae.quant_conv(moments)
+        return moments[:, : self.latent_channels]
+
+    def decode_raw(self, raw: Tensor) -> Tensor:
+        """RGB of latents before the normaliser. Shapes as in `decode`."""
+        if self.vae.post_quant_conv is not None:
+            raw = self.vae.post_quant_conv(raw)
+        return F.pixel_shuffle(self.vae.decoder(raw), self.unshuffle) / 2 + 0.5
+
+    def normalise(self, raw: Tensor) -> Tensor:
+        """Map posterior means [..., C, h, w] into (0, 1)."""
+        return 0.5 + 0.5 * torch.tanh(_per_channel(self.latent_scale) * (raw - _per_channel(self.latent_shift)))
+
+    def denormalise(self, latents: Tensor) -> Tensor:
+        """Inverse of `normalise`, after clamping into its range (no gradient outside)."""
+        signed = (2 * latents - 1).clamp(-1 + INVERSE_MARGIN, 1 - INVERSE_MARGIN)
+        return torch.atanh(signed) / _per_channel(self.latent_scale) + _per_channel(self.latent_shift)
+
+    @torch.no_grad()
+    def fit_normaliser(self, raw: Tensor) -> None:
+        """Set scale and shift from posterior means of *training* views.
+
+        Args:
+            raw: [n, C, h, w] from `encode_raw`.
+
+        Raises:
+            ValueError: If a channel is constant or not finite: the VAE carries nothing in it.
+        """
+        channels = raw.detach().float().transpose(0, 1).flatten(1)
+        shift = channels.mean(1)
+        distance, _ = (channels - shift[:, None]).abs().sort(dim=1)
+        reach = distance[:, round(NORMALISER_QUANTILE * (distance.shape[1] - 1))]
+        if not bool(torch.isfinite(reach).all()) or bool((reach <= 0).any()):
+            raise ValueError(f"latent channels without finite spread: {reach.tolist()}; train the autoencoder longer")
+        self.latent_shift.copy_(shift)
+        self.latent_scale.copy_(torch.atanh(torch.tensor(NORMALISER_REACH)) / reach)
+
+    @torch.no_grad()
+    def background_latent(self, height: int, width: int) -> Tensor:
+        """Latent of an all-white view [C, height/f, width/f]; it depends on the position."""
+        white = torch.ones(1, 3, height, width, device=self.latent_scale.device)
+        return self.encode(white)[0]
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder that `load_autoencoder` and plain ``AutoencoderKL.from_pretrained`` both load."""
+        folder = Path(folder)
+        self.vae.save_pretrained(folder)
+        extra = {
+            "format_version": FORMAT_VERSION,
+            "unshuffle": self.unshuffle,
+            "latent_scale": self.latent_scale.double().tolist(),
+            "latent_shift": self.latent_shift.double().tolist(),
+        }
+        (folder / NORMALISER_FILE).write_text(json.dumps(extra, indent=1) + "\n")
+
+
+def new_autoencoder(size: str, *, seed: int = 0, latent_channels: int | None = None) -> Autoencoder:
+    """A randomly initialised autoencoder.
+
+    Args:
+        size: One of `SIZES`. ``tiny`` trains in two minutes on two CPU cores; ``sd`` is Stable Diffusion's.
+        seed: Of the initial parameters; the global random state is left alone.
+        latent_channels: Overrides the size's number of latent channels.
+
+    Raises:
+        ConfigError: If the size is unknown.
+        EnvironmentProblem: If diffusers cannot be imported.
+    """
+    if size not in _BLOCKS:
+        raise ConfigError(f"unknown autoencoder size {size!r}: choose one of {', '.join(SIZES)}")
+    settings = {"norm_num_groups": 32, "mid_block_add_attention": False, **_BLOCKS[size]}
+    unshuffle = settings.pop("unshuffle")
+    if latent_channels is not None:
+        settings["latent_channels"] = latent_channels
+    levels = len(settings["block_out_channels"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae = _autoencoder_kl()(
+            in_channels=3 * unshuffle**2,
+            out_channels=3 * unshuffle**2,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            **settings,
+        )
+    return Autoencoder(vae, unshuffle)
+
+
+def load_autoencoder(source: str | Path) -> Autoencoder:
+    """Load an autoencoder from a local folder or a hub id.
+
+    A folder written by `Autoencoder.save` comes back exactly. Any other ``AutoencoderKL`` gets the normaliser of
+    Stable Diffusion's VAE; call `Autoencoder.fit_normaliser` when its latents differ.
+
+    Raises:
+        EnvironmentProblem: If diffusers is missing, or nothing can be loaded from `source`.
+        ConfigError: If `source` holds another kind of model or a damaged description.
+    """
+    folder = Path(source)
+    is_local = folder.is_dir()
+    if not is_local and _looks_local(str(source)):
+        raise EnvironmentProblem(f"no autoencoder at {source}: {_HOW_TO_GET}")
+    if is_local and not (folder / "config.json").is_file():
+        raise EnvironmentProblem(f"{source} holds no config.json, so no diffusers model: {_HOW_TO_GET}")
+    vae = _from_pretrained(str(source))
+    extra = folder / NORMALISER_FILE
+    if not (is_local and extra.is_file()):
+        return Autoencoder(vae)
+    return _with_normaliser(vae, extra)
+
+
+_HOW_TO_GET = (
+    "give a folder written by AutoencoderKL.save_pretrained (fpipe's shared/<version>/vae is one), or a hub id such "
+    "as stabilityai/sd-vae-ft-mse on a machine that reaches the hub (huggingface-cli download fetches it once)"
+)
+
+
+def _from_pretrained(source: str) -> Any:
+    autoencoder_kl = _autoencoder_kl()
+    try:
+        config = autoencoder_kl.load_config(source)
+        kind = config.get("_class_name")
+        if kind != "AutoencoderKL":
+            raise ConfigError(f"{source} is a {kind}, not an AutoencoderKL: {_HOW_TO_GET}")
+        with _quiet():
+            return autoencoder_kl.from_pretrained(source, low_cpu_mem_usage=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise EnvironmentProblem(f"cannot load an autoencoder from {source} ({reason}): {_HOW_TO_GET}") from error
+
+
+def _with_normaliser(vae: Any, extra: Path) -> Autoencoder:
+    try:
+        values = json.loads(extra.read_text())
+        major = str(values["format_version"]).split(".")[0]
+        if major != FORMAT_VERSION.split(".")[0]:
+            raise ConfigError(f"{extra} has format {values['format_version']}; this version reads {FORMAT_VERSION}")
+        autoencoder = Autoencoder(vae, int(values["unshuffle"]))
+        scale, shift = torch.tensor(values["latent_scale"]), torch.tensor(values["latent_shift"])
+        autoencoder.latent_scale.copy_(scale)
+        autoencoder.latent_shift.copy_(shift)
+    except (KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{extra} does not describe the autoencoder beside it: {error}") from error
+    return autoencoder
+
+
+def _autoencoder_kl() -> Any:
+    try:
+        with _quiet():
+            return importlib.import_module("diffusers").AutoencoderKL
+    except (ImportError, RuntimeError) as error:
+        raise EnvironmentProblem(f"diffusers cannot be imported ({error}): pip install 'fpipe[train]'") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the warnings that diffusers raises about its own optional packages."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _looks_local(source: str) -> bool:
+    """Whether a source that is no folder was meant as one: hub ids are ``name`` or ``owner/name``."""
+    return source.startswith((".", "/", "~")) or source.count("/") > 1
+
+
+def _per_channel(values: Tensor) -> Tensor:
+    return values[:, None, None]

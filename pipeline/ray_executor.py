@@ -1,0 +1,137 @@
+"""Runs the shards of a stage as Ray tasks, on this machine or on a cluster.
+
+Only a bounded window of tasks is in Ray's hands at a time (10⁶ queued ones cost gigabytes in the driver). Retries are the
+driver's decision: Ray's own are off, so that an attempt is counted once.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, TaskUnschedulableError
+
+from pipeline.executor import (
+    Task,
+    TaskFailure,
+    TaskFunction,
+    TaskOutcome,
+    TaskResources,
+    may_pass,
+    retry_pause_s,
+    run_task,
+    to_outcome,
+)
+from storage.errors import EnvironmentProblem
+
+LOGGER = logging.getLogger(__name__)
+
+WINDOW_PER_SLOT = 3
+"""Tasks submitted per task that can run at once: enough to hide the submission, few enough to stay small."""
+
+
+@contextlib.contextmanager
+def ray_session(address: str | None, scratch: Path, cpus: int | None = None) -> Iterator[None]:
+    """Connects to a cluster, or starts Ray on this machine with everything it writes below scratch.
+
+    Args:
+        address: a cluster's address, "auto" for the one of this machine, None to start one.
+        scratch: private folder, short (Ray puts Unix sockets into it).
+        cpus: cores that a started Ray may use, None for all.
+
+    Raises:
+        EnvironmentProblem: the cluster cannot be reached, or HOME is not writable.
+    """
+    if ray.is_initialized():  # a caller (a test, a notebook) brought its own
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    common: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
+    try:
+        if address is None:
+            ray.init(num_cpus=cpus, include_dashboard=False, _temp_dir=str(scratch / "r"), **common)
+        else:
+            ray.init(address=address, **common)
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        where = "Ray could not be started here" if address is None else f"no Ray cluster answers at {address}"
+        raise EnvironmentProblem(f"{where}: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@dataclass
+class RayExecutor:
+    """Runs tasks on the Ray cluster that this process is connected to (see ray_session).
+
+    Attributes:
+        max_attempts: tries per task, for failures that may pass.
+    """
+
+    max_attempts: int = 3
+    name: str = "ray"
+
+    def run(self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources) -> Iterator[TaskOutcome]:
+        """See pipeline.executor.Executor."""
+        remote = ray.remote(run_task).options(
+            num_cpus=resources.cpus,
+            num_gpus=resources.gpus,
+            memory=resources.memory_bytes or None,
+            max_retries=0,
+            scheduling_strategy="SPREAD",
+        )
+        shared_function = ray.put(function)
+        waiting: collections.deque[tuple[float, int, Task]] = collections.deque((0.0, 1, task) for task in tasks)
+        running: dict[ray.ObjectRef, tuple[Task, int]] = {}
+        try:
+            while waiting or running:
+                window = WINDOW_PER_SLOT * slots(resources)
+                while waiting and len(running) < window and waiting[0][0] <= time.monotonic():
+                    _, attempt, task = waiting.popleft()
+                    reference = remote.remote(shared_function, resources.deadline_s, dict(task.arguments))
+                    running[reference] = (task, attempt)
+                if not running:
+                    time.sleep(0.1)
+                    continue
+                ready, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
+                for reference in ready:
+                    task, attempt = running.pop(reference)
+                    outcome = _receive(reference, task, attempt)
+                    if may_pass(outcome) and attempt < self.max_attempts:
+                        assert outcome.failure is not None
+                        LOGGER.warning("shard %d, attempt %d: %s; trying again", task.shard, attempt, outcome.failure.message)
+                        waiting.append((time.monotonic() + retry_pause_s(attempt), attempt + 1, task))
+                    else:
+                        yield outcome
+        finally:
+            for reference in running:
+                ray.cancel(reference, force=True)
+
+
+def slots(resources: TaskResources) -> int:
+    """Returns how many such tasks the cluster can run at once, at least 1."""
+    total = ray.cluster_resources()
+    by_cpu = total.get("CPU", 0.0) // resources.cpus if resources.cpus else 1
+    by_gpu = total.get("GPU", 0.0) // resources.gpus if resources.gpus else by_cpu
+    return max(1, int(min(by_cpu, by_gpu)))
+
+
+def _receive(reference: ray.ObjectRef, task: Task, attempt: int) -> TaskOutcome:
+    """Fetches a task's answer; what Ray itself raises (crashed worker, lost node, memory) counts as a death."""
+    try:
+        return to_outcome(task, attempt, ray.get(reference))
+    except TaskUnschedulableError as error:
+        raise EnvironmentProblem(f"no node of the cluster can ever run this task: {error}") from error
+    except RayError as error:
+        message = " ".join(str(error).split())[:500] or type(error).__name__
+        return to_outcome(task, attempt, TaskFailure("died", f"{type(error).__name__}: {message}"))

@@ -1,0 +1,72 @@
+"""Owns the private scratch folder of one driver, and the guardian process that removes it whatever happens.
+
+Temporary files of the driver and of everything that it starts (Ray, Blender) go into one folder: `TMPDIR` points there, so
+that code which knows nothing of fpipe follows. Limits: processes on other nodes clean up after themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from storage.errors import EnvironmentProblem
+
+TOKEN_VARIABLE = "FPIPE_DRIVER_TOKEN"
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yields a fresh folder (mode 0700) that is gone, with all processes that use it, once the block or the driver ends.
+
+    The path is short, because Ray puts Unix sockets below it and their paths may have 107 bytes at most.
+
+    Raises:
+        EnvironmentProblem: the temporary folder is not writable.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="fpipe-"))
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"no temporary folder could be made in {tempfile.gettempdir()} ({error}); set TMPDIR to a writable folder"
+        ) from error
+    token = f"fpipe-{secrets.token_hex(12)}"
+    guardian = subprocess.Popen(
+        [sys.executable, "-I", str(Path(__file__).with_name("guardian.py")), token, str(folder), str(os.getpid())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd="/",
+    )
+    temporary = folder / "t"
+    temporary.mkdir()
+    try:
+        with _environment({TOKEN_VARIABLE: token, "TMPDIR": str(temporary)}):
+            yield folder
+    finally:
+        assert guardian.stdin is not None
+        guardian.stdin.close()
+        guardian.wait()
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Sets environment variables, and the folder that tempfile remembers, for the length of a block."""
+    before = {name: os.environ.get(name) for name in values}
+    remembered, tempfile.tempdir = tempfile.tempdir, None
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = remembered
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,68 @@
+"""Reads `--shard`: which of a stage's shards one command does.
+
+Forms: `3`, `0..7` (inclusive), `0,4,9-12`, `i/n` (shards ≡ i mod n), `all`, and `auto`, which is i/n from the environment of
+a job array: FPIPE_SHARD ("i/n"), Slurm's array variables, or Kubernetes' JOB_COMPLETION_INDEX with FPIPE_NUM_SHARDS.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from storage.errors import UsageError
+
+FORMS = "use 3, 0..7 (inclusive), 0,4,9-12, i/n (shards ≡ i mod n), all or auto"
+
+
+def parse_shards(spec: str, n_shards: int, environment: Mapping[str, str]) -> list[int]:
+    """Returns the selected shards in ascending order.
+
+    Args:
+        spec: what stands after `--shard`.
+        n_shards: shards of the stage; valid ones are 0 to n_shards − 1.
+        environment: read for `auto` alone.
+
+    Raises:
+        UsageError: the text has none of the forms, or names a shard beyond the last.
+    """
+    spec = spec.strip()
+    if spec == "all":
+        return list(range(n_shards))
+    if spec == "auto":
+        spec = _from_environment(environment)
+    if match := re.fullmatch(r"(\d+)/(\d+)", spec):
+        index, count = int(match[1]), int(match[2])
+        if count == 0 or index >= count:
+            raise UsageError(f"--shard {spec}: i/n needs 0 <= i < n")
+        return list(range(index, n_shards, count))
+    shards: set[int] = set()
+    for part in spec.split(","):
+        match = re.fullmatch(r"(\d+)(?:(?:\.\.|-)(\d+))?", part.strip())
+        if match is None:
+            raise UsageError(f"--shard {spec!r} is not understood: {FORMS}")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise UsageError(f"--shard {spec}: {part.strip()} runs backwards")
+        if last >= n_shards:
+            raise UsageError(f"--shard {spec}: shard {last} does not exist, this stage has shards 0..{n_shards - 1}")
+        shards.update(range(first, last + 1))
+    return sorted(shards)
+
+
+def _from_environment(environment: Mapping[str, str]) -> str:
+    """Returns "i/n" for this member of a job array."""
+    if value := environment.get("FPIPE_SHARD"):
+        return value
+    try:
+        if "SLURM_ARRAY_TASK_ID" in environment:
+            first = int(environment.get("SLURM_ARRAY_TASK_MIN", "0"))
+            step = int(environment.get("SLURM_ARRAY_TASK_STEP", "1"))
+            index = (int(environment["SLURM_ARRAY_TASK_ID"]) - first) // step
+            return f"{index}/{int(environment['SLURM_ARRAY_TASK_COUNT'])}"
+        if "JOB_COMPLETION_INDEX" in environment:
+            return f"{int(environment['JOB_COMPLETION_INDEX'])}/{int(environment['FPIPE_NUM_SHARDS'])}"
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"--shard auto: the job array's environment is incomplete or not numeric ({error})") from error
+    raise UsageError(
+        "--shard auto: none of FPIPE_SHARD (i/n), SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX with FPIPE_NUM_SHARDS is set"
+    )

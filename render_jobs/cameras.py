@@ -1,0 +1,118 @@
+"""Cameras of a render job: where they stand, what they see, which are held out.
+
+Conventions: OpenCV camera axes (+x right, +y down, +z forward), `cam2world` is 4×4 on column vectors, world z-up,
+lengths in world units. Pixel centres lie at +0.5, row 0 is the top row, the principal point is (W/2, H/2).
+Blender's camera axes (+y up, −z forward) are converted here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+# Steps of the two-dimensional R2 sequence (Roberts 2018): powers of 1/ρ, with ρ the real root of ρ³ = ρ + 1.
+_PLASTIC = 1.32471795724474602596
+_R2_STEPS = (1.0 / _PLASTIC, 1.0 / _PLASTIC**2)
+_FLIP_YZ = np.diag([1.0, -1.0, -1.0, 1.0]).astype(np.float32)
+
+
+def seed_for(seed: int, object_id: str, purpose: str) -> int:
+    """Returns the 64-bit seed of one object and purpose: stable over machines, processes and versions."""
+    digest = hashlib.sha256(f"{seed}\0{purpose}\0{object_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "little")
+
+
+def hemisphere_cameras(n: int, radius_world: float, seed: int) -> FloatArray:
+    """Places cameras on the upper hemisphere, each looking at the origin with the world's z up in the image.
+
+    Every camera alone is uniform over the hemisphere's area; together they are spread evenly, because they
+    follow a low-discrepancy sequence with a seeded random shift. The first k of n cameras are the cameras of n = k.
+
+    Args:
+        n: Number of cameras.
+        radius_world: Distance from the origin, in world units.
+        seed: Seed of the shift.
+
+    Returns:
+        cam2world, f32 [n, 4, 4].
+    """
+    shift = np.random.default_rng(seed).random(2)
+    unit = (shift + np.arange(n)[:, None] * np.asarray(_R2_STEPS)) % 1.0
+    return look_at_origin(azimuth_rad=2.0 * np.pi * unit[:, 0], height=unit[:, 1], radius_world=radius_world)
+
+
+def look_at_origin(
+    azimuth_rad: npt.NDArray[np.float64], height: npt.NDArray[np.float64], radius_world: float
+) -> FloatArray:
+    """Returns cameras that look at the origin from a sphere around it.
+
+    The right axis follows from the azimuth alone, so the pole is an ordinary camera and needs no special case.
+
+    Args:
+        azimuth_rad: Angle about z from +x towards +y, [n].
+        height: Sine of the elevation, in [−1, 1], [n].
+        radius_world: Radius of the sphere, in world units.
+
+    Returns:
+        cam2world, f32 [n, 4, 4].
+    """
+    cosine = np.sqrt(np.maximum(0.0, 1.0 - height**2))
+    outward = np.stack([np.cos(azimuth_rad) * cosine, np.sin(azimuth_rad) * cosine, height], axis=-1)
+    right = np.stack([-np.sin(azimuth_rad), np.cos(azimuth_rad), np.zeros_like(azimuth_rad)], axis=-1)
+    cam2world = np.zeros((len(azimuth_rad), 4, 4))
+    cam2world[:, :3, 0] = right
+    cam2world[:, :3, 1] = np.cross(-outward, right)
+    cam2world[:, :3, 2] = -outward
+    cam2world[:, :3, 3] = radius_world * outward
+    cam2world[:, 3, 3] = 1.0
+    return cam2world.astype(np.float32)
+
+
+def intrinsics(focal: float, width: int, height: int) -> FloatArray:
+    """Returns the pinhole matrix in pixels, f32 [3, 3].
+
+    Args:
+        focal: Focal length in image widths.
+        width: Image width in pixels.
+        height: Image height in pixels; pixels are square.
+    """
+    f_px = focal * width
+    return np.array([[f_px, 0.0, width / 2], [0.0, f_px, height / 2], [0.0, 0.0, 1.0]], dtype=np.float32)
+
+
+def opencv_to_blender(cam2world: FloatArray) -> FloatArray:
+    """Converts camera axes [..., 4, 4] from OpenCV's to Blender's; the camera stays where it is."""
+    return (cam2world @ _FLIP_YZ).astype(np.float32)
+
+
+def blender_to_opencv(cam2world: FloatArray) -> FloatArray:
+    """Converts camera axes [..., 4, 4] from Blender's to OpenCV's; the exact inverse of `opencv_to_blender`."""
+    return (cam2world @ _FLIP_YZ).astype(np.float32)
+
+
+def project(
+    points_world: npt.NDArray[np.floating], cam2world: FloatArray, intrinsics_px: FloatArray
+) -> npt.NDArray[np.float64]:
+    """Projects world points [P, 3] into one camera: [P, 3] as (column in px, row in px, planar depth in world units)."""
+    world2cam = np.linalg.inv(cam2world.astype(np.float64))
+    in_camera = points_world @ world2cam[:3, :3].T + world2cam[:3, 3]
+    homogeneous = in_camera @ intrinsics_px.astype(np.float64).T
+    depth = homogeneous[:, 2:]
+    return np.concatenate([homogeneous[:, :2] / depth, depth], axis=1)
+
+
+def heldout_mask(n: int, fraction: float, seed: int) -> BoolArray:
+    """Draws the held-out views: round(n · fraction) of n, at least one and never all (n ≥ 2).
+
+    Returns:
+        bool [n], true where a view serves final metrics only.
+    """
+    count = min(max(1, round(n * fraction)), n - 1) if n > 1 else 0
+    mask = np.zeros(n, dtype=np.bool_)
+    mask[np.random.default_rng(seed).permutation(n)[:count]] = True
+    return mask

@@ -1,0 +1,51 @@
+"""Colours: the palettes that classes draw from, and small changes to a colour."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+from render_jobs.sources.procedural.draw import Draw
+from render_jobs.sources.procedural.mesh import Rgb
+
+CAR_BRIGHT: tuple[Rgb, ...] = (
+    (0.80, 0.08, 0.09), (0.66, 0.05, 0.10), (0.93, 0.33, 0.08), (0.97, 0.60, 0.09), (0.96, 0.79, 0.15),
+    (0.62, 0.76, 0.16), (0.20, 0.56, 0.24), (0.07, 0.36, 0.26), (0.10, 0.55, 0.52), (0.30, 0.70, 0.80),
+    (0.15, 0.50, 0.82), (0.10, 0.28, 0.66), (0.12, 0.16, 0.40), (0.40, 0.22, 0.58), (0.72, 0.20, 0.46),
+    (0.93, 0.55, 0.58), (0.55, 0.28, 0.14), (0.52, 0.80, 0.70),
+)  # fmt: skip
+CAR_QUIET: tuple[Rgb, ...] = (
+    (0.93, 0.93, 0.92), (0.80, 0.82, 0.84), (0.62, 0.65, 0.68), (0.38, 0.41, 0.45), (0.16, 0.17, 0.19),
+    (0.90, 0.86, 0.76), (0.70, 0.66, 0.58), (0.55, 0.63, 0.70), (0.45, 0.50, 0.44),
+)  # fmt: skip
+
+
+def varied(draw: Draw, colour: Rgb, amount: float = 1.0) -> Rgb:
+    """The colour with hue, saturation and brightness moved a little at random; `amount` 1 is about ±4%."""
+    hue, saturation, value = colorsys.rgb_to_hsv(*colour)
+    hue = (hue + amount * draw.uniform(-0.015, 0.015)) % 1.0
+    saturation = min(1.0, max(0.0, saturation * (1 + amount * draw.uniform(-0.1, 0.1))))
+    value = min(0.97, max(0.03, value * (1 + amount * draw.uniform(-0.08, 0.08))))
+    return colorsys.hsv_to_rgb(hue, saturation, value)
+
+
+def from_palette(draw: Draw, palette: Sequence[Rgb], amount: float = 1.0) -> Rgb:
+    """One colour of the palette, varied."""
+    return varied(draw, draw.choice(palette), amount)
+
+
+def grey(value: float) -> Rgb:
+    """A neutral colour."""
+    return value, value, value
+
+
+def shaded(colour: Rgb, factor: float) -> Rgb:
+    """The colour made darker (factor below 1) or brighter, clipped to 0.97."""
+    red, green, blue = (min(0.97, channel * factor) for channel in colour)
+    return red, green, blue
+
+
+def mixed(first: Rgb, second: Rgb, share: float) -> Rgb:
+    """A blend; `share` is that of the second colour."""
+    red, green, blue = (a + share * (b - a) for a, b in zip(first, second, strict=True))
+    return red, green, blue

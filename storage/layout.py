@@ -1,0 +1,75 @@
+"""Keys of a dataset, relative to its root. Nothing else in the project spells a path of the store."""
+
+from __future__ import annotations
+
+import re
+
+from .errors import UsageError
+
+PLAN_HEADER = "plan/header.json"
+VIEWS_GROUP = "views.zarr"
+VIEWS_DONE = "done/views"
+PUBLISHED_FIT = "fits/published.json"
+FITS = "fits"
+SHARED = "shared"
+REPORTS = "reports"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def checked_name(name: str) -> str:
+    """Return `name` if it may be a path component; raise UsageError otherwise."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no valid name: use letters, digits, '.', '_' and '-', at most 128")
+    return name
+
+
+def plan_segment(index: int, digest: str) -> str:
+    """Key of plan segment `index`; the digest keeps segments of competing plans apart."""
+    return f"plan/segment-{index:05d}-{digest[:16]}.jsonl.zst"
+
+
+def shared_key(shared_version: str, name: str = "") -> str:
+    """Key of one file of the shared components, or of their folder when `name` is empty."""
+    folder = f"{SHARED}/{checked_name(shared_version)}"
+    return f"{folder}/{name}" if name else folder
+
+
+def fit_folder(name: str) -> str:
+    """Folder of one fit."""
+    return f"{FITS}/{checked_name(name)}"
+
+
+def fit_header(name: str) -> str:
+    """Key of the header that defines one fit."""
+    return f"{fit_folder(name)}/header.json"
+
+
+def fit_group(name: str) -> str:
+    """Zarr group of one fit."""
+    return f"{fit_folder(name)}/planes.zarr"
+
+
+def fit_done(name: str) -> str:
+    """Folder of the done markers of one fit."""
+    return f"{fit_folder(name)}/done"
+
+
+def fit_sidecar_shard(name: str, shard: int) -> str:
+    """Shard file of a fit without micro planes: a sidecar alone, outside the Zarr group."""
+    return f"{fit_folder(name)}/sidecars/{shard}"
+
+
+def run_folder(stage: str, run: str) -> str:
+    """Folder of one run's record: resolved config, versions, events, failures."""
+    return f"runs/{checked_name(stage)}/{checked_name(run)}"
+
+
+def zarr_metadata(group: str, array: str = "") -> str:
+    """Key of the metadata of a group, or of one of its arrays."""
+    return f"{group}/{array}/zarr.json" if array else f"{group}/zarr.json"
+
+
+def zarr_chunk(group: str, array: str, shard: int, n_dimensions: int) -> str:
+    """Key of the stored chunk `shard` along the first axis, 0 along the others (Zarr v3 default keys)."""
+    return f"{group}/{array}/c/{shard}" + "/0" * (n_dimensions - 1)

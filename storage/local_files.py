@@ -1,0 +1,231 @@
+"""Files below a local folder, written so that a kill at any instant leaves nothing half-written.
+
+A new file is written without a name (O_TMPFILE), synced, then linked to its final name, which fails if
+the name exists: the kernel frees unlinked files of dead processes, so no temp file can survive.
+File systems without O_TMPFILE, and overwriting, use a named temp file in the hidden folder `.tmp`, whose
+name says which process owns it; `sweep` removes those of dead owners.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .errors import EnvironmentProblem, TransientError
+
+TEMP_FOLDER = ".tmp"
+FOREIGN_TEMP_AGE_S = 24 * 3600.0  # a commit takes seconds; a day-old temp file of another host is dead
+
+_NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL, errno.ENOSYS}
+_ENVIRONMENT = {
+    errno.ENOSPC: "no space left",
+    errno.EDQUOT: "disk quota exceeded",
+    errno.EROFS: "read-only file system",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "operation not permitted by the file system",
+    errno.ENOTDIR: "a file is in the way of a folder",
+}
+_TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN}
+
+
+class LocalFiles:
+    """The `Files` of one local folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
+        """Return the bytes [start, end) of one file; a negative start counts from the end."""
+        with _clear_errors(key), (self.root / key).open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            begin = 0 if start is None else max(0, size + start) if start < 0 else min(start, size)
+            stop = size if end is None else min(end, size)
+            return _read_exactly(file.fileno(), begin, stop - begin)
+
+    def size(self, key: str) -> int:
+        """Return the size of one file in bytes."""
+        with _clear_errors(key):
+            path = self.root / key
+            if path.is_dir():
+                raise FileNotFoundError(errno.ENOENT, "is a folder", str(path))
+            return path.stat().st_size
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write the file durably unless the name exists, and say whether that happened."""
+        path = self.root / key
+        with _clear_errors(key), _folder(path.parent) as folder:
+            created = not path.exists() and self._link_new(folder, path, data)
+            os.fsync(folder)  # also when another writer linked it: it may have died before its own fsync
+            return created
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Write the file durably and atomically; a file that already has this content stays as it is."""
+        path = self.root / key
+        with _clear_errors(key):
+            if self._content(key) == data or self.create(key, data):
+                return
+            with _folder(path.parent) as folder, self._named_temp(data) as temp:
+                temp.replace(path)
+                os.fsync(folder)
+
+    def list(self, prefix: str) -> list[str]:
+        """Return the sorted names directly below a folder."""
+        try:
+            names = os.listdir(self.root / prefix)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(name for name in names if name != TEMP_FOLDER)
+
+    def sweep(self) -> None:
+        """Remove temp files of dead processes of this machine, and day-old ones of others."""
+        folder = self.root / TEMP_FOLDER
+        for name in self.list(TEMP_FOLDER):
+            with suppress(FileNotFoundError):
+                if _owner_is_dead(folder / name):
+                    (folder / name).unlink()
+
+    def _content(self, key: str) -> bytes | None:
+        try:
+            return self.read(key)
+        except FileNotFoundError:
+            return None
+
+    def _link_new(self, folder: int, path: Path, data: bytes) -> bool:
+        try:
+            descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            if error.errno in _NO_TMPFILE:
+                return self._link_named(folder, path, data)
+            raise
+        try:
+            _write_durably(descriptor, data)
+            # Only linkat() follows the /proc link, and Python calls linkat() only when given a folder.
+            os.link(f"/proc/self/fd/{descriptor}", path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except FileExistsError:
+            return False
+        except FileNotFoundError:  # no /proc
+            return self._link_named(folder, path, data)
+        finally:
+            os.close(descriptor)
+        return True
+
+    def _link_named(self, folder: int, path: Path, data: bytes) -> bool:
+        with self._named_temp(data) as temp:
+            try:
+                os.link(temp, path.name, dst_dir_fd=folder)
+            except FileExistsError:
+                return False
+            return True
+
+    @contextmanager
+    def _named_temp(self, data: bytes) -> Iterator[Path]:
+        temp = self.root / TEMP_FOLDER / f"{_owner_tag()}.{uuid.uuid4().hex}"
+        temp.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(temp, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+        try:
+            try:
+                _write_durably(descriptor, data)
+            finally:
+                os.close(descriptor)
+            yield temp
+        finally:
+            temp.unlink(missing_ok=True)
+
+
+@contextmanager
+def _clear_errors(key: str) -> Iterator[None]:
+    """Turn operating system errors into ours, except FileNotFoundError."""
+    try:
+        yield
+    except IsADirectoryError as error:
+        raise FileNotFoundError(errno.ENOENT, "is a folder", key) from error
+    except OSError as error:
+        if isinstance(error, TransientError):
+            raise
+        if error.errno in _ENVIRONMENT:
+            where = error.filename or key
+            raise EnvironmentProblem(f"{where}: {_ENVIRONMENT[error.errno]}") from error
+        if error.errno in _TRANSIENT:
+            raise TransientError(f"{key}: {error.strerror}") from error
+        raise
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[int]:
+    """Make a folder durably and yield its open descriptor."""
+    if not path.is_dir():
+        _make_folder(path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _make_folder(path: Path) -> None:
+    if path.parent != path and not path.parent.is_dir():
+        _make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+
+
+def _write_durably(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+    os.fsync(descriptor)
+
+
+def _read_exactly(descriptor: int, start: int, n: int) -> bytes:
+    if n <= 0:
+        return b""
+    data = os.pread(descriptor, n, start)
+    if len(data) == n:
+        return data
+    parts, have = [data], len(data)
+    while data and have < n:  # pread returns at most 2 GiB at once
+        data = os.pread(descriptor, n - have, start + have)
+        parts.append(data)
+        have += len(data)
+    return b"".join(parts)
+
+
+def _process_start(pid: int) -> str:
+    """Start time of a process in clock ticks since boot, '' when it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[19]
+
+
+def _machine_tag() -> str:
+    """Host, boot and pid namespace: only with all three equal does a pid mean the same process."""
+    boot = namespace = "0"
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+    with suppress(OSError):
+        namespace = str(Path("/proc/self/ns/pid").stat().st_ino)
+    return f"{socket.gethostname()}~{boot}~{namespace}"
+
+
+def _owner_tag() -> str:
+    return f"{_machine_tag()}~{os.getpid()}~{_process_start(os.getpid())}"
+
+
+def _owner_is_dead(temp: Path) -> bool:
+    machine, _, process = temp.name.rpartition(".")[0].rpartition("~")[0].rpartition("~")
+    start = temp.name.rpartition(".")[0].rpartition("~")[2]
+    if machine == _machine_tag() and process.isdigit():
+        return _process_start(int(process)) != start
+    return time.time() - temp.stat().st_mtime > FOREIGN_TEMP_AGE_S

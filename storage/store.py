@@ -1,0 +1,137 @@
+"""One object store under one URL: whole-object reads, range reads, and create-only commits.
+
+`Store` is what every other module of this package talks to. Keys are relative, with '/' between parts.
+Local folders take their own path (durable, atomic, no temp file that can survive a kill); everything
+else goes through fsspec.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+from .errors import EnvironmentProblem
+
+
+class Files(Protocol):
+    """What `Store` needs from a place that holds files."""
+
+    def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
+        """Return the bytes [start, end) of one object; a negative start counts from the end."""
+
+    def size(self, key: str) -> int:
+        """Return the size of one object in bytes."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write the object if no such key exists, and say whether that happened."""
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Write the object, whether it exists or not; readers see the old or the new one whole."""
+
+    def list(self, prefix: str) -> list[str]:
+        """Return the sorted names directly below `prefix`."""
+
+    def sweep(self) -> None:
+        """Remove temp files of writers that are dead."""
+
+
+class Store:
+    """A dataset root: a folder or any URL that fsspec knows.
+
+    Objects of this class can be sent to other processes; connections are opened lazily, per process.
+
+    Args:
+        url: Folder, `file://…`, `s3://bucket/prefix`, `memory://…`.
+        **storage_options: Passed on to the fsspec file system.
+    """
+
+    def __init__(self, url: str | Path, **storage_options: Any) -> None:
+        text = str(url)
+        path = text.removeprefix("file://")
+        self._folder = None if "://" in path else Path(path).expanduser().resolve()
+        self.url = str(self._folder) if self._folder else text.rstrip("/")
+        self.storage_options = storage_options
+        self._opened: tuple[int, Files] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def __repr__(self) -> str:
+        return f"Store({self.url!r})"
+
+    @property
+    def _files(self) -> Files:
+        # Connections and event loops do not survive a fork, so each process opens its own.
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), self._open())
+        return self._opened[1]
+
+    def _open(self) -> Files:
+        if self._folder is not None:
+            from .local_files import LocalFiles
+
+            return LocalFiles(self._folder)
+        try:
+            from .remote_files import RemoteFiles
+        except ImportError as error:
+            raise EnvironmentProblem(f"{self.url}: cannot be opened without fsspec ({error})") from error
+        return RemoteFiles(self.url, self.storage_options)
+
+    def read(self, key: str) -> bytes:
+        """Return one whole object.
+
+        Raises:
+            FileNotFoundError: no such key (true for all read methods).
+            TransientError: the store did not answer; may be tried again.
+        """
+        return self._files.read(key)
+
+    def read_range(self, key: str, start: int, end: int) -> bytes:
+        """Return bytes [start, end) of one object; fewer when the object ends earlier."""
+        return self._files.read(key, start, end)
+
+    def read_tail(self, key: str, n: int) -> bytes:
+        """Return the last `n` bytes of one object, or all of it when it is shorter."""
+        return self._files.read(key, -n)
+
+    def size(self, key: str) -> int:
+        """Return the size of one object in bytes."""
+        return self._files.size(key)
+
+    def exists(self, key: str) -> bool:
+        """Say whether an object with this key exists."""
+        try:
+            self._files.size(key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object durably unless the key exists.
+
+        Returns:
+            True if this call created it, False if it was there. A server may answer "exists" to the retry
+            of a request of ours that had succeeded: who must know reads the object back.
+
+        Raises:
+            TransientError: the outcome is unknown, for instance after a timeout.
+            EnvironmentProblem: full disk, no permission, store unreachable.
+        """
+        return self._files.create(key, data)
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Write an object durably and atomically, whether it exists or not."""
+        self._files.replace(key, data)
+
+    def list(self, prefix: str) -> list[str]:
+        """Return the sorted names (files and folders) directly below `prefix`; [] if there are none."""
+        return self._files.list(prefix)
+
+    def sweep(self) -> None:
+        """Remove private temp files of writers that no longer live."""
+        self._files.sweep()
+
+    def local_path(self, key: str = "") -> Path | None:
+        """Return the path of a key on the local disk, or None for a remote store."""
+        return self._folder / key if self._folder is not None else None
