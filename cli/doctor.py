@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -156,20 +155,18 @@ def _gpu() -> Iterator[Finding]:
 def _blender() -> Iterator[Finding]:
     if importlib.util.find_spec("bpy") is None:
         return
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "render_jobs.blender", "--self-test"], capture_output=True, text=True, timeout=120, check=False
-        )
-    except subprocess.TimeoutExpired:
-        yield Finding("Blender", "problem", "rendering 16×16 took more than 120 s", "is the machine overloaded?")
-        return
-    if done.returncode == 0:
-        yield Finding("Blender", "ok", done.stdout.strip().splitlines()[-1])
-        return
-    lines = (done.stderr or done.stdout).strip().splitlines()
+    from render_jobs.self_test import render_cube
+    from render_jobs.worker import RenderFailure
+    from storage.errors import EnvironmentProblem
+
     libraries = " ".join((Path(__file__).resolve().parents[1] / "deploy/debian-libraries.txt").read_text().split())
-    advice = f"sudo apt-get install -y --no-install-recommends {libraries}"
-    yield Finding("Blender", "problem", lines[-1] if lines else f"ended with code {done.returncode}", advice)
+    try:
+        version, seconds = render_cube(16)
+    except (RenderFailure, EnvironmentProblem) as error:
+        advice = f"sudo apt-get install -y --no-install-recommends {libraries}"
+        yield Finding("Blender", "problem", " ".join(str(error).split())[:300], advice)
+        return
+    yield Finding("Blender", "ok", f"{version} renders 16×16 ({seconds:.1f} s with its start)")
 
 
 def _store(root: str) -> Finding:

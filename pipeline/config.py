@@ -6,7 +6,6 @@ stages. Precedence, lowest first: defaults · preset or stored config · FPIPE_S
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -21,6 +20,20 @@ from pipeline.train.config import TrainConfig
 from render_jobs.config import ExecutionLimits, RenderConfig
 from render_jobs.sources.base import SourceSpec
 from storage.errors import ConfigError
+
+
+class SourceConfig(SourceSpec):
+    """Which objects a dataset holds."""
+
+    kind: Literal["procedural", "shapenet"] = "procedural"
+    classes: dict[str, int | None] = Field(
+        default_factory=dict, description="Class name or synset and how many of it, null for all; empty: every class."
+    )
+    seed: int = Field(0, ge=0, description="Chooses which objects, where there are more than asked for.")
+
+    def spec(self) -> dict[str, Any]:
+        """Returns what render_jobs.sources.base.make_source needs."""
+        return self.model_dump(mode="json", exclude={"classes", "seed"}, exclude_none=True)
 
 
 class ComputeConfig(BaseModel):
@@ -48,7 +61,7 @@ class PipelineConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: SourceSpec = Field(default_factory=SourceSpec, description="Where the meshes come from.")
+    source: SourceConfig = Field(default_factory=SourceConfig, description="Where the meshes come from.")
     render: RenderConfig = Field(default_factory=RenderConfig, description="Views and their quality.")
     train: TrainConfig = Field(default_factory=TrainConfig, description="Joint training of the shared components.")
     fit: FitConfig = Field(default_factory=FitConfig, description="Fitting objects to frozen shared components.")
@@ -56,8 +69,9 @@ class PipelineConfig(BaseModel):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
-        if self.render.resolution % 8:
-            raise ValueError(f"render.resolution {self.render.resolution} is not a multiple of 8, the autoencoder's factor")
+        for name, pixels in (("width", self.render.width), ("height", self.render.height)):
+            if pixels % 8:
+                raise ValueError(f"render.{name} {pixels} is not a multiple of 8, the autoencoder's factor")
         return self
 
     def content(self, section: Literal["source", "render", "train", "fit"]) -> dict[str, Any]:
@@ -65,11 +79,6 @@ class PipelineConfig(BaseModel):
         part: BaseModel = getattr(self, section)
         values: dict[str, Any] = part.model_dump(mode="json")
         return values
-
-
-def config_hash(values: Mapping[str, Any]) -> str:
-    """Returns 16 hex digits that identify plain JSON values, whatever the order of their keys."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
 
 
 def preset_names() -> list[str]:

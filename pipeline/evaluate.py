@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import metrics
+from storage.planes import METRIC_NAMES, PlanesStore
+from storage.records import Status
+from storage.store import Store
+from storage.views import ViewsStore
+
+if TYPE_CHECKING:
+    from pipeline.fit_views import FitRenderer
 
 SUMMARY_VERSION: Final = "1.0"
-METRIC_NAMES: Final = (
-    "psnr_db",
-    "ssim",
-    "foreground_psnr_db",
-    "ceiling_psnr_db",
-    "white_psnr_db",
-    "nearest_view_psnr_db",
-    "lpips",
-)
 REGIMES: Final = {"all": (1, 2), "regime1": (1,), "regime2": (2,)}
 
 Lpips = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[Any]]
@@ -76,6 +75,69 @@ def evaluate_object(
         "lpips": np.full(len(truth), np.nan) if lpips is None else np.asarray(lpips(image, truth)),
     }
     return {name: _mean(values) for name, values in per_view.items()}
+
+
+def evaluate_dataset(root: str | Path, fit: str | None = None, recompute: bool = False) -> dict[str, Any]:
+    """Statistics of one fit of a data set.
+
+    Args:
+        root: Folder or URL of the data set.
+        fit: Name of the fit; None for the published one.
+        recompute: Render every held-out view again from the store, instead of trusting the figures computed when
+            the objects were fitted. LPIPS is null then.
+
+    Returns:
+        As `summarise`, with `fit` and `shared_version`.
+
+    Raises:
+        UsageError: No such data set or fit.
+        IntegrityError: Stored bytes are damaged.
+    """
+    store = Store(root)
+    planes = PlanesStore.open(store, fit)
+    figures = recompute_figures(store, planes) if recompute else planes.metrics()
+    header = planes.header
+    provenance = {"fit": header.name, "shared_version": header.shared_version}
+    regime = np.where(planes.status() == Status.OK, planes.regime(), 0)
+    return summarise(figures, regime, provenance)
+
+
+def recompute_figures(
+    store: Store, planes: PlanesStore, renderer: FitRenderer | None = None
+) -> dict[str, NDArray[np.float32]]:
+    """Evaluate every stored fit again, from what the store holds.
+
+    Args:
+        store: The data set.
+        planes: The fit.
+        renderer: Renders the codes; by default with the shared components that the fit names.
+
+    Returns:
+        Metric name -> value per row, f32 [N]; NaN for rows without a fit.
+    """
+    from pipeline.fit_views import FitRenderer  # torch is needed here only
+
+    renderer = renderer or FitRenderer.open(store, planes.header.shared_version)
+    views = ViewsStore.open(store)
+    figures = {name: np.full(planes.header.n_objects, np.nan, dtype=np.float32) for name in METRIC_NAMES}
+    for row in np.flatnonzero(planes.status() == Status.OK).tolist():
+        for name, value in _evaluate_row(views, planes, renderer, row).items():
+            figures[name][row] = value
+    return figures
+
+
+def _evaluate_row(views: ViewsStore, planes: PlanesStore, renderer: FitRenderer, row: int) -> dict[str, float]:
+    own, fit = views.read(row), planes.read(row)
+    heldout, train = own.heldout, ~own.heldout
+    cameras = own.cam2world[heldout]
+    return evaluate_object(
+        renderer.render(fit.micro, fit.coefficients, cameras, own.intrinsics[heldout]),
+        renderer.ceiling(metrics.composite(own.images[heldout])),
+        own.images[heldout],
+        cameras,
+        own.images[train],
+        own.cam2world[train],
+    )
 
 
 def summarise(

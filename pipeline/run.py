@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from storage.layout import run_key
+from storage.layout import run_folder
 from storage.store import Store
 
 PACKAGES = ("torch", "bpy", "numpy", "ray", "diffusers", "zarr", "fsspec", "s3fs", "pydantic", "typer")
@@ -68,13 +68,16 @@ class Run:
             "git_revision": git_revision(),
             "summary": self.summary,
         }
-        self._store.replace(run_key(self.stage, self.run_id, "run.json"), json.dumps(record, indent=1).encode())
+        self._store.replace(self._key("run.json"), json.dumps(record, indent=1).encode())
         self._flush_events()
+
+    def _key(self, name: str) -> str:
+        return f"{run_folder(self.stage, self.run_id)}/{name}"
 
     def _flush_events(self) -> None:
         if self._events:
             text = "\n".join(self._events) + "\n"
-            self._store.replace(run_key(self.stage, self.run_id, "events.jsonl"), text.encode())
+            self._store.replace(self._key("events.jsonl"), text.encode())
 
 
 @contextlib.contextmanager

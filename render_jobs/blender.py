@@ -1,45 +1,60 @@
-"""The Cycles session: settings, camera, crop, and pixels without files. Runs in the child process only.
+"""The Cycles session: settings, lights, camera, crop, pixels without files. Runs in the child process only.
 
-Images are u8 [V, H, W, 4], straight alpha, sRGB. A pixel's value depends on the mesh, the camera and the settings,
-and on nothing else: seed, samples and filter are fixed, and the crop is aligned with pixels.
+Images are u8 [V, H, W, 4], straight alpha, sRGB, row 0 on top. A pixel's value depends on the mesh, its
+camera and the settings, and on nothing else: seed, samples and filter are fixed, and the crop is aligned with
+pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+import tempfile
+import time
+from pathlib import Path
 
-import addon_utils
 import bpy
 import numpy as np
 import numpy.typing as npt
 
-from render_jobs.cameras import opencv_to_blender, project
-from render_jobs.scene import LoadedMesh
+from render_jobs.cameras import hemisphere_cameras, intrinsics, opencv_to_blender, project
+from render_jobs.scene import SUN_DIRECTION, LoadedMesh, load_mesh
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
+Crop = tuple[int, int, int, int]
 
 _MARGIN_PX = 2
+_NEAR_WORLD = 0.01
+# Light of the "diffuse" shading: radiance of a white sky and irradiance of one sun, a white face stays below
+# 1.
+_SKY_RADIANCE, _SUN_IRRADIANCE = 0.55, 1.2
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions that images depend on."""
+    return {"bpy": bpy.app.version_string, "numpy": np.__version__}
 
 
 class CyclesSession:
     """One Blender scene that renders one mesh after the other."""
 
-    def __init__(self, width: int, height: int, samples: int, bounces: int) -> None:
+    def __init__(self, width: int, height: int, samples: int, bounces: int, shading: str) -> None:
         bpy.ops.wm.read_factory_settings(use_empty=True)
         self._size = (width, height)
-        self._captured: FloatArray | None = None
+        self._captured: list[FloatArray] = []
         self._scene = bpy.context.scene
-        self._configure(width, height, samples, bounces)
         self._camera = bpy.data.objects.new("camera", bpy.data.cameras.new("camera"))
         self._scene.collection.objects.link(self._camera)
         self._scene.camera = self._camera
-        self._patch_capture()
+        self._set_output(width, height)
+        self._set_cycles(samples, bounces)
+        if shading == "diffuse":
+            self._add_lights()
+        self._capture_pixels()
 
-    def _configure(self, width: int, height: int, samples: int, bounces: int) -> None:
-        render, cycles = self._scene.render, None
+    def _set_output(self, width: int, height: int) -> None:
+        render = self._scene.render
         render.engine = "CYCLES"
-        cycles = self._scene.cycles
         render.resolution_x, render.resolution_y, render.resolution_percentage = width, height, 100
         render.film_transparent = True
         render.use_persistent_data = True
@@ -47,22 +62,36 @@ class CyclesSession:
         render.threads_mode, render.threads = "FIXED", 1
         render.use_compositing = render.use_sequencer = False
         render.dither_intensity = 0.0
+        self._scene.view_settings.view_transform = "Standard"
+
+    def _set_cycles(self, samples: int, bounces: int) -> None:
+        cycles = self._scene.cycles
         cycles.device = "CPU"
         cycles.samples = samples
         cycles.seed = 0
         cycles.pixel_filter_type = "BOX"
         cycles.sampling_pattern = "TABULATED_SOBOL"
-        cycles.use_adaptive_sampling = False
-        cycles.use_denoising = False
-        cycles.use_light_tree = False
-        cycles.use_auto_tile = False
+        cycles.use_adaptive_sampling = cycles.use_denoising = False
+        cycles.use_light_tree = cycles.use_auto_tile = False
         cycles.max_bounces = cycles.diffuse_bounces = bounces
         cycles.glossy_bounces = cycles.transmission_bounces = cycles.volume_bounces = 0
-        cycles.transparent_max_bounces = 32
-        self._scene.view_settings.view_transform = "Standard"
+        cycles.transparent_max_bounces = 64
+        self._scene.update_tag()  # persistent data ignores changed settings without it
 
-    def _patch_capture(self) -> None:
-        """Makes Cycles hand its pixels over: the "Render Result" image has none in background mode."""
+    def _add_lights(self) -> None:
+        world = bpy.data.worlds.new("sky")
+        self._scene.world = world
+        background = next(n for n in world.node_tree.nodes if n.type == "BACKGROUND")
+        background.inputs["Color"].default_value = (1.0, 1.0, 1.0, 1.0)
+        background.inputs["Strength"].default_value = _SKY_RADIANCE
+        light = bpy.data.lights.new("sun", "SUN")
+        light.energy = _SUN_IRRADIANCE
+        sun = bpy.data.objects.new("sun", light)
+        sun.matrix_world = _towards(SUN_DIRECTION).T.tolist()
+        self._scene.collection.objects.link(sun)
+
+    def _capture_pixels(self) -> None:
+        """Takes Cycles' pixels from its engine: the "Render Result" image has none in background mode."""
         from cycles import CyclesRender, engine
 
         session = self
@@ -70,71 +99,116 @@ class CyclesSession:
         def render(self: CyclesRender, depsgraph: bpy.types.Depsgraph) -> None:
             engine.render(self, depsgraph)
             result = self.get_result()
-            layer = result.layers[0].passes
-            combined = next(p for p in layer if p.name == "Combined")
+            combined = next(p for p in result.layers[0].passes if p.name == "Combined")
             pixels = np.empty((result.resolution_y, result.resolution_x, 4), dtype=np.float32)
             combined.rect.foreach_get(pixels.reshape(-1))
-            session._captured = pixels
+            session._captured.append(pixels)
 
         CyclesRender.render = render
 
-    def render_views(self, mesh: LoadedMesh, cam2world: FloatArray, intrinsics: FloatArray) -> Iterator[ByteArray]:
-        """Renders the loaded mesh; yields u8 [H, W, 4] per camera.
+    def render_views(self, mesh: LoadedMesh, cam2world: FloatArray, intrinsics_px: FloatArray) -> ByteArray:
+        """Renders the loaded mesh from every camera.
 
         Args:
             mesh: The loaded mesh; its vertices bound the crop.
-            cam2world: [V, 4, 4], OpenCV axes.
-            intrinsics: [V, 3, 3] in pixels; square pixels, no skew.
-        """
-        self._scene.update_tag()
-        corners = mesh.vertices_world
-        for camera, matrix in zip(cam2world, intrinsics, strict=True):
-            self._set_camera(camera, matrix)
-            yield self._render_crop(*self._crop(corners, camera, matrix))
+            cam2world: [V, 4, 4], OpenCV axes, no scale.
+            intrinsics_px: [V, 3, 3]; square pixels, no skew.
 
-    def _set_camera(self, cam2world: FloatArray, intrinsics: FloatArray) -> None:
+        Returns:
+            u8 [V, H, W, 4].
+
+        Raises:
+            ValueError: Intrinsics that Blender's camera cannot have.
+        """
+        width, height = self._size
+        images = np.zeros((len(cam2world), height, width, 4), dtype=np.uint8)
+        for image, camera, matrix in zip(images, cam2world, intrinsics_px, strict=True):
+            self._set_camera(camera, matrix)
+            left, top, right, bottom = self._crop(mesh.vertices_world, camera, matrix)
+            if left < right and top < bottom:
+                image[top:bottom, left:right] = self._render_crop((left, top, right, bottom))
+        return images
+
+    def _set_camera(self, cam2world: FloatArray, matrix: FloatArray) -> None:
+        if abs(matrix[0, 0] - matrix[1, 1]) > 1e-3 or matrix[0, 1] != 0:
+            raise ValueError("pixels must be square and without skew")
         width, height = self._size
         data = self._camera.data
         data.sensor_fit = "HORIZONTAL"
-        data.lens = float(intrinsics[0, 0]) / width * data.sensor_width
-        data.shift_x = (width / 2 - float(intrinsics[0, 2])) / width
-        data.shift_y = (float(intrinsics[1, 2]) - height / 2) / width
-        data.clip_start, data.clip_end = 0.01, 100.0
+        data.lens = float(matrix[0, 0]) / width * data.sensor_width
+        data.shift_x = (width / 2 - float(matrix[0, 2])) / width
+        data.shift_y = (float(matrix[1, 2]) - height / 2) / width
+        data.clip_start, data.clip_end = _NEAR_WORLD, 100.0
         self._camera.matrix_world = opencv_to_blender(cam2world).T.tolist()
 
-    def _crop(self, points: npt.NDArray[np.float64], camera: FloatArray, matrix: FloatArray) -> tuple[int, int, int, int]:
+    def _crop(self, vertices: npt.NDArray[np.float64], camera: FloatArray, matrix: FloatArray) -> Crop:
+        """Returns left, top, right, bottom of the box that holds the vertices: whole pixels, with a margin."""
         width, height = self._size
-        pixels = project(points, camera, matrix)
-        if pixels[:, 2].min() <= 0.01:
+        pixels = project(vertices, camera, matrix)
+        if pixels[:, 2].min() <= _NEAR_WORLD:
             return 0, 0, width, height
-        left, top = np.floor(pixels[:, :2].min(axis=0)).astype(int) - _MARGIN_PX
-        right, bottom = np.ceil(pixels[:, :2].max(axis=0)).astype(int) + _MARGIN_PX
-        left, right = np.clip([left, right], 0, width)
-        top, bottom = np.clip([top, bottom], 0, height)
+        low = np.floor(pixels[:, :2].min(axis=0)).astype(int) - _MARGIN_PX
+        high = np.ceil(pixels[:, :2].max(axis=0)).astype(int) + _MARGIN_PX
+        left, top = np.clip(low, 0, (width, height))
+        right, bottom = np.clip(high, 0, (width, height))
         return int(left), int(top), int(right), int(bottom)
 
-    def _render_crop(self, left: int, top: int, right: int, bottom: int) -> ByteArray:
+    def _render_crop(self, crop: Crop) -> ByteArray:
+        left, top, right, bottom = crop
         width, height = self._size
-        image = np.zeros((height, width, 4), dtype=np.uint8)
-        if right <= left or bottom <= top:
-            return image
         render = self._scene.render
         render.border_min_x, render.border_max_x = left / width, right / width
         render.border_min_y, render.border_max_y = 1.0 - bottom / height, 1.0 - top / height
-        self._captured = None
+        self._captured.clear()
         bpy.ops.render.render()
-        pixels = self._captured
-        if pixels is None or pixels.shape[:2] != (bottom - top, right - left):
-            raise RuntimeError(f"crop {(left, top, right, bottom)} came back as {None if pixels is None else pixels.shape}")
-        image[top:bottom, left:right] = straight_srgb(pixels[::-1])
-        return image
+        got = [pixels.shape[:2] for pixels in self._captured]
+        if got != [(bottom - top, right - left)]:
+            raise RuntimeError(f"Cycles returned {got} for the crop {crop}")
+        return straight_srgb(self._captured[0][::-1])
 
 
 def straight_srgb(premultiplied: FloatArray) -> ByteArray:
-    """Converts linear premultiplied RGBA [..., 4] to straight-alpha sRGB u8; transparent pixels become zero."""
+    """Converts linear premultiplied RGBA [..., 4] to straight-alpha sRGB u8; clear pixels become zero."""
     alpha = np.clip(premultiplied[..., 3:], 0.0, 1.0)
     linear = np.clip(premultiplied[..., :3] / np.maximum(alpha, 1e-6), 0.0, 1.0)
     srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     rgba = np.concatenate([srgb, alpha], axis=-1)
-    rgba[(alpha < 0.5 / 255)[..., 0]] = 0.0
-    return np.asarray(rgba * 255.0 + 0.5).astype(np.uint8)
+    rgba[alpha[..., 0] < 0.5 / 255] = 0.0
+    rounded: ByteArray = (rgba * 255.0 + 0.5).astype(np.uint8)
+    return rounded
+
+
+def _towards(direction: tuple[float, float, float]) -> FloatArray:
+    """Returns a rotation [4, 4] whose +z axis points along a direction: a sun lamp shines along its −z."""
+    z = np.asarray(direction) / np.linalg.norm(direction)
+    x = np.cross((0.0, 1.0, 0.0), z)
+    x /= np.linalg.norm(x)
+    matrix = np.eye(4, dtype=np.float32)
+    matrix[:3, 0], matrix[:3, 1], matrix[:3, 2] = x, np.cross(z, x), z
+    return matrix
+
+
+def self_test(size_px: int = 16) -> str:
+    """Renders one triangle from one camera; returns a line that says so.
+
+    Raises:
+        RuntimeError: The image is empty.
+    """
+    started = time.monotonic()
+    session = CyclesSession(size_px, size_px, samples=1, bounces=0, shading="default")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "triangle.obj"
+        path.write_text("v 0 0 0\nv 1 0 0\nv 0 0 -1\nf 1 2 3\n")
+        mesh = load_mesh(path, "default")
+    images = session.render_views(
+        mesh, hemisphere_cameras(1, 1.3, 0), intrinsics(1.02, size_px, size_px)[None]
+    )
+    if not images[..., 3].any():
+        raise RuntimeError("Blender rendered an empty image")
+    return (
+        f"Blender {bpy.app.version_string} rendered {size_px}×{size_px} in {time.monotonic() - started:.1f} s"
+    )
+
+
+if __name__ == "__main__" and "--self-test" in sys.argv:
+    sys.stdout.write(self_test() + "\n")

@@ -1,13 +1,14 @@
 """Cameras of a render job: where they stand, what they see, which are held out.
 
-Conventions: OpenCV camera axes (+x right, +y down, +z forward), `cam2world` is 4×4 on column vectors, world z-up,
-lengths in world units. Pixel centres lie at +0.5, row 0 is the top row, the principal point is (W/2, H/2).
-Blender's camera axes (+y up, −z forward) are converted here and nowhere else.
+Conventions: OpenCV camera axes (+x right, +y down, +z forward), `cam2world` is 4×4 on column vectors, world
+z-up, lengths in world units. Pixel centres lie at +0.5, row 0 is the top row, the principal point is (W/2,
+H/2). Blender's camera axes (+y up, −z forward) are converted here and nowhere else.
 """
 
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,8 @@ def hemisphere_cameras(n: int, radius_world: float, seed: int) -> FloatArray:
     """Places cameras on the upper hemisphere, each looking at the origin with the world's z up in the image.
 
     Every camera alone is uniform over the hemisphere's area; together they are spread evenly, because they
-    follow a low-discrepancy sequence with a seeded random shift. The first k of n cameras are the cameras of n = k.
+    follow a low-discrepancy sequence with a seeded random shift. The first k of n cameras are the cameras of
+    n = k.
 
     Args:
         n: Number of cameras.
@@ -51,7 +53,7 @@ def look_at_origin(
 ) -> FloatArray:
     """Returns cameras that look at the origin from a sphere around it.
 
-    The right axis follows from the azimuth alone, so the pole is an ordinary camera and needs no special case.
+    The right axis follows from the azimuth alone, so the pole is no special case.
 
     Args:
         azimuth_rad: Angle about z from +x towards +y, [n].
@@ -91,14 +93,14 @@ def opencv_to_blender(cam2world: FloatArray) -> FloatArray:
 
 
 def blender_to_opencv(cam2world: FloatArray) -> FloatArray:
-    """Converts camera axes [..., 4, 4] from Blender's to OpenCV's; the exact inverse of `opencv_to_blender`."""
+    """Converts camera axes [..., 4, 4] from Blender's to OpenCV's; undoes `opencv_to_blender`."""
     return (cam2world @ _FLIP_YZ).astype(np.float32)
 
 
 def project(
-    points_world: npt.NDArray[np.floating], cam2world: FloatArray, intrinsics_px: FloatArray
+    points_world: npt.NDArray[np.floating[Any]], cam2world: FloatArray, intrinsics_px: FloatArray
 ) -> npt.NDArray[np.float64]:
-    """Projects world points [P, 3] into one camera: [P, 3] as (column in px, row in px, planar depth in world units)."""
+    """Projects world points [P, 3] into one camera: column and row in pixels, planar depth in world units."""
     world2cam = np.linalg.inv(cam2world.astype(np.float64))
     in_camera = points_world @ world2cam[:3, :3].T + world2cam[:3, 3]
     homogeneous = in_camera @ intrinsics_px.astype(np.float64).T

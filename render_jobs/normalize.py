@@ -1,10 +1,12 @@
 """Brings a mesh into the world frame: bounding box centred on the origin, diagonal 1, z up.
 
-ShapeNet and most OBJ files are y-up. The rotation (x, y, z) → (x, −z, y) takes +y to +z and keeps x, so what a
-file calls −z (the front of ShapeNet v2 models) looks along world +y.
+ShapeNet and most OBJ files are y-up. The rotation (x, y, z) → (x, −z, y) takes +y to +z and keeps x, so what
+a file calls −z (the front of ShapeNet v2 models) looks along world +y.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,7 @@ FloatArray = npt.NDArray[np.float32]
 Y_UP_TO_Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 
 
-def mesh_to_world(vertices: npt.NDArray[np.floating]) -> FloatArray:
+def mesh_to_world(vertices: npt.NDArray[np.floating[Any]]) -> FloatArray:
     """Returns the 4×4 map from a y-up mesh's coordinates to the world frame.
 
     Args:
@@ -41,7 +43,8 @@ def mesh_to_world(vertices: npt.NDArray[np.floating]) -> FloatArray:
     return matrix.astype(np.float32)
 
 
-def transform_points(matrix: FloatArray, points: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+def transform_points(matrix: FloatArray, points: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
     """Applies a 4×4 affine map on column vectors to points [n, 3]."""
     wide = matrix.astype(np.float64)
-    return points @ wide[:3, :3].T + wide[:3, 3]
+    moved: npt.NDArray[np.float64] = points @ wide[:3, :3].T + wide[:3, 3]
+    return moved

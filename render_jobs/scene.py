@@ -1,41 +1,46 @@
 """The mesh inside Blender: import, checks, normalisation, materials. Runs in the child process only.
 
-Blender's OBJ importer succeeds silently on nearly everything, so each check that it leaves out stands here and
-raises `MeshError`. World frame: z-up, bounding box centred, diagonal 1.
+Blender's OBJ importer succeeds silently on nearly everything, so each check that it leaves out stands here
+and in `mesh_file` and raises `MeshError`. World frame: z-up, bounding box centred, diagonal 1.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import bpy
 import numpy as np
 import numpy.typing as npt
 
+from render_jobs.mesh_file import MeshError, find_texture, material_libraries
 from render_jobs.normalize import mesh_to_world, transform_points
 
 FloatArray = npt.NDArray[np.float32]
+Colour = tuple[float, float, float, float]
 
-MISSING_MATERIAL_COLOUR = (0.6, 0.6, 0.6, 1.0)
-# Linear radiance factor: hemisphere from ground to sky by the normal's z, plus one sun. Their sum stays below 1
-# for every normal, so that no colour clips.
+GREY: Colour = (0.6, 0.6, 0.6, 1.0)
+# Linear radiance factors: a hemisphere light from GROUND to SKY by the normal's z, plus one sun. Their sum
+# stays below 1 for every normal, so that no colour clips, and above 0.45, so that no face is black.
 GROUND, SKY, SUN = 0.45, 0.70, 0.29
 SUN_DIRECTION = (0.40, -0.56, 0.7255)
 MAX_TEXTURE_PIXELS = 1 << 26
 
 
-class MeshError(ValueError):
-    """A mesh that cannot be rendered; `kind` is the class under which the failure is recorded."""
-
-    def __init__(self, kind: str, reason: str) -> None:
-        super().__init__(reason)
-        self.kind = kind
-
-
-@dataclass
+@dataclass(frozen=True)
 class LoadedMesh:
-    """What `load_mesh` put into the scene."""
+    """What `load_mesh` put into the scene.
+
+    Attributes:
+        vertices_world: Vertices that faces use, [n, 3], world units.
+        mesh_to_world: From the file's coordinates to the world, f32 [4, 4].
+        n_faces: Faces after removal of duplicates.
+        n_vertices: Vertices.
+        n_materials: Materials in use.
+        n_textures: Materials that have a readable texture.
+        warnings: What had to be replaced.
+    """
 
     vertices_world: npt.NDArray[np.float64]
     mesh_to_world: FloatArray
@@ -43,46 +48,34 @@ class LoadedMesh:
     n_vertices: int
     n_materials: int
     n_textures: int
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[str]
 
 
-def load_mesh(path: Path, shading: str, texture_names: dict[str, list[str]] | None = None) -> LoadedMesh:
+def load_mesh(path: Path, shading: str) -> LoadedMesh:
     """Imports an OBJ file as the scene's only mesh, normalises it and replaces its materials.
 
     Args:
         path: The .obj file; its .mtl and textures are found as the file says.
-        shading: "default" or "diffuse", see `shade`.
+        shading: "default" or "diffuse".
 
     Raises:
-        MeshError: When nothing renderable came in.
+        MeshError: kinds no_faces, non_finite, no_extent.
     """
-    remove_objects()
+    remove_meshes()
     mesh = _import_obj(path)
-    vertices, n_faces = _checked_vertices(mesh)
-    matrix = mesh_to_world(vertices)
-    warnings: list[str] = []
     coordinates = np.empty(len(mesh.vertices) * 3, dtype=np.float32)
     mesh.vertices.foreach_get("co", coordinates)
-    world = transform_points(matrix, coordinates.reshape(-1, 3))
-    mesh.vertices.foreach_set("co", np.nan_to_num(world).astype(np.float32).ravel())
-    for name in ("custom_normal", "sharp_face", "sharp_edge"):
-        if name in mesh.attributes:
-            mesh.attributes.remove(mesh.attributes[name])
-    mesh.shade_flat()
-    mesh.update()
-    n_textures = 0
-    if not mesh.materials:
-        mesh.materials.append(bpy.data.materials.new("missing"))
-        warnings.append("no material: drawn in light grey")
-    for index, material in enumerate(mesh.materials):
-        if material is None:
-            material = bpy.data.materials.new("missing")
-            mesh.materials[index] = material
-        n_textures += shade(material, shading, warnings)
+    vertices = coordinates.reshape(-1, 3)
+    used = vertices[_used_vertices(mesh)]
+    matrix = _checked_mesh_to_world(used)
+    mesh.vertices.foreach_set("co", transform_points(matrix, vertices).astype(np.float32).ravel())
+    _make_flat(mesh)
+    warnings = _missing_libraries(path)
+    n_textures = _replace_materials(mesh, shading, path, warnings)
     return LoadedMesh(
-        vertices_world=transform_points(matrix, vertices),
+        vertices_world=transform_points(matrix, used),
         mesh_to_world=matrix,
-        n_faces=n_faces,
+        n_faces=len(mesh.polygons),
         n_vertices=len(mesh.vertices),
         n_materials=len(mesh.materials),
         n_textures=n_textures,
@@ -90,130 +83,172 @@ def load_mesh(path: Path, shading: str, texture_names: dict[str, list[str]] | No
     )
 
 
-def remove_objects() -> None:
+def remove_meshes() -> None:
     """Empties the scene of meshes, materials and images; camera, lights and world stay."""
     for thing in [o for o in bpy.data.objects if o.type not in {"CAMERA", "LIGHT"}]:
         bpy.data.objects.remove(thing)
-    for collection in (bpy.data.meshes, bpy.data.materials, bpy.data.images):
-        for block in list(collection):
-            collection.remove(block)
+    bpy.data.batch_remove([*bpy.data.meshes, *bpy.data.curves, *bpy.data.materials, *bpy.data.images])
 
 
 def _import_obj(path: Path) -> bpy.types.Mesh:
-    before = set(bpy.data.objects)
+    # Genuine ShapeNet files repeat every face with reversed winding; validate_meshes removes the copies.
     bpy.ops.wm.obj_import(
         filepath=str(path), use_split_objects=False, validate_meshes=True, forward_axis="Y", up_axis="Z"
     )
-    meshes = [o.data for o in bpy.data.objects if o not in before and o.type == "MESH"]
-    if len(meshes) != 1:
-        raise MeshError("no_faces", f"{path.name}: the importer found no faces")
+    meshes = [o.data for o in bpy.data.objects if o.type == "MESH"]
+    if len(meshes) != 1 or len(meshes[0].polygons) == 0:
+        raise MeshError("no_faces", f"{path.name} has no faces that Blender can read")
     return meshes[0]
 
 
-def _checked_vertices(mesh: bpy.types.Mesh) -> tuple[npt.NDArray[np.float64], int]:
-    n_faces = len(mesh.polygons)
-    if n_faces == 0:
-        raise MeshError("no_faces", "the mesh has no faces")
-    coordinates = np.empty(len(mesh.vertices) * 3, dtype=np.float32)
-    mesh.vertices.foreach_get("co", coordinates)
+def _used_vertices(mesh: bpy.types.Mesh) -> npt.NDArray[np.int32]:
     corners = np.empty(len(mesh.loops), dtype=np.int32)
     mesh.loops.foreach_get("vertex_index", corners)
-    vertices = coordinates.reshape(-1, 3)[np.unique(corners)].astype(np.float64)
-    if not np.isfinite(vertices).all():
+    return np.unique(corners)
+
+
+def _checked_mesh_to_world(used: npt.NDArray[np.float32]) -> FloatArray:
+    if not np.isfinite(used).all():
         raise MeshError("non_finite", "the mesh has coordinates that are not finite")
-    return vertices, n_faces
+    try:
+        return mesh_to_world(used)
+    except ValueError as error:
+        raise MeshError("no_extent", str(error)) from error
 
 
-def shade(material: bpy.types.Material, shading: str, warnings: list[str]) -> int:
-    """Replaces a material's nodes by the shading; returns the number of textures used (0 or 1)."""
-    material.use_nodes = True
+def _make_flat(mesh: bpy.types.Mesh) -> None:
+    for name in ("custom_normal", "sharp_face", "sharp_edge"):
+        if name in mesh.attributes:
+            mesh.attributes.remove(mesh.attributes[name])
+    mesh.shade_flat()
+    mesh.update()
+
+
+def _missing_libraries(path: Path) -> list[str]:
+    names = material_libraries(path)
+    return [f"material file {name} is missing" for name in names if not (path.parent / name).is_file()]
+
+
+def _replace_materials(mesh: bpy.types.Mesh, shading: str, path: Path, warnings: list[str]) -> int:
+    """Gives every material the stage's shading; returns how many of them have a texture."""
+    if not mesh.materials:
+        mesh.materials.append(None)
+    n_textures = 0
+    for index, material in enumerate(mesh.materials):
+        if material is None:
+            warnings.append("faces without a material are drawn grey")
+            material = mesh.materials[index] = bpy.data.materials.new("grey")
+            base = _Base(GREY, 1.0, None)
+        else:
+            base = _base_colour(material, path, warnings)
+        _shade(material, base, shading)
+        n_textures += base.image is not None
+    return n_textures
+
+
+@dataclass(frozen=True)
+class _Base:
+    """Base colour of a material: linear colour, opacity, and the texture that takes the colour's place."""
+
+    colour: Colour
+    alpha: float
+    image: Any
+
+
+def _base_colour(material: bpy.types.Material, path: Path, warnings: list[str]) -> _Base:
+    principled = next((n for n in material.node_tree.nodes if n.type == "BSDF_PRINCIPLED"), None)
+    if principled is None:
+        return _Base(GREY, 1.0, None)
+    socket = principled.inputs["Base Color"]
+    red, green, blue, _ = socket.default_value
+    colour = (red, green, blue, 1.0)
+    alpha = float(principled.inputs["Alpha"].default_value)
+    if not socket.is_linked:
+        return _Base(colour, alpha, None)
+    image = _readable(socket.links[0].from_node.image, path)
+    if image is None:
+        written = socket.links[0].from_node.image
+        name = Path(written.filepath.replace("\\", "/")).name if written else "?"
+        warnings.append(
+            f"texture {name} of material {material.name} is missing or unreadable: material colour used"
+        )
+    return _Base(colour, alpha, image)
+
+
+def _readable(image: bpy.types.Image | None, path: Path) -> bpy.types.Image | None:
+    """Returns the image when Blender can decode it, else one of the same name found elsewhere, else None."""
+    if image is None:
+        return None
+    if not _decodes(image):
+        found = find_texture(image.filepath, path)
+        if found is None:
+            return None
+        image = bpy.data.images.load(str(found))
+    return image if _decodes(image) else None
+
+
+def _decodes(image: bpy.types.Image) -> bool:
+    width, height = image.size  # asking for the size decodes the file
+    return bool(0 < width * height <= MAX_TEXTURE_PIXELS)
+
+
+def _shade(material: bpy.types.Material, base: _Base, shading: str) -> None:
     tree = material.node_tree
-    colour, alpha, image = _base_colour(material, warnings)
     tree.nodes.clear()
     new, link = tree.nodes.new, tree.links.new
-    if image is not None:
+    if base.image is not None:
         texture = new("ShaderNodeTexImage")
-        texture.image = image
-        colour_socket = texture.outputs["Color"]
+        texture.image = base.image
+        colour = texture.outputs["Color"]
     else:
         rgb = new("ShaderNodeRGB")
-        rgb.outputs[0].default_value = colour
-        colour_socket = rgb.outputs[0]
+        colour = rgb.outputs[0]
+        colour.default_value = base.colour
     if shading == "default":
         surface = new("ShaderNodeEmission")
-        link(_irradiance(tree), surface.inputs["Strength"])
+        link(_light_factor(tree), surface.inputs["Strength"])
+        material.cycles.emission_sampling = "NONE"  # nothing is lit by it, so no light tree is needed
     else:
         surface = new("ShaderNodeBsdfDiffuse")
-    link(colour_socket, surface.inputs["Color"])
+    link(colour, surface.inputs["Color"])
     result = surface.outputs[0]
-    if alpha < 1.0:
-        mix, clear = new("ShaderNodeMixShader"), new("ShaderNodeBsdfTransparent")
-        mix.inputs[0].default_value = alpha
-        link(clear.outputs[0], mix.inputs[1])
+    if base.alpha < 1.0:
+        mix = new("ShaderNodeMixShader")
+        mix.inputs[0].default_value = base.alpha
+        link(new("ShaderNodeBsdfTransparent").outputs[0], mix.inputs[1])
         link(result, mix.inputs[2])
         result = mix.outputs[0]
     link(result, new("ShaderNodeOutputMaterial").inputs["Surface"])
-    return int(image is not None)
 
 
-def _irradiance(tree: bpy.types.NodeTree) -> bpy.types.NodeSocket:
-    """GROUND + (SKY − GROUND)·(n_z + 1)/2 + SUN·max(0, n·sun), with n turned towards the camera by Cycles."""
-    new, link = tree.nodes.new, tree.links.new
-    normal = new("ShaderNodeNewGeometry").outputs["Normal"]
-
-    def dot(direction: tuple[float, float, float]) -> bpy.types.NodeSocket:
-        node = new("ShaderNodeVectorMath")
-        node.operation = "DOT_PRODUCT"
-        node.inputs[1].default_value = direction
-        link(normal, node.inputs[0])
-        return node.outputs["Value"]
-
-    def multiply_add(value: bpy.types.NodeSocket, factor: float, addend: float | bpy.types.NodeSocket) -> bpy.types.NodeSocket:
-        node = new("ShaderNodeMath")
-        node.operation = "MULTIPLY_ADD"
-        link(value, node.inputs[0])
-        node.inputs[1].default_value = factor
-        if isinstance(addend, float):
-            node.inputs[2].default_value = addend
-        else:
-            link(addend, node.inputs[2])
-        return node.outputs[0]
-
-    positive = new("ShaderNodeMath")
-    positive.operation = "MAXIMUM"
-    positive.inputs[1].default_value = 0.0
-    link(dot(SUN_DIRECTION), positive.inputs[0])
+def _light_factor(tree: bpy.types.NodeTree) -> bpy.types.NodeSocket:
+    """GROUND + (SKY − GROUND)·(n_z + 1)/2 + SUN·max(0, n·sun); Cycles turns n towards the camera."""
+    normal = tree.nodes.new("ShaderNodeNewGeometry").outputs["True Normal"]
     half = (SKY - GROUND) / 2
-    hemisphere = multiply_add(dot((0.0, 0.0, 1.0)), half, GROUND + half)
-    return multiply_add(positive.outputs[0], SUN, hemisphere)
+    sun = _math(tree, "MAXIMUM", _dot(tree, normal, SUN_DIRECTION), 0.0)
+    sun = _math(tree, "MULTIPLY", sun, SUN)
+    sky = _math(tree, "MULTIPLY_ADD", _dot(tree, normal, (0.0, 0.0, 1.0)), half, GROUND + half)
+    return _math(tree, "ADD", sun, sky)
 
 
-def _base_colour(
-    material: bpy.types.Material, warnings: list[str]
-) -> tuple[tuple[float, float, float, float], float, bpy.types.Image | None]:
-    principled = next((n for n in material.node_tree.nodes if n.type == "BSDF_PRINCIPLED"), None)
-    if principled is None:
-        return MISSING_MATERIAL_COLOUR, 1.0, None
-    socket = principled.inputs["Base Color"]
-    colour = tuple(socket.default_value)
-    alpha = float(principled.inputs["Alpha"].default_value)
-    if not socket.is_linked:
-        return colour, alpha, None
-    image = socket.links[0].from_node.image
-    problem = _texture_problem(image)
-    if problem:
-        warnings.append(f"material {material.name}: {problem}; drawn in the material's colour")
-        return colour, alpha, None
-    return colour, alpha, image
+def _dot(
+    tree: bpy.types.NodeTree, vector: bpy.types.NodeSocket, direction: tuple[float, float, float]
+) -> bpy.types.NodeSocket:
+    node = tree.nodes.new("ShaderNodeVectorMath")
+    node.operation = "DOT_PRODUCT"
+    tree.links.new(vector, node.inputs[0])
+    node.inputs[1].default_value = direction
+    return node.outputs["Value"]
 
 
-def _texture_problem(image: bpy.types.Image | None) -> str | None:
-    if image is None:
-        return "no texture image"
-    name = Path(image.filepath).name
-    width, height = image.size
-    if width * height == 0:
-        return f"texture {name} is missing or cannot be decoded"
-    if width * height > MAX_TEXTURE_PIXELS:
-        return f"texture {name} is too large ({width}×{height})"
-    return None
+def _math(
+    tree: bpy.types.NodeTree, operation: str, *operands: bpy.types.NodeSocket | float
+) -> bpy.types.NodeSocket:
+    node = tree.nodes.new("ShaderNodeMath")
+    node.operation = operation
+    for socket, operand in zip(node.inputs, operands, strict=False):
+        if isinstance(operand, float):
+            socket.default_value = operand
+        else:
+            tree.links.new(operand, socket)
+    return node.outputs[0]

@@ -34,7 +34,7 @@ def plain(value: Any) -> Any:
 
 
 def canonical_json(value: Any) -> bytes:
-    """Serialise with sorted keys and without white space; raises ValueError on NaN and TypeError on objects."""
+    """Serialise with sorted keys and without white space; raises ValueError on NaN."""
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     ).encode()

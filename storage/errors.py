@@ -19,7 +19,7 @@ class UsageError(FpipeError, ValueError):
     exit_code = 2
 
 
-class EnvironmentProblem(FpipeError, RuntimeError):
+class EnvironmentProblem(FpipeError, RuntimeError):  # noqa: N818 - EnvironmentError is a builtin
     """Missing package or library, unwritable folder, full disk, unreachable store."""
 
     exit_code = 3

@@ -7,11 +7,13 @@ import re
 from .errors import UsageError
 
 PLAN_HEADER = "plan/header.json"
+PLAN_CONFIG = "plan/config.json"
 VIEWS_GROUP = "views.zarr"
 VIEWS_DONE = "done/views"
 PUBLISHED_FIT = "fits/published.json"
 FITS = "fits"
 SHARED = "shared"
+PUBLISHED_SHARED = "shared/published.json"
 REPORTS = "reports"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -55,9 +57,9 @@ def fit_done(name: str) -> str:
     return f"{fit_folder(name)}/done"
 
 
-def fit_sidecar_shard(name: str, shard: int) -> str:
-    """Shard file of a fit without micro planes: a sidecar alone, outside the Zarr group."""
-    return f"{fit_folder(name)}/sidecars/{shard}"
+def fit_sidecars(name: str) -> str:
+    """Folder of the shard files of a fit without micro planes: sidecars alone, outside the Zarr group."""
+    return f"{fit_folder(name)}/sidecars"
 
 
 def run_folder(stage: str, run: str) -> str:
@@ -71,5 +73,8 @@ def zarr_metadata(group: str, array: str = "") -> str:
 
 
 def zarr_chunk(group: str, array: str, shard: int, n_dimensions: int) -> str:
-    """Key of the stored chunk `shard` along the first axis, 0 along the others (Zarr v3 default keys)."""
-    return f"{group}/{array}/c/{shard}" + "/0" * (n_dimensions - 1)
+    """Key of the stored chunk `shard` along the first axis, 0 along the others.
+
+    Zarr v3 default keys with the separator '.', so that a shard costs a file and not a chain of folders.
+    """
+    return f"{group}/{array}/c.{shard}" + ".0" * (n_dimensions - 1)

@@ -77,7 +77,7 @@ class LocalFiles:
     def list(self, prefix: str) -> list[str]:
         """Return the sorted names directly below a folder."""
         try:
-            names = os.listdir(self.root / prefix)
+            names = [entry.name for entry in (self.root / prefix).iterdir()]
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(name for name in names if name != TEMP_FOLDER)

@@ -16,7 +16,14 @@ from typing import Any, overload
 from pydantic import BaseModel, ConfigDict, Field
 
 from . import layout
-from .documents import SCHEMA_VERSION, canonical_json, content_hash, differences, dump_document, parse_document
+from .documents import (
+    SCHEMA_VERSION,
+    canonical_json,
+    content_hash,
+    differences,
+    dump_document,
+    parse_document,
+)
 from .errors import IntegrityError, StoreMismatchError, UsageError
 from .records import PlanRow
 from .store import Store
@@ -25,7 +32,7 @@ SEGMENT_ROWS = 65_536
 MAX_SHARD_BYTES = 32 * 2**20
 SHARDS_PER_WORKER = 4
 # What may differ between two runs of one dataset: the first plan's shard size stays, the date is talk.
-_NOT_CONTENT = {"created", "objects_per_views_shard"}
+_NOT_CONTENT = {"schema_version", "created", "objects_per_views_shard"}
 
 
 class PlanHeader(BaseModel):
@@ -118,16 +125,16 @@ class Plan:
         header: The header.
         rows: All rows, loaded lazily.
         classes: Class names, sorted; their positions are the class numbers of the stored arrays.
-        plan_hash: Hash of everything that the dataset's content depends on.
+        rows_hash: Hash of all rows without their locations.
+        plan_hash: Hash of everything that the dataset's content depends on, as first stored.
     """
 
-    def __init__(
-        self, header: PlanHeader, rows: Sequence[PlanRow], classes: Sequence[str], plan_hash: str
-    ) -> None:
-        self.header = header
-        self.rows = rows
-        self.classes = tuple(classes)
-        self.plan_hash = plan_hash
+    def __init__(self, store: Store, document: dict[str, Any]) -> None:
+        self.header = PlanHeader(**document["header"])
+        self.rows = PlanRows(store, [Segment(**segment) for segment in document["segments"]])
+        self.classes: tuple[str, ...] = tuple(document["classes"])
+        self.rows_hash: str = document["rows_hash"]
+        self.plan_hash: str = document["plan_hash"]
 
     @cached_property
     def _row_by_id(self) -> dict[str, int]:
@@ -186,21 +193,23 @@ def write_plan(store: Store, header: PlanHeader, rows: Iterable[PlanRow]) -> Pla
     store.sweep()
     rows = list(rows)
     _check_rows(header, rows)
-    digest = plan_hash(header, rows)
+    rows_hash = hash_rows(rows)
     if not store.exists(layout.PLAN_HEADER):
         segments = [_write_segment(store, start, rows) for start in range(0, len(rows), SEGMENT_ROWS)]
         document = {
             "schema_version": SCHEMA_VERSION,
             "header": header.model_dump(mode="json"),
             "classes": sorted({row.class_name for row in rows}),
-            "plan_hash": digest,
+            "rows_hash": rows_hash,
+            "plan_hash": content_hash({"header": header.content(), "rows": rows_hash}),
             "segments": [asdict(segment) for segment in segments],
         }
         store.create(layout.PLAN_HEADER, dump_document(document))
     existing = read_plan(store)
-    if existing.plan_hash != digest:
-        found = differences(header.content(), existing.header.content())
+    found = differences(header.content(), existing.header.content())
+    if existing.rows_hash != rows_hash:
         found += _row_differences(rows, existing.rows)
+    if found:
         raise StoreMismatchError(
             f"{store.url} holds another dataset: {'; '.join(found[:8])}. "
             "Use the same configuration, or another root"
@@ -220,18 +229,15 @@ def read_plan(store: Store) -> Plan:
         data = store.read(layout.PLAN_HEADER)
     except FileNotFoundError as error:
         raise UsageError(f"no dataset at {store.url}; start with fpipe render") from error
-    document = parse_document(data, layout.PLAN_HEADER)
-    segments = [Segment(**segment) for segment in document["segments"]]
-    header = PlanHeader(**document["header"])
-    return Plan(header, PlanRows(store, segments), document["classes"], document["plan_hash"])
+    return Plan(store, parse_document(data, layout.PLAN_HEADER))
 
 
-def plan_hash(header: PlanHeader, rows: Iterable[PlanRow]) -> str:
-    """Hash everything that the dataset's content depends on: not locations, shard size or date."""
+def hash_rows(rows: Iterable[PlanRow]) -> str:
+    """Hash what the dataset's content depends on in all rows: everything but locations."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(canonical_json(asdict(replace(row, location=""))) + b"\n")
-    return content_hash({"header": header.content(), "rows": digest.hexdigest()})
+    return digest.hexdigest()
 
 
 def _check_rows(header: PlanHeader, rows: Sequence[PlanRow]) -> None:
@@ -248,12 +254,12 @@ def _check_rows(header: PlanHeader, rows: Sequence[PlanRow]) -> None:
 
 def _row_differences(ours: Sequence[PlanRow], theirs: Sequence[PlanRow]) -> list[str]:
     if len(ours) != len(theirs):
-        return []  # n_objects says it already
+        return []  # the header's n_objects says it
     for mine, other in zip(ours, theirs, strict=True):
         other = replace(other, location=mine.location)
         if mine != other:
             return differences(asdict(mine), asdict(other), f"rows[{mine.row}]")
-    return []
+    return ["rows"]
 
 
 def _write_segment(store: Store, start: int, rows: Sequence[PlanRow]) -> Segment:

@@ -5,7 +5,7 @@ Layout, front to back:
     chunks       encoded chunks of all objects in row order, no gaps; each ends with its crc32c
     arrays       sidecar arrays, raw little-endian, one after the other
     json         sidecar text: per-object status, failures, checksums, and where each array lies
-    footer       magic (8) · length of arrays (u64) · length of json (u64) · crc32c of arrays..here (u32)
+    footer       magic and major version (8) · length of arrays (u64) · of json (u64) · crc32c so far (u32)
     index        Zarr v3 shard index: (offset u64, nbytes u64) per chunk, 2^64-1 when absent; crc32c (u32)
 
 The index does not point at the sidecar, so the file is a plain Zarr v3 shard. A shard without chunks
@@ -29,7 +29,7 @@ from .errors import IntegrityError, TransientError
 from .records import Commit, Failure, Status
 from .store import Store
 
-MAGIC = b"FPSHARD\x01"
+MAGIC = b"FPSHARD" + bytes([int(SCHEMA_VERSION.split(".")[0])])
 _FOOTER = struct.Struct("<8sQQI")
 _CRC = struct.Struct("<I")
 MISSING = 2**64 - 1
@@ -97,12 +97,12 @@ class ShardTail:
     Attributes:
         sidecar: The sidecar.
         index: u64 [n_chunks, 2], offset and size of every chunk, both 2^64-1 when absent.
-        n_payload: Bytes of chunks in front of the sidecar, None when the file's size is unknown.
+        n_bytes: Bytes from the start of the sidecar to the end of the file.
     """
 
     sidecar: Sidecar
     index: NDArray[np.uint64]
-    n_tail: int
+    n_bytes: int
 
 
 class TailTooShort(Exception):  # noqa: N818 - a signal between two functions, not an error
@@ -113,7 +113,9 @@ class TailTooShort(Exception):  # noqa: N818 - a signal between two functions, n
         self.needed = needed
 
 
-def pack_shard(sidecar: Sidecar, chunks: Sequence[Sequence[bytes]], chunks_per_object: int, slots: int) -> bytes:
+def pack_shard(
+    sidecar: Sidecar, chunks: Sequence[Sequence[bytes]], chunks_per_object: int, slots: int
+) -> bytes:
     """Build the shard file.
 
     Args:
@@ -165,6 +167,8 @@ def unpack_tail(tail: bytes, n_chunks: int, key: str) -> ShardTail:
     if end < _FOOTER.size:
         raise TailTooShort(n_index + _FOOTER.size)
     magic, n_arrays, n_json, checksum = _FOOTER.unpack_from(tail, end - _FOOTER.size)
+    if magic[:7] == MAGIC[:7]:
+        check_schema(f"{magic[7]}.0", key)
     if magic != MAGIC:
         raise IntegrityError(f"{key}: no sidecar where it should be; file torn or damaged", key=key)
     start = end - _FOOTER.size - n_json - n_arrays
@@ -173,7 +177,8 @@ def unpack_tail(tail: bytes, n_chunks: int, key: str) -> ShardTail:
     if crc32c(tail[start : end - _CRC.size]) != checksum:
         raise IntegrityError(f"{key}: sidecar checksum mismatch", key=key)
     index = _unpack_index(tail[end:], n_chunks, key)
-    sidecar = _unpack_sidecar(tail[start : start + n_arrays], tail[start + n_arrays : end - _FOOTER.size], key)
+    middle, stop = start + n_arrays, end - _FOOTER.size
+    sidecar = _unpack_sidecar(tail[start:middle], tail[middle:stop], key)
     return ShardTail(sidecar, index, len(tail) - start)
 
 

@@ -102,10 +102,10 @@ def ridges(rows: Sequence[Ridge], unit: str, decimals: int, width: int) -> Html:
     if not len(everything):
         return el("p", "No figures yet.", class_="empty")
     wide = width > 500
-    row_px, gutter_px, top_px = (56, 158, 6) if wide else (66, 0, 20)
+    row_px, gutter_px, top_px = (62, 158, 6) if wide else (70, 0, 20)
     low, high = _padded(everything)
     scale = Scale(low, high, gutter_px, width - (66 if wide else 6))
-    edges = np.linspace(low, high, (61 if wide else 41))
+    edges = np.linspace(low, high, (57 if wide else 37))
     counts = [np.histogram(values, edges)[0] for values in finite]
     unit_px = (row_px - (18 if wide else 30)) / max(1, *(int(c.max(initial=0)) for c in counts))
     height = top_px + row_px * len(rows) + 36
@@ -150,24 +150,34 @@ def scatter(objects: Sequence[ObjectRecord], width: int) -> Html:
 def curve(data: Curve, width: int) -> Html:
     """One training curve; the value axis is logarithmic where the values are positive and span a decade."""
     steps, values = np.asarray(data.steps, dtype=float), np.asarray(data.values, dtype=float)
-    keep = np.isfinite(steps) & np.isfinite(values)
-    steps, values = steps[keep], values[keep]
     if len(values) < 2:
         return el("p", "Too few points for a curve.", class_="empty")
     logarithmic = values.min() > 0 and values.max() > 10 * values.min()
     shown = np.log10(values) if logarithmic else values
     height = width * 0.52
     low, high = _padded(shown, fraction=0.06)
-    across, up = Scale(steps.min(), max(steps.max(), steps.min() + 1), 44, width - 8), Scale(low, high, height - 30, 12)
+    first, last = data.span
+    across, up = Scale(first, max(last, first + 1), 44, width - 8), Scale(low, high, height - 30, 16)
     parts = [_value_tick(tick, across, up, logarithmic) for tick in _value_ticks(low, high, logarithmic)]
     for tick in nice_ticks(across.low, across.high, 4):
         parts.append(text(across(tick), height - 12, _step_text(tick), "tick", "middle"))
-    points = zip(steps.tolist(), shown.tolist(), strict=True)
-    path = "M" + "L".join(f"{across(step):.1f} {up(value):.1f}" for step, value in points)
-    parts.append(el("path", d=path, class_="trace"))
+    for step, name in data.phases if len(data.phases) > 1 else ():
+        parts.append(line(across(step), 2, across(step), height - 30, "diagonal"))
+        parts.append(text(across(step) + 4, 10, name, "tick"))
+    parts.append(el("path", d=_path(steps, shown, across, up), class_="trace"))
     parts.append(el("circle", cx=across(steps[-1]), cy=up(shown[-1]), r=3.0, class_="dot r2"))
     described = f"{data.name}: from {values[0]:.3g} at step {steps[0]:.0f} to {values[-1]:.3g} at step {steps[-1]:.0f}."
     return svg(width, height, described, *parts)
+
+
+def _path(steps: NDArray[np.float64], values: NDArray[np.float64], across: Scale, up: Scale) -> str:
+    """The curve, interrupted where steps are missing: a loss that a phase does not have."""
+    gap = 4 * float(np.median(np.diff(steps)))
+    pieces = []
+    for index, (step, value) in enumerate(zip(steps.tolist(), values.tolist(), strict=True)):
+        joined = index > 0 and step - steps[index - 1] <= gap
+        pieces.append(f"{'L' if joined else 'M'}{across(step):.1f} {up(value):.1f}")
+    return "".join(pieces)
 
 
 def _padded(values: NDArray[np.float64], fraction: float = 0.03) -> tuple[float, float]:
@@ -180,7 +190,10 @@ def _axis(scale: Scale, top: float, base: float, unit: str, n_ticks: int) -> lis
     ticks = nice_ticks(scale.low, scale.high, n_ticks)
     parts = [line(scale(tick), top, scale(tick), base, "grid") for tick in ticks]
     parts += [text(scale(tick), base + 17, tick_text(tick), "tick", "middle") for tick in ticks]
-    parts.append(text(scale.end_px, base + 31, unit, "label", "end"))
+    if scale.start_px > 0:
+        parts.append(text(0, base + 17, unit, "label"))
+    else:
+        parts.append(text(scale.end_px, base + 31, unit, "label", "end"))
     return parts
 
 

@@ -60,11 +60,16 @@ class StageRun:
 
 @dataclass(frozen=True)
 class Curve:
-    """One recorded quantity of the training over its steps."""
+    """One recorded quantity of the training over its steps, without gaps or values that are not finite.
+
+    `phases` names what began at which step, `span` the first and last step of the whole training.
+    """
 
     name: str
     steps: Sequence[float]
     values: Sequence[float]
+    phases: Sequence[tuple[float, str]]
+    span: tuple[float, float]
 
 
 @dataclass(frozen=True)

@@ -58,14 +58,14 @@ def _tiles(shown: Sequence[Exhibit], scale: Scale, width: int) -> tuple[Html, fl
     gap = 12 if width > 600 else 6
     side = min(128.0, (width - gap * (len(shown) - 1)) / len(shown))
     step = (width - side) / max(len(shown) - 1, 1)
-    drop = 62 if width > 600 else 44
+    drop = 70 if width > 600 else 56
     base = side + 22 + drop
     parts = []
     for index, exhibit in enumerate(shown):
         left = index * step
         middle, place = left + side / 2, scale(exhibit.record.psnr_db)
-        top, bend = side + 22, side + 22 + drop * 0.55
-        path = f"M{middle:.1f} {top:.1f}C{middle:.1f} {bend:.1f} {place:.1f} {bend - 8:.1f} {place:.1f} {base:.1f}"
+        top, bend = side + 22, side + 22 + drop / 2
+        path = f"M{middle:.1f} {top:.1f}C{middle:.1f} {bend:.1f} {place:.1f} {bend:.1f} {place:.1f} {base:.1f}"
         name = f"{exhibit.record.object_id}, {fixed(exhibit.record.psnr_db, 2)} dB"
         parts.append(
             el(
@@ -97,32 +97,35 @@ def _scale(scale: Scale, base: float) -> Html:
         if is_whole:
             length = 14.0 if value % numbered == 0 else 9.0
         parts.append(line(x, base, x, base + length, "tick-line"))
-        if is_whole and value % numbered == 0:
+        if is_whole and value % numbered == 0 and x < scale.end_px - 24:
             parts.append(text(x, base + 27, tick_text(value), "tick", "middle"))
     return join(*parts, text(scale.end_px, base + 27, "dB", "label", "end"))
 
 
 def _labels(marks: Sequence[tuple[float, str, str]], scale: Scale, base: float) -> tuple[Html, float]:
-    """Flags below the ruler, each on the first line where it has room; returns the depth that they need."""
+    """Flags below the ruler, each on the first line where it has room; returns the depth that they need.
+
+    From right to left, so that a flag which must hang lower does so left of the text that it avoids.
+    """
     taken: list[list[tuple[float, float]]] = []
-    parts = []
-    for value, label, css in sorted(marks):
+    lines, texts = [], []
+    for value, label, css in sorted(marks, reverse=True):
         content = f"{label} {fixed(value, 1)}"
         breadth = len(content) * _CHARACTER_PX + 14
         x = scale(value)
         leftwards = x + breadth > scale.end_px
         span = (x - breadth, x) if leftwards else (x, x + breadth)
-        level = next((i for i, used in enumerate(taken) if _is_free(used, span, x)), len(taken))
+        level = next((i for i, used in enumerate(taken) if _is_free(used, span)), len(taken))
         if level == len(taken):
             taken.append([])
         taken[level].append(span)
         y = base + 50 + level * 22
-        parts.append(line(x, base - 4, x, y, f"flag {css}"))
-        parts.append(el("circle", cx=x, cy=y, r=3.0, class_=f"dot {css}"))
+        lines.append(line(x, base - 4, x, y, f"flag {css}"))
+        texts.append(el("circle", cx=x, cy=y, r=3.0, class_=f"dot {css}"))
         anchor, offset = ("end", -8) if leftwards else ("start", 8)
-        parts.append(text(x + offset, y + 4, content, f"flag-text {css}", anchor))
-    return join(*parts), 50 + 22 * len(taken)
+        texts.append(text(x + offset, y + 4, content, f"flag-text {css}", anchor))
+    return join(*lines, *texts), 50 + 22 * len(taken)
 
 
-def _is_free(used: Sequence[tuple[float, float]], span: tuple[float, float], x: float) -> bool:
+def _is_free(used: Sequence[tuple[float, float]], span: tuple[float, float]) -> bool:
     return all(span[1] <= start or span[0] >= end for start, end in used)

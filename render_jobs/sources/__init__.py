@@ -1,0 +1,1 @@
+"""Where meshes come from; one module or package per source."""

@@ -1,7 +1,8 @@
 """What a source of objects is: it lists objects, and brings one object's mesh to a local folder.
 
-A source's list is a pure function of its specification, the classes asked for and the seed; `fetch` may be called
-in another process on another machine. Meshes are y-up OBJ files; the front of each source is stated in its module.
+A source's list is a pure function of its specification, the classes asked for and the seed; `fetch` may be
+called in another process on another machine. Meshes are y-up OBJ files; the front of each source is stated in
+its module.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from storage.errors import ConfigError
 
@@ -57,7 +58,7 @@ class Source(Protocol):
         """Lists the objects of some classes.
 
         Args:
-            classes: Class name or synset → how many, None for all. An empty dict asks for every class there is.
+            classes: Class name or synset → how many, None for all. An empty dict asks for every class.
             seed: Chooses which ones, where there are more than asked for.
 
         Raises:
@@ -89,6 +90,14 @@ class SourceSpec(BaseModel):
 
     kind: Literal["procedural", "shapenet"]
     path: str | None = None
+
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        """Local paths become absolute, because a task may run in another folder."""
+        if path is None or "://" in path:
+            return path
+        return str(Path(path).expanduser().absolute())
 
     @model_validator(mode="after")
     def _path_where_needed(self) -> SourceSpec:

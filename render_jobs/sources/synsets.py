@@ -1,4 +1,4 @@
-"""Class names and their WordNet synsets, as ShapeNetCore v2 names its folders (8-digit noun offsets of WordNet 3.0)."""
+"""Class names and their WordNet synsets, as ShapeNetCore v2 names its folders (WordNet 3.0)."""
 
 from __future__ import annotations
 

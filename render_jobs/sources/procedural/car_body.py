@@ -8,10 +8,13 @@ surface itself, and nothing lies on top of it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import NDArray
 
 from render_jobs.sources.procedural.car_spec import CarSpec
-from render_jobs.sources.procedural.mesh import Floats, Names, Part, ascending, box_grid, smooth_curve, smoothstep
+from render_jobs.sources.procedural.mesh import Floats, Grid, Names, Part, box_grid, merged_lines, smooth_curve, smoothstep
 
 _SIDE = ((0.0, 0.925), (0.10, 0.965), (0.36, 1.0), (0.60, 0.995), (0.80, 0.978), (0.93, 0.955), (1.0, 0.905))
 """Half-width of the body by relative height, as a fraction of the largest."""
@@ -49,7 +52,7 @@ def body_points(spec: CarSpec, x: Floats, v: Floats, z: Floats) -> Floats:
     half = spec.half * smooth_curve(height, _SIDE) * _plan(spec, z)
     nearest = np.minimum(*(np.hypot(z - axle, level - spec.wheel_radius) for axle in spec.axles))
     half = half + spec.flare * (1 - smoothstep(spec.arch, 1.5 * spec.arch, nearest))
-    crown = 0.05 * (1 - np.abs(x) ** 2.5) * np.where(v >= 1.0, 1.0, 0.0)
+    crown = 0.055 * (1 - np.abs(x) ** 2.5) * v**2
     lamp = smooth_curve(v, [(0.0, 0.0), (spec.bands[2], 1.0), (spec.bands[4], 1.0), (1.0, 0.0)])
     y = level + crown + spec.lamp_slant * lamp * x**2 * _end_weight(spec, z)
     y = _with_bed(spec, x, v, z, y)
@@ -90,71 +93,112 @@ def _end_shift(spec: CarSpec, x: Floats, v: Floats, z: Floats) -> Floats:
     return np.where(z < 0, forward * weight, -backward * weight)
 
 
+def bed_walls(spec: CarSpec) -> tuple[float, float]:
+    """z of the front and rear walls of a pickup's bed."""
+    return spec.glass_rear + 0.10, spec.rear - 0.13
+
+
 def _with_bed(spec: CarSpec, x: Floats, v: Floats, z: Floats, y: Floats) -> Floats:
     """Sinks the top of a pickup behind the cab to the floor of its bed."""
     if spec.bed_floor is None:
         return y
-    start, stop = spec.glass_rear + 0.10, spec.rear - 0.12
+    start, stop = bed_walls(spec)
     inside = (v >= 1.0) & (np.abs(x) < 0.9) & (z > start) & (z < stop)
     return np.where(inside, spec.bed_floor, y)
 
 
-def body_part(spec: CarSpec, clad: bool, lamps: dict[str, float]) -> Part:
-    """The lower body.
+@dataclass(frozen=True)
+class FaceSpec:
+    """Where lamps and openings lie on the ends of a car: half-widths in [0, 1], and bands of the body's levels.
 
-    Args:
-        spec: The car.
-        clad: Whether sills, arches and bumpers are of dark plastic.
-        lamps: Half-widths across at which grille, intake, headlamps and tail lamps start or end, in [0, 1], and the
-            lower band (0, 1, 2) of the tail lamps: keys grille, intake, head, tail, tail_band.
+    `head_from`, `tail_from`, `grille`, `intake`: x at which lamps start, grille and intake end. `head_band`,
+    `tail_band`, `grille_band`: indices into `CarSpec.bands` of the lower and upper edge. `clad`: sills, arches and
+    bumpers of dark plastic; `valance`: a dark lower part of the rear; `cells`: whether headlamps are cells of the
+    surface (else they are added as round parts).
     """
+
+    grille: float
+    grille_band: tuple[int, int]
+    intake: float
+    head_from: float
+    head_band: tuple[int, int]
+    tail_from: float
+    tail_band: tuple[int, int]
+    clad: bool
+    valance: bool
+    cells: bool
+
+
+def body_part(spec: CarSpec, face: FaceSpec) -> Part:
+    """The lower body; materials paint, stripe, sill, trim, dark, grille, headlamp, taillamp, seam, bed, under."""
     xs = [side * line for line in (*_LINES_X, 1.0) for side in (-1, 1)]
     if spec.bed_floor is not None:
         xs += [-0.905, 0.905]
     levels = [0.0, *spec.bands, 0.5 * (spec.bands[4] + 1.0), 1.0]
-    grid = box_grid(sorted(xs), ascending(levels, 0.04), ascending(_lines_z(spec), 0.02))
+    seams = door_seams(spec)
+    grid = box_grid(sorted(xs), levels, _lines_z(spec, seams))
     x, v, z = grid.points.T
-    return grid.part(body_points(spec, x, v, z), _body_materials(spec, grid.side, grid.centres, clad, lamps))
+    return grid.part(body_points(spec, x, v, z), _body_materials(spec, grid, face, seams))
 
 
-def _lines_z(spec: CarSpec) -> list[float]:
+def door_seams(spec: CarSpec) -> list[float]:
+    """z of the gaps between doors, where no wheel arch is in the way."""
+    span = spec.glass_rear - spec.cowl
+    doors = spec.windows[: 2 if spec.four_doors else 1]
+    seams = [spec.cowl + 0.05 * span + 0.06]
+    seams += [spec.cowl + (stop + 0.02) * span for _, stop in doors]
+    clear = 1.1 * spec.arch
+    return [z for z in seams if all(abs(z - axle) > clear for axle in spec.axles)]
+
+
+_SEAM = 0.009
+"""Half the width of a door gap, metres."""
+
+
+def _lines_z(spec: CarSpec, seams: list[float]) -> list[float]:
     corner = [spec.corner * t for t in (0.0, 0.12, 0.4, 1.0)]
-    lines = [spec.front + t for t in corner] + [spec.rear - t for t in corner]
+    fixed = [spec.front + t for t in corner] + [spec.rear - t for t in corner]
     for axle in spec.axles:
-        lines += [axle + spec.arch * float(np.cos(a)) for a in np.linspace(0, np.pi, 9)]
-        lines += [axle - 1.04 * spec.arch, axle + 1.04 * spec.arch]
-    lines += [spec.cowl, 0.5 * (spec.cowl + spec.front), 0.5 * (spec.axles[0] + spec.axles[1])]
+        fixed += [axle + spec.arch * float(np.cos(a)) for a in np.linspace(0, np.pi, 9)]
+        fixed += [axle - 1.03 * spec.arch, axle + 1.03 * spec.arch]
+    fixed += [z + side for z in seams for side in (-_SEAM, _SEAM)]
     if spec.bed_floor is not None:
-        for wall in (spec.glass_rear + 0.10, spec.rear - 0.12):
-            lines = [line for line in lines if abs(line - wall) > 0.05 or line in (spec.front, spec.rear)]
-            lines += [wall - 0.005, wall + 0.025]
-    return lines
+        for wall in bed_walls(spec):
+            fixed = [line for line in fixed if abs(line - wall) > 0.05 or line in (spec.front, spec.rear)]
+            fixed += [wall - 0.012, wall + 0.012]
+    wanted = [spec.cowl, 0.5 * (spec.cowl + spec.front), 0.5 * (spec.axles[0] + spec.axles[1]), spec.glass_rear]
+    return merged_lines(fixed, wanted, 0.03)
 
 
-def _body_materials(spec: CarSpec, side: Names, centres: Floats, clad: bool, lamps: dict[str, float]) -> Names:
-    x, v, z = np.abs(centres[:, 0]), centres[:, 1], centres[:, 2]
-    lip, lower, middle, upper, top = spec.bands
+def _body_materials(spec: CarSpec, grid: Grid, face: FaceSpec, seams: list[float]) -> Names:
+    side, x, v, z = grid.side, np.abs(grid.centres[:, 0]), grid.centres[:, 1], grid.centres[:, 2]
+    lip, lower = spec.bands[:2]
     nose, back, flank = side == "-z", side == "+z", (side == "+x") | (side == "-x")
     wrap = 0.4 * spec.corner
     at_front, at_back = nose | (flank & (z < spec.front + wrap)), back | (flank & (z > spec.rear - wrap))
-    tail_low = (lower, middle, upper)[int(lamps["tail_band"])]
+    near_end = nose | back | (flank & (np.minimum(z - spec.front, spec.rear - z) < 1.1 * spec.corner))
+
+    def band(edges: tuple[int, int]) -> NDArray[np.bool_]:
+        return (v > spec.bands[edges[0]]) & (v < spec.bands[edges[1]])
+
     rules = [
         (side == "-y", "under"),
-        (nose & (x < lamps["intake"]) & (v > lip) & (v < lower), "dark"),
-        (at_front & (v < lip), "trim"),
-        (nose & (x < lamps["grille"]) & (v > middle) & (v < upper), "grille"),
-        (at_front & (x > lamps["head"]) & (v > middle) & (v < top) & (v > lamps["head_low"]), "headlamp"),
-        (at_back & (x > lamps["tail"]) & (v > tail_low) & (v < top), "taillamp"),
-        (at_back & (v < lip), "trim"),
-        (flank & (v < lip), "trim" if clad else "sill"),
-        ((nose | back | flank & ((z < spec.front + 1.1 * spec.corner) | (z > spec.rear - 1.1 * spec.corner)))
-         & (v < lower) & clad, "trim"),
-    ]  # fmt: skip
-    default = np.where((side == "+y") & (x < 0.2), "stripe", "paint")
+        (nose & (x < face.intake) & (v > lip) & (v < lower), "dark"),
+        (back & (x < 0.64) & (v < lower) & face.valance, "dark"),
+        (near_end & (v < lip), "trim"),
+        (nose & (x < face.grille) & band(face.grille_band), "grille"),
+        (at_front & (x > face.head_from) & band(face.head_band) & face.cells, "headlamp"),
+        (at_back & (x > face.tail_from) & band(face.tail_band), "taillamp"),
+        (flank & (v < lip), "trim" if face.clad else "sill"),
+        (near_end & (v < lower) & face.clad, "trim"),
+        (flank & (v > lip) & np.any([np.abs(z - seam) < _SEAM for seam in seams], axis=0), "seam"),
+    ]
     if spec.bed_floor is not None:
-        in_bed = (side == "+y") & (x < 0.9) & (z > spec.glass_rear + 0.10) & (z < spec.rear - 0.12)
-        rules.append((in_bed, "bed"))
-    return np.asarray(np.select([rule for rule, _ in rules], [name for _, name in rules], default))
+        start, stop = bed_walls(spec)
+        rules.append(((side == "+y") & (x < 0.9) & (z > start) & (z < stop), "bed"))
+    striped = (x < 0.2) & ((side == "+y") | ((nose | back) & (v > spec.bands[4])))
+    rules.append((striped, "stripe"))
+    return np.asarray(np.select([rule for rule, _ in rules], [name for _, name in rules], "paint"))
 
 
 def cabin_points(spec: CarSpec, x: Floats, v: Floats, u: Floats) -> Floats:
@@ -181,8 +225,8 @@ def cabin_part(spec: CarSpec, rear_glass: bool, sunroof: bool) -> Part:
     low, high = _glass_range(spec)
     xs = [s * line for line in (0.2, 0.55, _GLASS_EDGE, 1.0) for s in (-1, 1)]
     vs = [0.0, low, 0.5 * (low + high), high, 0.90, 0.965, 1.0]
-    us = [0.0, 1.0, 0.025, 0.975] + [edge for window in spec.windows for edge in window]
-    grid = box_grid(sorted(xs), ascending(vs, 0.02), ascending(us, 0.015))
+    edges = [edge for window in spec.windows for edge in window]
+    grid = box_grid(sorted(xs), vs, merged_lines([0.0, 1.0, 0.025, 0.975, *edges], [0.2, 0.4, 0.6, 0.8], 0.1))
     x, v, u = grid.points.T
     cx, cv, cu = np.abs(grid.centres[:, 0]), grid.centres[:, 1], grid.centres[:, 2]
     flank = (grid.side == "+x") | (grid.side == "-x")
@@ -194,7 +238,7 @@ def cabin_part(spec: CarSpec, rear_glass: bool, sunroof: bool) -> Part:
         (flank & pane & window, "glass"),
         (flank & pane & (cu > spec.windows[0][0]) & (cu < spec.windows[-1][1]), "pillar"),
         ((grid.side == "+y") & (cx < 0.55) & (cu > 0.15) & (cu < spec.windows[0][1]) & sunroof, "sunroof"),
-        ((grid.side == "+y") & (cx < 0.2), "roof_stripe"),
+        ((cv > high) & (cx < 0.2) & ~flank, "roof_stripe"),
         (cv > high, "roof"),
     ]
     materials = np.select([rule for rule, _ in rules], [name for _, name in rules], "cabin")

@@ -48,13 +48,13 @@ class StyleRanges:
 
 RANGES: dict[str, StyleRanges] = {
     "sedan": StyleRanges(
-        length=(4.4, 5.1), width=(1.76, 1.92), height=(1.38, 1.50), sill=(0.19, 0.25), wheel=(0.32, 0.36),
+        length=(4.4, 5.1), width=(1.76, 1.92), height=(1.38, 1.50), sill=(0.18, 0.23), wheel=(0.335, 0.375),
         axle_front=(0.175, 0.20), axle_rear=(0.775, 0.80), cowl=(0.26, 0.31), screen=(0.12, 0.16),
         roof_rear=(0.65, 0.71), glass_rear=(0.80, 0.86), belt=(0.61, 0.66), nose=(0.47, 0.53), tail=(0.62, 0.68),
         base=(0.87, 0.90), roof=(0.66, 0.74),
     ),
     "hatchback": StyleRanges(
-        length=(3.6, 4.3), width=(1.66, 1.82), height=(1.42, 1.60), sill=(0.19, 0.26), wheel=(0.30, 0.345),
+        length=(3.6, 4.3), width=(1.66, 1.82), height=(1.42, 1.60), sill=(0.19, 0.26), wheel=(0.31, 0.355),
         axle_front=(0.185, 0.205), axle_rear=(0.80, 0.825), cowl=(0.22, 0.28), screen=(0.12, 0.17),
         roof_rear=(0.84, 0.90), glass_rear=(0.945, 0.975), belt=(0.58, 0.64), nose=(0.46, 0.53), tail=(0.58, 0.64),
         base=(0.87, 0.90), roof=(0.68, 0.76),
@@ -66,7 +66,7 @@ RANGES: dict[str, StyleRanges] = {
         base=(0.87, 0.91), roof=(0.70, 0.80),
     ),
     "coupe": StyleRanges(
-        length=(4.1, 4.75), width=(1.82, 2.0), height=(1.16, 1.34), sill=(0.14, 0.19), wheel=(0.32, 0.36),
+        length=(4.1, 4.75), width=(1.82, 2.0), height=(1.16, 1.34), sill=(0.13, 0.18), wheel=(0.335, 0.37),
         axle_front=(0.19, 0.215), axle_rear=(0.78, 0.81), cowl=(0.32, 0.40), screen=(0.14, 0.18),
         roof_rear=(0.62, 0.70), glass_rear=(0.84, 0.93), belt=(0.63, 0.68), nose=(0.44, 0.52), tail=(0.64, 0.72),
         base=(0.83, 0.88), roof=(0.60, 0.68),
@@ -74,11 +74,11 @@ RANGES: dict[str, StyleRanges] = {
     "pickup": StyleRanges(
         length=(4.9, 5.6), width=(1.86, 2.05), height=(1.72, 1.95), sill=(0.32, 0.44), wheel=(0.38, 0.44),
         axle_front=(0.17, 0.195), axle_rear=(0.76, 0.79), cowl=(0.24, 0.28), screen=(0.07, 0.10),
-        roof_rear=(0.45, 0.60), glass_rear=(0.02, 0.035), belt=(0.60, 0.65), nose=(0.55, 0.61), tail=(0.60, 0.66),
+        roof_rear=(0.47, 0.60), glass_rear=(0.02, 0.035), belt=(0.60, 0.65), nose=(0.55, 0.61), tail=(0.60, 0.66),
         base=(0.87, 0.90), roof=(0.70, 0.78),
     ),
     "wagon": StyleRanges(
-        length=(4.5, 5.0), width=(1.78, 1.90), height=(1.42, 1.54), sill=(0.19, 0.25), wheel=(0.32, 0.36),
+        length=(4.5, 5.0), width=(1.78, 1.90), height=(1.42, 1.54), sill=(0.18, 0.23), wheel=(0.335, 0.375),
         axle_front=(0.175, 0.20), axle_rear=(0.775, 0.80), cowl=(0.26, 0.30), screen=(0.12, 0.15),
         roof_rear=(0.86, 0.91), glass_rear=(0.95, 0.975), belt=(0.60, 0.65), nose=(0.47, 0.53), tail=(0.60, 0.65),
         base=(0.87, 0.90), roof=(0.68, 0.74),
@@ -138,6 +138,11 @@ class CarSpec:
     bed_floor: float | None
 
     @property
+    def four_doors(self) -> bool:
+        """Whether there are rear doors."""
+        return self.style != "coupe" and len(self.windows) > 1 and not (self.style == "hatchback" and len(self.windows) < 3)
+
+    @property
     def front(self) -> float:
         """z of the foremost point."""
         return -self.length / 2
@@ -164,6 +169,7 @@ def draw_car(draw: Draw) -> CarSpec:
     wheel = draw.within(r.wheel)
     belt = draw.within(r.belt) * height
     tail = belt + draw.uniform(-0.06, 0.01) if style in {"suv", "hatchback", "wagon", "van"} else draw.within(r.tail) * height
+    arch = wheel * draw.uniform(1.10, 1.20)
     lower = draw.uniform(0.26, 0.34)
     grille = draw.uniform(0.40, 0.56)
     return CarSpec(
@@ -175,7 +181,7 @@ def draw_car(draw: Draw) -> CarSpec:
         wheel_radius=wheel,
         tyre_width=draw.uniform(0.20, 0.25) + (0.04 if style in {"coupe", "pickup"} else 0.0),
         axles=((draw.within(r.axle_front) - 0.5) * length, (draw.within(r.axle_rear) - 0.5) * length),
-        arch=wheel * draw.uniform(1.10, 1.20),
+        arch=arch,
         flare=draw.uniform(0.0, 0.05),
         cowl=(cowl - 0.5) * length,
         roof_front=(cowl + draw.within(r.screen) - 0.5) * length,
@@ -195,5 +201,5 @@ def draw_car(draw: Draw) -> CarSpec:
         screen_bow=draw.uniform(0.06, 0.16),
         bands=(draw.uniform(0.09, 0.14), lower, grille, draw.uniform(0.62, 0.70), draw.uniform(0.78, 0.86)),
         windows=draw.choice(WINDOWS[style]),
-        bed_floor=belt - draw.uniform(0.38, 0.50) if style == "pickup" else None,
+        bed_floor=wheel + arch + draw.uniform(0.03, 0.06) if style == "pickup" else None,
     )

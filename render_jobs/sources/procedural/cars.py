@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from render_jobs.sources.procedural import paint
-from render_jobs.sources.procedural.car_body import body_part, body_points, cabin_part, cabin_points, shoulder
+from render_jobs.sources.procedural.car_body import FaceSpec, body_part, body_points, cabin_part, cabin_points, shoulder
 from render_jobs.sources.procedural.car_spec import CarSpec, draw_car
 from render_jobs.sources.procedural.car_wheels import draw_wheel, wheel_parts
 from render_jobs.sources.procedural.draw import Draw
@@ -36,11 +36,12 @@ def _paint(mesh: Mesh, spec: CarSpec, draw: Draw) -> None:
     two_tone = draw.chance({"hatchback": 0.35, "suv": 0.3, "van": 0.25}.get(spec.style, 0.1))
     roof = second if two_tone else body
     striped = draw.chance({"coupe": 0.3, "hatchback": 0.12}.get(spec.style, 0.02))
-    rim = paint.grey(draw.uniform(0.62, 0.85)) if draw.chance(0.75) else paint.grey(draw.uniform(0.14, 0.3))
+    rim = paint.grey(draw.uniform(0.62, 0.85)) if draw.chance(0.75) else paint.grey(draw.uniform(0.28, 0.4))
     glass = paint.varied(draw, (0.10, 0.15, 0.20) if draw.chance(0.6) else (0.26, 0.36, 0.44))
     mesh.colours |= {
         "paint": body,
         "sill": paint.shaded(body, 0.72),
+        "seam": paint.shaded(body, 0.45),
         "stripe": second if striped else body,
         "roof": roof,
         "roof_stripe": second if striped else roof,
@@ -67,19 +68,43 @@ def _paint(mesh: Mesh, spec: CarSpec, draw: Draw) -> None:
     }
 
 
+def _draw_face(spec: CarSpec, draw: Draw) -> FaceSpec:
+    tall = spec.style in {"suv", "pickup", "van", "wagon"}
+    return FaceSpec(
+        grille=draw.choice((0.45, 0.45, 0.64, 0.2)),
+        grille_band=draw.choice(((2, 3), (2, 3), (1, 3), (2, 4))),
+        intake=draw.choice((0.64, 0.64, 0.45, 0.88)),
+        head_from=draw.choice((0.64, 0.64, 0.45)),
+        head_band=draw.choice(((2, 4), (2, 4), (3, 4), (2, 3))),
+        tail_from=draw.choice((0.64, 0.64, 0.88 if tall else 0.45)),
+        tail_band=draw.choice(((2, 4), (3, 4), (1, 4) if tall else (2, 3))),
+        clad=draw.chance({"suv": 0.6, "pickup": 0.4, "van": 0.3, "hatchback": 0.15}.get(spec.style, 0.04)),
+        valance=draw.chance(0.4),
+        cells=not draw.chance({"pickup": 0.3, "hatchback": 0.3, "suv": 0.25, "van": 0.2}.get(spec.style, 0.12)),
+    )
+
+
 def _add_shell(mesh: Mesh, spec: CarSpec, draw: Draw) -> None:
-    clad = draw.chance({"suv": 0.6, "pickup": 0.4, "van": 0.3, "hatchback": 0.15}.get(spec.style, 0.04))
-    lamps = {
-        "grille": draw.choice((0.45, 0.45, 0.64, 0.2)),
-        "intake": draw.choice((0.64, 0.64, 0.45, 0.88)),
-        "head": draw.choice((0.64, 0.64, 0.64, 0.45)),
-        "head_low": draw.choice((0.0, spec.bands[3], 0.0)),
-        "tail": draw.choice((0.64, 0.64, 0.45, 0.88)),
-        "tail_band": float(draw.integer(1, 2)),
-    }
-    mesh.add("body", body_part(spec, clad, lamps))
+    face = _draw_face(spec, draw)
+    mesh.add("body", body_part(spec, face))
     blind = spec.style == "van" and len(spec.windows) < 3
     mesh.add("cabin", cabin_part(spec, not (blind and draw.chance(0.5)), draw.chance(0.2)))
+    if not face.cells:
+        mesh.add("headlamps", *_round_lamps(spec, draw))
+
+
+def _round_lamps(spec: CarSpec, draw: Draw) -> list[Part]:
+    """Round headlamps, single or double, that look ahead from the nose."""
+    radius = draw.uniform(0.085, 0.12)
+    double = draw.chance(0.3)
+    profile = [(1.15, -0.1), (1.15, 0.03), (0.98, 0.05), (0.9, 0.035), (0.0, 0.07)]
+    lamp = lathe([(r * radius, y) for r, y in profile], 14, ["chrome", "chrome", "headlamp", "headlamp"])
+    lamp = lamp.turned("x", -90.0)
+    parts: list[Part] = []
+    for x in (0.74, 0.48) if double else (0.72,):
+        at, y, z = _on_body(spec, x, 0.5 * (spec.bands[2] + spec.bands[4]), spec.front)
+        parts += lamp.moved(at, y, z - 0.015).both_sides()
+    return parts
 
 
 def _add_wheels(mesh: Mesh, spec: CarSpec, draw: Draw) -> None:
@@ -129,8 +154,7 @@ def _mirror(spec: CarSpec) -> tuple[Part, Part]:
 
 def _handles(spec: CarSpec) -> list[Part]:
     handles = []
-    doors = spec.windows[:2] if len(spec.windows) > 2 or spec.style in {"sedan", "suv", "pickup"} else spec.windows[:1]
-    for _, stop in doors:
+    for _, stop in spec.windows[: 2 if spec.four_doors else 1]:
         z = spec.cowl + (stop - 0.05) * (spec.glass_rear - spec.cowl)
         x, y, at = _on_body(spec, 1.0, 0.86, z)
         handles.append(rounded_box((0.05, 0.035, 0.17), 0.015, "chrome", 1).moved(x, y, at))
@@ -138,25 +162,26 @@ def _handles(spec: CarSpec) -> list[Part]:
 
 
 def _rack(spec: CarSpec) -> list[Part]:
-    parts: list[Part] = []
-    x, y, z0 = _on_cabin(spec, 0.97, 1.0, 0.12)
-    _, y1, z1 = _on_cabin(spec, 0.97, 1.0, 0.9)
-    rise = max(y, y1) + 0.06
-    parts += rod((x, rise, z0), (x, rise, z1), 0.022, "trim", 6).both_sides()
-    for z in (z0 + 0.08, 0.5 * (z0 + z1), z1 - 0.08):
-        parts += box((0.04, 0.14, 0.05), "trim").moved(x, rise - 0.05, z).both_sides()
+    points = [_on_cabin(spec, 0.9, 1.0, u) for u in (0.12, 0.4, 0.65, 0.9)]
+    x = points[0][0]
+    y = max(point[1] for point in points) + 0.05
+    parts = list(rod((x, y, points[0][2]), (x, y, points[-1][2]), 0.022, "trim", 6).both_sides())
+    for point in points:
+        height = y - point[1] + 0.03
+        parts += box((0.04, height, 0.06), "trim").moved(x, y - height / 2, point[2]).both_sides()
     return parts
 
 
 def _spoiler(spec: CarSpec) -> list[Part]:
     if spec.style == "hatchback":
-        _, y, z = _on_cabin(spec, 0.0, 1.0, 1.0)
-        return [tapered_box((1.7 * spec.roof_half, 0.05, 0.30), (1.0, 0.8), "paint").moved(y=y - 0.02, z=z + 0.08)]
-    z = spec.rear - 0.24
+        x, y, z = _on_cabin(spec, 1.0, 0.93, 1.0)
+        lip = rounded_box((1.9 * x, 0.06, 0.34), 0.03, "roof", 1).turned("x", -6.0)
+        return [lip.moved(y=y - 0.01, z=z - 0.02)]
+    z = spec.rear - 0.20
     y = float(shoulder(spec, np.array([z]))[0])
-    wing = tapered_box((1.6 * spec.half, 0.04, 0.24), (1.0, 0.7), "paint").moved(y=y + 0.24, z=z)
-    post = box((0.05, 0.26, 0.12), "trim").moved(0.5 * spec.half, y + 0.11, z)
-    return [wing, *post.both_sides()]
+    wing = rounded_box((1.62 * spec.half, 0.05, 0.26), 0.025, "paint", 1).turned("x", 4.0)
+    post = box((0.05, 0.30, 0.12), "trim").moved(0.5 * spec.half, y + 0.06, z)
+    return [wing.moved(y=y + 0.20, z=z + 0.02), *post.both_sides()]
 
 
 def _light_bar(spec: CarSpec) -> list[Part]:

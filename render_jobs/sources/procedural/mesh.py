@@ -143,11 +143,10 @@ def smoothstep(low: float, high: float, at: Floats) -> Floats:
     return t * t * (3 - 2 * t)
 
 
-def ascending(lines: Sequence[float], gap: float) -> list[float]:
-    """The lines sorted, without those that come closer than `gap` to the one before; both ends stay."""
-    ordered = sorted(lines)
-    kept = [ordered[0]]
-    for line in ordered[1:-1]:
-        if line - kept[-1] >= gap and ordered[-1] - line >= gap:
-            kept.append(line)
-    return [*kept, ordered[-1]]
+def merged_lines(fixed: Sequence[float], wanted: Sequence[float], gap: float) -> list[float]:
+    """All fixed lines and those wanted ones that keep `gap` from every line taken before, ascending."""
+    lines = list(fixed)
+    for line in wanted:
+        if min(abs(line - other) for other in lines) >= gap and min(fixed) < line < max(fixed):
+            lines.append(line)
+    return sorted(lines)

@@ -1,0 +1,118 @@
+"""`fpipe plan` and `fpipe render`: from meshes to posed views."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from cli.options import (
+    AsJson,
+    ExecutorName,
+    Preset,
+    RayAddress,
+    Root,
+    Settings,
+    Shard,
+    Workers,
+    compute_overrides,
+    parse_classes,
+    print_json,
+    resolve_config,
+)
+
+SourceName = Annotated[str | None, typer.Option("--source", help="procedural (needs no files) or shapenet.")]
+SourcePath = Annotated[str | None, typer.Option("--path", help="Folder or URL of the source's meshes.")]
+Classes = Annotated[str | None, typer.Option(help="car:1000,sofa:1000 (a name alone: all of them).")]
+Views = Annotated[int | None, typer.Option(help="Views per object.", min=2)]
+Resolution = Annotated[int | None, typer.Option(help="Width and height of a view in pixels.", min=8)]
+Seed = Annotated[int | None, typer.Option(help="Seed of cameras, held-out split and choice of objects.", min=0)]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command()(plan)
+    app.command()(render)
+
+
+def _source_overrides(
+    source: str | None, path: str | None, classes: str | None, views: int | None, resolution: int | None, seed: int | None
+) -> dict[str, Any]:
+    """Returns the config keys that the flags set."""
+    from storage.errors import UsageError
+
+    if source == "shapenet" and path is None:
+        raise UsageError("--source shapenet needs --path: the folder that holds <synset>/<id>/models/model_normalized.obj")
+    given: dict[str, Any] = {
+        "source.kind": source,
+        "source.path": path if path is None or "://" in path else os.path.abspath(path),  # noqa: PTH100 a URL may stand here too
+        "source.classes": None if classes is None else parse_classes(classes),
+        "source.seed": seed,
+        "render.seed": seed,
+        "render.views": views,
+        "render.width": resolution,
+        "render.height": resolution,
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def plan(
+    root: Root,
+    source: SourceName = None,
+    path: SourcePath = None,
+    classes: Classes = None,
+    views: Views = None,
+    resolution: Resolution = None,
+    seed: Seed = None,
+    preset: Preset = None,
+    settings: Settings = None,
+    workers: Workers = None,
+    calibrate: Annotated[bool, typer.Option(help="Measure this machine on a few objects to predict times.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a dataset will hold and cost, before anything runs. Writes nothing."""
+    from cli.plan_text import plan_text
+    from pipeline.forecast import forecast
+    from storage.store import Store
+
+    store = Store(root)
+    overrides = _source_overrides(source, path, classes, views, resolution, seed)
+    config = resolve_config(store, preset, settings, overrides | compute_overrides(None, None, workers))
+    result = forecast(config, calibrate=calibrate)
+    if as_json:
+        print_json("plan", result)
+    else:
+        print(plan_text(result))
+
+
+def render(
+    root: Root,
+    source: SourceName = None,
+    path: SourcePath = None,
+    classes: Classes = None,
+    views: Views = None,
+    resolution: Resolution = None,
+    seed: Seed = None,
+    preset: Preset = None,
+    settings: Settings = None,
+    shard: Shard = "all",
+    executor: ExecutorName = None,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Render posed views of every object with Blender. Done shards are skipped."""
+    from cli.logs import make_progress
+    from cli.outcome import finish_stage
+    from pipeline.compute import ComputeSession
+    from pipeline.render_stage import render as run_render
+    from storage.store import Store
+
+    store = Store(root)
+    overrides = _source_overrides(source, path, classes, views, resolution, seed)
+    config = resolve_config(store, preset, settings, overrides | compute_overrides(executor, ray_address, workers))
+    with ComputeSession(config.compute) as session:
+        result = run_render(store, config, shard, session, make_progress(), dict(os.environ))
+    sys.exit(finish_stage(result, root, as_json))

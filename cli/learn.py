@@ -1,0 +1,86 @@
+"""`fpipe train-shared` and `fpipe fit-objects`: from views to planes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from cli.options import (
+    AsJson,
+    ExecutorName,
+    Preset,
+    RayAddress,
+    Root,
+    Settings,
+    Shard,
+    Workers,
+    compute_overrides,
+    print_json,
+    resolve_config,
+)
+
+FitName = Annotated[str, typer.Option("--name", help="Name of the fit; several stand side by side.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command("train-shared")(train_shared)
+    app.command("fit-objects")(fit_objects)
+
+
+def train_shared(
+    root: Root,
+    preset: Preset = None,
+    settings: Settings = None,
+    executor: ExecutorName = None,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train autoencoder, base planes and renderer on a sample of the objects. Resumes from its last checkpoint."""
+    from cli.logs import make_progress, say
+    from cli.outcome import finish_stage
+    from pipeline.compute import ComputeSession
+    from pipeline.train_stage import train_shared as run_training
+    from storage.store import Store
+
+    store = Store(root)
+    config = resolve_config(store, preset, settings, compute_overrides(executor, ray_address, workers), ("train", "fit"))
+    with ComputeSession(config.compute) as session:
+        version, result = run_training(store, config, session, make_progress())
+    if as_json:
+        print_json("stage", {**result.as_json(), "shared_version": version})
+    say(f"train-shared: shared_version {version}")
+    sys.exit(finish_stage(result, root, as_json=False))
+
+
+def fit_objects(
+    root: Root,
+    shard: Shard = "all",
+    name: FitName = "default",
+    shared: Annotated[str | None, typer.Option(help="shared_version to fit to; default: the last one trained.")] = None,
+    preset: Preset = None,
+    settings: Settings = None,
+    executor: ExecutorName = None,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit objects to the frozen shared components and write them to the store. Done shards are skipped."""
+    from cli.logs import make_progress
+    from cli.outcome import finish_stage
+    from pipeline.compute import ComputeSession
+    from pipeline.fit_stage import fit_objects as run_fit
+    from pipeline.train_stage import published_shared
+    from storage.store import Store
+
+    store = Store(root)
+    trained = published_shared(store)
+    overrides = compute_overrides(executor, ray_address, workers)
+    config = resolve_config(store, preset, settings, overrides, ("fit",), stored=trained and trained["config"])
+    with ComputeSession(config.compute) as session:
+        result = run_fit(store, config, name, shared, shard, session, make_progress(), os.environ)
+    sys.exit(finish_stage(result, root, as_json))

@@ -1,0 +1,87 @@
+"""Options that several commands share, and the resolution of their values into one configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.config import PipelineConfig
+    from storage.store import Store
+
+Root = Annotated[str, typer.Argument(help="The dataset: a folder or any fsspec URL.", show_default=False)]
+Preset = Annotated[str | None, typer.Option(help="Preset by name (see `fpipe info --presets`), or a YAML file.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, repeatable.", metavar="KEY=VALUE")]
+Shard = Annotated[str, typer.Option(help="3, 0..7 (inclusive), 0,4,9-12, i/n, all or auto (job arrays).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+ExecutorName = Annotated[str | None, typer.Option("--executor", help="ray or local.")]
+RayAddress = Annotated[str | None, typer.Option(help="Address of a Ray cluster; without it Ray starts on this machine.")]
+Workers = Annotated[int | None, typer.Option(help="Tasks at a time; default: the cores of this machine.", min=1)]
+
+
+def parse_classes(text: str) -> dict[str, int | None]:
+    """Reads "car:1000,sofa" into {"car": 1000, "sofa": None}.
+
+    Raises:
+        UsageError: a number is missing after the colon, or a class is named twice.
+    """
+    from storage.errors import UsageError
+
+    classes: dict[str, int | None] = {}
+    for part in text.split(","):
+        name, colon, number = part.strip().partition(":")
+        if not name or (colon and not number.isdigit()) or (colon and int(number) == 0):
+            raise UsageError(f"--classes {text!r}: write car:1000,sofa:500, or a name alone for all of a class")
+        if name in classes:
+            raise UsageError(f"--classes {text!r}: {name} is named twice")
+        classes[name] = int(number) if colon else None
+    return classes
+
+
+def compute_overrides(executor: str | None, ray_address: str | None, workers: int | None) -> dict[str, Any]:
+    """Returns the config keys that the compute flags set."""
+    given = {"compute.executor": executor, "compute.ray_address": ray_address, "compute.workers": workers}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def resolve_config(
+    store: Store,
+    preset: str | None,
+    settings: Sequence[str] | None,
+    overrides: dict[str, Any],
+    sections: Sequence[str] = ("source", "render", "train", "fit"),
+    stored: dict[str, Any] | None = None,
+) -> PipelineConfig:
+    """Builds the configuration of a command.
+
+    A dataset remembers the configuration that it was planned with: it is the base of every later command, and a preset
+    given to one replaces only the sections that the command uses. Resources ("compute") are never remembered.
+
+    Args:
+        store: the dataset, which need not exist yet.
+        preset: name or path, None for the dataset's own config or "default".
+        settings: texts of `--set`.
+        overrides: dotted keys that flags set.
+        sections: those that a preset replaces in an existing dataset.
+        stored: base that takes the place of the config in the plan.
+    """
+    from pipeline.config import load_config, read_preset
+    from pipeline.render_stage import stored_config
+
+    stored = stored or stored_config(store)
+    values = dict(stored) if stored is not None else read_preset(preset or "default")
+    if stored is not None:
+        values["compute"] = {}
+        if preset is not None:
+            chosen = read_preset(preset)
+            values.update({section: chosen.get(section, {}) for section in (*sections, "compute")})
+    return load_config(values, overrides, settings or (), os.environ)
+
+
+def print_json(kind: str, values: dict[str, Any]) -> None:
+    """Prints one versioned JSON object on stdout."""
+    print(json.dumps({"version": 1, "kind": kind, **values}))

@@ -1,0 +1,26 @@
+"""Tells how a stage ended: JSON on stdout if asked for, the next step on stderr, and the exit code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cli.logs import duration_text, say
+from cli.options import print_json
+
+if TYPE_CHECKING:
+    from pipeline.stages import StageResult
+
+NEXT_STEP = {"render": "train-shared", "train-shared": "fit-objects", "fit-objects": "report"}
+
+
+def finish_stage(result: StageResult, root: str, as_json: bool) -> int:
+    """Prints what was done and what comes next; returns the exit code."""
+    if as_json:
+        print_json("stage", result.as_json())
+    if result.done:
+        say(f"{result.stage}: {result.objects_ok} objects in {duration_text(result.seconds)}")
+    if result.objects_failed:
+        say(f"{result.stage}: {result.objects_failed} objects failed and are recorded; fpipe status {root} lists them")
+    if (following := NEXT_STEP.get(result.stage)) is not None:
+        say(f"next: fpipe {following} {root}")
+    return result.exit_code

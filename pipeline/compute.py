@@ -1,0 +1,77 @@
+"""Owns what a command computes with: started when the first task needs it, ended with the command.
+
+Nothing is started for a command that has nothing to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pipeline.config import ComputeConfig
+from pipeline.executor import Executor, LocalExecutor
+from pipeline.scratch import scratch_folder
+from storage.store import Store
+
+
+def usable_cores() -> int:
+    """Returns the cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class ComputeSession:
+    """The executor of one command, shared by its stages; a context manager.
+
+    Args:
+        config: executor, resources.
+
+    Attributes:
+        config: as given.
+    """
+
+    def __init__(self, config: ComputeConfig) -> None:
+        self.config = config
+        self._resources = contextlib.ExitStack()
+        self._executor: Executor | None = None
+        self._scratch: Path | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._resources.close()
+        self._executor = None
+
+    @property
+    def executor(self) -> Executor:
+        """The executor, started at the first use.
+
+        Raises:
+            EnvironmentProblem: Ray is not installed, cannot be started or does not answer.
+        """
+        if self._executor is None:
+            scratch = self._scratch = self._resources.enter_context(scratch_folder())
+            if self.config.executor == "local":
+                workers = self.config.workers or usable_cores()
+                self._executor = LocalExecutor(workers, self.config.max_attempts)
+            else:
+                from pipeline.ray_executor import RayExecutor, ray_session
+
+                self._resources.enter_context(ray_session(self.config.ray_address, scratch, self.config.workers))
+                self._executor = RayExecutor(self.config.max_attempts)
+        return self._executor
+
+    def shared_folder(self, store: Store) -> str:
+        """Returns a folder that all nodes see: private scratch on this machine, inside the dataset on a cluster."""
+        assert self._scratch is not None, "the executor comes first"
+        return str(self._scratch / "train") if self.config.ray_address is None else f"{store.url}/runs/ray-train"
+
+    @property
+    def planned_workers(self) -> int:
+        """Tasks at a time that shard sizes are planned for."""
+        return self.config.workers or usable_cores()

@@ -1,0 +1,135 @@
+"""The fit-objects stage: fits every object to frozen shared components, shard by shard."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+
+from pipeline.compute import ComputeSession
+from pipeline.config import PipelineConfig
+from pipeline.executor import TaskResources
+from pipeline.fit.job import fit_shard
+from pipeline.progress import Progress
+from pipeline.run import record_run
+from pipeline.shard_spec import parse_shards
+from pipeline.stages import StageResult, run_shards
+from pipeline.train_stage import published_shared
+from storage.documents import content_hash
+from storage.errors import UsageError
+from storage.plan import Plan, choose_objects_per_shard, read_plan
+from storage.planes import FitHeader, PlanesStore, publish_fit, published_fit
+from storage.shared import read_shared_meta
+from storage.store import Store
+from storage.views import ViewsStore
+
+
+def fit_header(store: Store, plan: Plan, config: PipelineConfig, name: str, shared_version: str, workers: int) -> FitHeader:
+    """Returns the header of a fit: what its arrays look like and how they are cut into shards."""
+    meta = read_shared_meta(store, shared_version)
+    fit = config.content("fit")
+    resolution, f_mic = int(meta["plane_resolution"]), int(meta["f_mic"])
+    item_bytes = 2 if config.fit.dtype == "float16" else 4
+    object_bytes = 3 * f_mic * resolution * resolution * item_bytes + 4096
+    return FitHeader(
+        name=name,
+        shared_version=shared_version,
+        fit_config=fit,
+        fit_config_hash=content_hash(fit),
+        n_objects=plan.header.n_objects,
+        f_mic=f_mic,
+        resolution=resolution,
+        n_base=int(meta["n_base"]),
+        dtype=config.fit.dtype,
+        objects_per_shard=choose_objects_per_shard(plan.header.n_objects, object_bytes, workers),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def fit_objects(
+    store: Store,
+    config: PipelineConfig,
+    name: str,
+    shared_version: str | None,
+    shards: str,
+    session: ComputeSession,
+    progress: Progress,
+    environment: Mapping[str, str],
+) -> StageResult:
+    """Fits the objects of the shards that are left, and publishes the fit when it is complete.
+
+    Args:
+        store: the dataset.
+        config: resolved configuration.
+        name: of the fit; several stand side by side.
+        shared_version: which shared components, None for the dataset's default.
+        shards: the text of `--shard`.
+        session: computes.
+        progress: is told.
+        environment: for `--shard auto`.
+
+    Raises:
+        UsageError: there are no shared components, or views of a chosen shard are not rendered.
+        StoreMismatchError: a fit of this name has another config or shared_version; nothing was changed.
+        ShardsFailedError: some shards could not be done.
+    """
+    plan = read_plan(store)
+    version = shared_version or _default_version(store)
+    header = fit_header(store, plan, config, name, version, session.planned_workers)
+    planes = PlanesStore.create_or_open(store, plan, header)
+    chosen = parse_shards(shards, planes.n_shards, environment)
+    done = planes.done()
+    if all(shard in done for shard in chosen):
+        progress.say(f"fit-objects: all {len(chosen)} shards of fit {name} are done")
+        _publish_when_complete(store, planes, name)
+        return StageResult("fit-objects", len(chosen), skipped=len(chosen), objects_failed=len(planes.failures()))
+    _require_views(store, planes, [shard for shard in chosen if shard not in done])
+    compute = config.compute
+    with record_run(store, "fit-objects", config.model_dump(mode="json")) as run:
+        result = run_shards(
+            "fit-objects",
+            session.executor,
+            fit_shard,
+            {
+                "root_url": store.url,
+                "fit_name": name,
+                "threads": max(1, int(compute.fit_cpus)),
+                "device": "cuda" if compute.fit_gpus else "cpu",
+            },
+            chosen,
+            {shard: len(planes.shard_rows(shard)) for shard in chosen},
+            done,
+            TaskResources(cpus=compute.fit_cpus, gpus=compute.fit_gpus, deadline_s=compute.fit_deadline_s),
+            progress,
+            run,
+        )
+    _publish_when_complete(store, planes, name)
+    return result
+
+
+def _default_version(store: Store) -> str:
+    found = published_shared(store)
+    if found is None:
+        raise UsageError(f"no shared components in {store.url}; run fpipe train-shared {store.url}")
+    return str(found["shared_version"])
+
+
+def _require_views(store: Store, planes: PlanesStore, shards: Sequence[int]) -> None:
+    """Refuses fit shards whose views are not done, naming the view shards."""
+    views = ViewsStore.open(store)
+    done = views.done()
+    size = len(views.shard_rows(0))
+    missing = sorted({row // size for shard in shards for row in planes.shard_rows(shard)} - done)
+    if missing:
+        names = ",".join(map(str, missing))
+        raise UsageError(f"fit-objects: views of shards {names} are not rendered; run fpipe render {store.url} --shard {names}")
+
+
+def _publish_when_complete(store: Store, planes: PlanesStore, name: str) -> None:
+    """Makes the fit the one that readers open, once it is complete or while there is no other."""
+    try:
+        current: str | None = published_fit(store)
+    except UsageError:
+        current = None
+    complete = len(planes.done()) == planes.n_shards
+    if current != name and (complete or current is None):
+        publish_fit(store, name)

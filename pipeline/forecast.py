@@ -1,0 +1,187 @@
+"""Says before anything runs what a dataset will hold and cost: objects, views, bytes, and time on this machine.
+
+Times come from doing a little of every stage for real on a few objects of the source, in a scratch folder; a step of the
+joint training costs the same for 3 objects as for 500, because it always sees a batch of the same size. Limits: times are
+of this machine with this load, and objects vary; forecasts are not kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipeline.compute import usable_cores
+from pipeline.config import PipelineConfig
+from pipeline.render_stage import list_objects, make_plan, views_bytes_per_object
+from pipeline.scratch import scratch_folder
+from render_jobs.sources.base import ObjectEntry
+from storage.plan import choose_objects_per_shard, shard_count
+from storage.records import Status
+from storage.store import Store
+from storage.views import ViewsStore
+
+CALIBRATION_OBJECTS = 3
+CALIBRATION_STEPS = 4
+RAY_START_S = 15.0
+"""Seconds for Ray and its worker processes to start, once per command; seen on 2 cores: 6 to 20."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a few objects cost on this machine.
+
+    Attributes:
+        render_s: core-seconds per object, the share of Blender's start left out.
+        start_s: seconds until a Blender process is ready.
+        views_bytes: stored bytes per object.
+        train_s: seconds of the joint training with this machine's cores.
+        fit_s: core-seconds per object.
+        shared_bytes: stored bytes of the shared components, codes of regime 1 left out.
+    """
+
+    render_s: float
+    start_s: float
+    views_bytes: int
+    train_s: float
+    fit_s: float
+    shared_bytes: int
+
+
+def forecast(config: PipelineConfig, calibrate: bool = True) -> dict[str, Any]:
+    """Returns counts, bytes and, when calibrated, seconds per stage.
+
+    Args:
+        config: resolved configuration.
+        calibrate: measure on a few objects (about a minute on 2 cores); without it no times are given.
+
+    Raises:
+        UsageError: the source's folder is missing, or it has too few objects.
+    """
+    entries = list_objects(config)
+    workers = config.compute.workers or usable_cores()
+    measured = _measure(config, entries) if calibrate else None
+    n, views = len(entries), config.render.views
+    object_bytes = measured.views_bytes if measured else views_bytes_per_object(config)
+    micro_bytes = 3 * config.train.f_mic * config.train.resolution**2 * (2 if config.fit.dtype == "float16" else 4)
+    planes_bytes = micro_bytes + 4 * config.train.n_base
+    per_shard = choose_objects_per_shard(n, views_bytes_per_object(config), workers)
+    found: dict[str, Any] = {
+        "objects": n,
+        "classes": dict(Counter(entry.class_name for entry in entries)),
+        "views": n * views,
+        "views_per_object": views,
+        "size_px": [config.render.height, config.render.width],
+        "regime1_objects": min(config.train.objects, n),
+        "view_shards": shard_count(n, per_shard),
+        "bytes": {
+            "views": n * object_bytes,
+            "planes": n * planes_bytes,
+            "views_per_object": object_bytes,
+            "planes_per_object": planes_bytes,
+            "shared": measured.shared_bytes if measured else None,
+        },
+        "workers": workers,
+        "seconds": None,
+    }
+    if measured:
+        found["seconds"] = _seconds(measured, n, workers)
+    return found
+
+
+def _seconds(measured: Calibration, n: int, workers: int) -> dict[str, float]:
+    """Returns wall seconds per stage, with everything that starts once."""
+    parallel = min(workers, n)
+    stages = {
+        "start": RAY_START_S,
+        "render": measured.start_s + measured.render_s * n / parallel,
+        "train_shared": measured.train_s,
+        "fit_objects": measured.fit_s * n / parallel,
+    }
+    stages["total"] = sum(stages.values())
+    return {name: round(value, 1) for name, value in stages.items()}
+
+
+def _measure(config: PipelineConfig, entries: list[ObjectEntry]) -> Calibration:
+    """Renders a few objects into a scratch dataset, then times a few steps of training and fitting on them."""
+    with scratch_folder() as folder:
+        store = Store(folder / "calibration")
+        render_s, start_s, views_bytes = _measure_render(store, config, entries)
+        train_s, fit_s, shared_bytes = _measure_learning(store, config)
+    return Calibration(render_s, start_s, views_bytes, train_s, fit_s, shared_bytes)
+
+
+def _sample(entries: list[ObjectEntry]) -> dict[str, int]:
+    """Returns how many objects of which class to try: the first classes get one more."""
+    names = list(dict.fromkeys(entry.class_name for entry in entries))
+    available = Counter(entry.class_name for entry in entries)
+    wanted: Counter[str] = Counter(names[position % len(names)] for position in range(CALIBRATION_OBJECTS))
+    return {name: min(count, available[name]) for name, count in wanted.items()}
+
+
+def _measure_render(store: Store, config: PipelineConfig, entries: list[ObjectEntry]) -> tuple[float, float, int]:
+    """Returns core-seconds per object, seconds of start, and stored bytes per object."""
+    from render_jobs.job import render_shard
+
+    few = config.model_copy(update={"source": config.source.model_copy(update={"classes": _sample(entries)})})
+    plan = make_plan(store, few, workers=1)
+    views = ViewsStore.create_or_open(store, plan)
+    began = time.monotonic()
+    summaries = [
+        render_shard(store.url, shard, "calibration", config.compute.limits.model_dump(mode="json"))
+        for shard in range(views.n_shards)
+    ]
+    wall = time.monotonic() - began
+    rendered = sum(float(summary["render_s"]) for summary in summaries)
+    n_ok = max(1, sum(int(summary["n_ok"]) for summary in summaries))
+    start_s = max(0.0, wall - rendered) / views.n_shards
+    return rendered / n_ok, start_s, sum(int(summary["n_bytes"]) for summary in summaries) // n_ok
+
+
+def _measure_learning(store: Store, config: PipelineConfig) -> tuple[float, float, int]:
+    """Returns seconds of the whole training, core-seconds per fit, and bytes of the shared components."""
+    import torch
+
+    from pipeline.fit.optimise import fit_objects
+    from pipeline.train.job import build_trainer, read_training_views
+    from storage.plan import read_plan
+
+    plan = read_plan(store)
+    rows = [row for row, status in enumerate(ViewsStore.open(store).status()) if status == Status.OK]
+    if not rows:
+        return 0.0, 0.0, 0
+    objects = read_training_views(store, plan, rows)
+    settings = config.train.settings()
+    wanted = max(settings.joint_objects, settings.warmup_objects)
+    copies = [replace(objects[i % len(objects)], object_id=f"{objects[i % len(objects)].object_id}-{i}") for i in range(wanted)]
+    trainer = build_trainer(copies, config.train.shortened(CALIBRATION_STEPS), "cpu")
+    seconds: dict[str, list[float]] = defaultdict(list)
+    while trainer.phase != "done":
+        point = trainer.step()
+        seconds[point.phase].append(point.seconds)
+    counts = {"autoencoder": settings.autoencoder.steps, "warmup": settings.warmup_steps, "joint": settings.joint_steps}
+    train_s = sum(min(seconds[phase]) * count for phase, count in counts.items() if seconds[phase])
+    shared = trainer.shared_components()
+    version = shared.save(store, trainer.codes(), {})
+    shared_bytes = sum(store.size(f"shared/{version}/{name}") for name in ("base_planes.safetensors", "renderer.safetensors"))
+    torch.set_num_threads(1)
+    fit_s = _measure_fit(config, shared.freeze(), copies, fit_objects)
+    torch.set_num_threads(usable_cores())
+    return train_s, fit_s, shared_bytes
+
+
+def _measure_fit(config: PipelineConfig, shared: Any, objects: Any, fit: Any) -> float:
+    """Returns core-seconds per object: a short fit's time per step, per phase, times the steps of a whole one."""
+    settings = config.fit.settings()
+    total = 0.0
+    for name in ("latent_steps", "rgb_steps"):
+        steps = getattr(settings, name)
+        if not steps:
+            continue
+        times: list[float] = []
+        short = replace(settings, **{"latent_steps": 0, "rgb_steps": 0, name: CALIBRATION_STEPS})
+        fit(shared, objects, short, on_step=lambda done, of: times.append(time.monotonic()))
+        gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+        total += min(gaps) * steps
+    return total / len(objects)

@@ -1,0 +1,70 @@
+"""Training curves out of shared.json, thinned to what a chart can show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from pipeline.report.records import Curve
+
+_POINTS: Final = 220
+_NAMES: Final = {
+    "ae": "Autoencoder loss, ‖x − D(E(x))‖²",
+    "latent": "Latent loss, ‖E(x) − R(T, c)‖²",
+    "rgb": "RGB loss, ‖x − D(R(T, c))‖²",
+    "free": "Free-space loss",
+}
+_ORDER: Final = ("ae", "latent", "rgb", "free")
+
+
+def training_curves(meta: Mapping[str, Any]) -> list[Curve]:
+    """One curve per loss.
+
+    Args:
+        meta: Metadata of the shared components. Their `curve` (at the top or under `info`) lists steps as
+            (step, phase, losses), as a sequence or a mapping; anything else is passed over.
+
+    Returns:
+        Curves of at most 220 points: medians over equal groups of steps, which show the course and not the scatter
+        between batches.
+    """
+    points = sorted(_points(meta), key=lambda point: point[0])
+    if not points:
+        return []
+    phases = [(p[0], p[1]) for i, p in enumerate(points) if i == 0 or p[1] != points[i - 1][1]]
+    span = (points[0][0], points[-1][0])
+    rows: dict[str, list[tuple[float, float]]] = {}
+    for step, _, losses in points:
+        for name, value in losses.items():
+            if isinstance(value, int | float) and np.isfinite(value):
+                rows.setdefault(name, []).append((step, float(value)))
+    names = [name for name in _ORDER if name in rows] + sorted(set(rows) - set(_ORDER))
+    return [
+        Curve(_NAMES.get(name, name), *_thinned(rows[name]), phases, span) for name in names if len(rows[name]) > 1
+    ]
+
+
+def _points(meta: Mapping[str, Any]) -> Iterable[tuple[float, str, Mapping[str, Any]]]:
+    info = meta.get("info")
+    found = meta.get("curve") or (info.get("curve") if isinstance(info, Mapping) else None)
+    for point in found if isinstance(found, list) else []:
+        if isinstance(point, Mapping):
+            step, phase, losses = point.get("step"), point.get("phase", ""), point.get("losses")
+        elif isinstance(point, list | tuple) and len(point) >= 3:
+            step, phase, losses = point[:3]
+        else:
+            continue
+        if isinstance(step, int | float) and isinstance(losses, Mapping):
+            yield float(step), str(phase), losses
+
+
+def _thinned(rows: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    steps, values = [], []
+    size = -(-len(rows) // _POINTS)
+    for start in range(0, len(rows), size):
+        group = rows[start : start + size]
+        steps.append(group[-1][0])
+        values.append(float(np.median([value for _, value in group])))
+    return steps, values

@@ -1,0 +1,68 @@
+"""Assembles the page: one HTML file that loads nothing from anywhere."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+from pipeline.report import sections_pictures, sections_record, sections_result
+from pipeline.report.markup import Html, el
+from pipeline.report.records import Findings, Gallery
+
+# Nothing may be fetched, not even by mistake: pictures are data URIs, style and script stand in the page.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+def page(findings: Findings, gallery: Gallery) -> str:
+    """The whole report as text.
+
+    Args:
+        findings: Figures and records.
+        gallery: Pictures; sections without pictures are left out.
+
+    Returns:
+        An HTML document that needs no other file.
+    """
+    sections = {
+        "Accuracy": sections_result.accuracy(findings),
+        "Objects": sections_pictures.comparisons(gallery),
+        "Turntables": sections_pictures.turntables(gallery),
+        "Between": sections_pictures.blends(gallery),
+        "Inputs": sections_pictures.inputs(findings, gallery),
+        "Training": sections_record.training(findings),
+        "Cost": sections_record.cost(findings),
+        "Failures": sections_record.failures(findings),
+        "Use": sections_record.use(findings),
+        "Provenance": sections_record.provenance(findings),
+    }
+    there = {name: content for name, content in sections.items() if content is not None}
+    main = el("main", sections_result.opening(findings, gallery), *there.values())
+    body = el("body", _bar(findings, list(there)), main, _foot(findings), el("script", _asset("report.js")))
+    return f"<!DOCTYPE html>\n{el('html', _head(findings), body, lang='en')}\n"
+
+
+def _head(findings: Findings) -> Html:
+    return el(
+        "head",
+        el("meta", charset="utf-8"),
+        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        el("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        el("meta", name="color-scheme", content="light dark"),
+        el("title", f"{findings.title} · fpipe report"),
+        el("style", _asset("report.css")),
+    )
+
+
+def _bar(findings: Findings, names: list[str]) -> Html:
+    links = [el("a", name, href=f"#{name.lower()}") for name in names]
+    title = el("a", findings.title, href="#top", class_="title")
+    return el("div", title, el("nav", *links, aria_label="Sections"), class_="topbar")
+
+
+def _foot(findings: Findings) -> Html:
+    words = f"Made by fpipe on {findings.created}. Fit {findings.fit_name}, shared components {findings.shared_version}."
+    return el("footer", el("p", words))
+
+
+def _asset(name: str) -> Html:
+    """A style sheet or script of this package; trusted, so it is not escaped."""
+    return Html(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))

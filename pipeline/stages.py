@@ -1,0 +1,139 @@
+"""Drives the stages that consist of independent shards: choose what is left, run it, record it, say what comes next.
+
+A shard that is done is skipped, so that every command is also the command that resumes it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.executor import Executor, Task, TaskFailure, TaskFunction, TaskResources
+from pipeline.progress import Progress
+from pipeline.run import Run
+from storage.errors import FpipeError
+
+FAILED_OBJECTS_EXIT_CODE = 42
+
+
+@dataclass
+class StageResult:
+    """What a command did in one stage.
+
+    Attributes:
+        stage: name of the stage.
+        shards: shards that were asked for.
+        skipped: those that were done before.
+        done: those done now.
+        failed: shard → failure, for those that could not be done.
+        objects_ok: objects completed now.
+        objects_failed: objects recorded as failed, now or before.
+        seconds: wall time.
+    """
+
+    stage: str
+    shards: int
+    skipped: int = 0
+    done: int = 0
+    failed: dict[int, TaskFailure] = field(default_factory=dict)
+    objects_ok: int = 0
+    objects_failed: int = 0
+    seconds: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the result as plain JSON values."""
+        return {
+            "stage": self.stage,
+            "shards": self.shards,
+            "skipped": self.skipped,
+            "done": self.done,
+            "failed": {str(shard): failure.message for shard, failure in self.failed.items()},
+            "objects_ok": self.objects_ok,
+            "objects_failed": self.objects_failed,
+            "seconds": round(self.seconds, 3),
+        }
+
+    @property
+    def exit_code(self) -> int:
+        """0, 42 when objects are recorded as failed, or what the first failed shard asks for."""
+        for failure in self.failed.values():
+            return failure.exit_code
+        return FAILED_OBJECTS_EXIT_CODE if self.objects_failed else 0
+
+
+class ShardsFailedError(FpipeError, RuntimeError):
+    """Shards of a stage could not be done; what is committed stays. Carries the stage's result."""
+
+    def __init__(self, result: StageResult) -> None:
+        shard, failure = next(iter(result.failed.items()))
+        names = ",".join(str(number) for number in sorted(result.failed))
+        super().__init__(
+            f"{result.stage}: {len(result.failed)} of {result.shards} shards failed (--shard {names}); shard {shard}: {failure.message}"
+        )
+        self.result = result
+        self.exit_code = failure.exit_code
+
+
+def new_attempt() -> str:
+    """Returns an id that tells one writer of a shard from all others."""
+    return secrets.token_hex(8)
+
+
+def run_shards(
+    stage: str,
+    executor: Executor,
+    function: TaskFunction,
+    arguments: Mapping[str, Any],
+    shards: Sequence[int],
+    sizes: Mapping[int, int],
+    done: frozenset[int],
+    resources: TaskResources,
+    progress: Progress,
+    run: Run,
+) -> StageResult:
+    """Runs function(shard=…, attempt=…, **arguments) for the shards that are not done.
+
+    Args:
+        stage: name for progress and records.
+        executor: where the tasks run.
+        function: does one shard; its result holds `n_ok` and `n_failed`.
+        arguments: given to every task.
+        shards: those asked for.
+        sizes: objects per shard.
+        done: shards that are complete.
+        resources: per task.
+        progress: told about every shard.
+        run: gets an event per shard.
+
+    Raises:
+        ShardsFailedError: some shards could not be done; the others are.
+    """
+    began = time.monotonic()
+    left = [shard for shard in shards if shard not in done]
+    result = StageResult(stage, shards=len(shards), skipped=len(shards) - len(left))
+    progress.start(stage, sum(sizes[shard] for shard in shards), "objects", sum(sizes[s] for s in shards if s in done))
+    tasks = [Task(shard, {"shard": shard, "attempt": new_attempt(), **arguments}) for shard in left]
+    try:
+        for outcome in executor.run(function, tasks, resources):
+            if outcome.result is None:
+                assert outcome.failure is not None
+                result.failed[outcome.shard] = outcome.failure
+                run.event("shard_failed", shard=outcome.shard, attempts=outcome.attempts, error=outcome.failure.message)
+                progress.say(f"{stage}: shard {outcome.shard} failed: {outcome.failure.message}\n{outcome.failure.trace}".rstrip())
+                continue
+            result.done += 1
+            result.objects_ok += int(outcome.result["n_ok"])
+            result.objects_failed += int(outcome.result["n_failed"])
+            run.event("shard_done", attempts=outcome.attempts, **{"shard": outcome.shard, **outcome.result})
+            figures = {"failed": result.objects_failed} if result.objects_failed else {}
+            progress.advance(sizes[outcome.shard], **figures)
+    finally:
+        progress.finish()
+        result.seconds = time.monotonic() - began
+        run.summary = result.as_json()
+    if result.failed:
+        raise ShardsFailedError(result)
+    return result

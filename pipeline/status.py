@@ -1,0 +1,131 @@
+"""What a dataset holds and how far its stages are, read from the store alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from pipeline.train_stage import published_shared
+from storage.errors import UsageError
+from storage.plan import Plan, read_plan
+from storage.planes import PlanesStore, list_fits, published_fit
+from storage.records import Failure, Status
+from storage.shared import list_shared_versions, read_shared_meta
+from storage.store import Store
+from storage.views import ViewsStore
+
+MAX_FAILURES = 1000
+"""Failures listed at most; the counts are complete."""
+
+
+def dataset_status(store: Store) -> dict[str, Any]:
+    """Returns, per stage, the shards and objects done, failed and left, the failures, and the next command.
+
+    Raises:
+        UsageError: there is no dataset.
+    """
+    plan = read_plan(store)
+    views = _open_views(store)
+    stages = {"render": _shards_status(views, plan) if views else _nothing(plan.n_views_shards, plan.header.n_objects)}
+    fits = {name: _shards_status(PlanesStore.open(store, name), plan) for name in list_fits(store)}
+    trained = published_shared(store)
+    return {
+        "root": store.url,
+        "objects": plan.header.n_objects,
+        "stages": stages,
+        "shared_version": trained["shared_version"] if trained else None,
+        "fits": fits,
+        "next": _next_command(store, stages["render"], trained is not None, fits),
+    }
+
+
+def _open_views(store: Store) -> ViewsStore | None:
+    try:
+        return ViewsStore.open(store)
+    except (FileNotFoundError, UsageError):
+        return None
+
+
+def _nothing(shards: int, objects: int) -> dict[str, Any]:
+    return {"shards": shards, "done": 0, "left": list(range(shards)), "objects": objects, "ok": 0, "failed": 0, "failures": []}
+
+
+def _shards_status(data: ViewsStore | PlanesStore, plan: Plan) -> dict[str, Any]:
+    done = data.done()
+    status = data.status()
+    failures: list[tuple[int, str, Failure]] = data.failures()
+    return {
+        "shards": data.n_shards,
+        "done": len(done),
+        "left": [shard for shard in range(data.n_shards) if shard not in done],
+        "objects": plan.header.n_objects,
+        "ok": int((status == Status.OK).sum()),
+        "failed": int((status == Status.FAILED).sum()),
+        "failure_kinds": dict(Counter(failure.kind for _, _, failure in failures)),
+        "failures": [
+            {"row": row, "object_id": object_id, "kind": failure.kind, "reason": failure.reason, "repro": failure.repro}
+            for row, object_id, failure in failures[:MAX_FAILURES]
+        ],
+    }
+
+
+def _next_command(store: Store, render: dict[str, Any], trained: bool, fits: dict[str, Any]) -> str | None:
+    if render["left"]:
+        return f"fpipe render {store.url}"
+    if not trained:
+        return f"fpipe train-shared {store.url}"
+    if not fits:
+        return f"fpipe fit-objects {store.url}"
+    for name, fit in fits.items():
+        if fit["left"]:
+            return f"fpipe fit-objects {store.url} --name {name}"
+    return f"fpipe report {store.url}"
+
+
+def dataset_info(store: Store) -> dict[str, Any]:
+    """Returns what a dataset is made of: plan, classes, shared components, fits and their sizes.
+
+    Raises:
+        UsageError: there is no dataset.
+    """
+    plan = read_plan(store)
+    header = plan.header
+    try:
+        published: str | None = published_fit(store)
+    except UsageError:
+        published = None
+    return {
+        "root": store.url,
+        "schema_version": header.schema_version,
+        "objects": header.n_objects,
+        "classes": dict(Counter(row.class_name for row in plan.rows)),
+        "views": header.n_views,
+        "size_px": [header.height, header.width],
+        "heldout_fraction": header.heldout_fraction,
+        "source": header.source,
+        "created": header.created,
+        "shared": {version: _shared_summary(store, version) for version in list_shared_versions(store)},
+        "fits": {name: _fit_summary(store, name) for name in list_fits(store)},
+        "published_fit": published,
+    }
+
+
+def _shared_summary(store: Store, version: str) -> dict[str, Any]:
+    meta = read_shared_meta(store, version)
+    names = ("plane_resolution", "plane_order", "f_mic", "f_mac", "n_base", "latent_shape", "factor", "box_half", "near", "far", "n_regime1")
+    return {name: meta[name] for name in names if name in meta}
+
+
+def _fit_summary(store: Store, name: str) -> dict[str, Any]:
+    planes = PlanesStore.open(store, name)
+    header = planes.header
+    return {
+        "shared_version": header.shared_version,
+        "planes": [3, header.f_mic, header.resolution, header.resolution],
+        "coefficients": header.n_base,
+        "dtype": header.dtype,
+        "objects_per_shard": header.objects_per_shard,
+        "shards_done": len(planes.done()),
+        "shards": planes.n_shards,
+        "micro_bytes_per_object": 3 * header.f_mic * header.resolution**2 * (2 if header.dtype == "float16" else 4),
+    }

@@ -1,0 +1,168 @@
+"""Runs train-shared under Ray Train: one worker per rank, restarted from the dataset's own checkpoints.
+
+Ray Train's checkpoint store is not used: `ray.train.report` may return before a checkpoint is registered, and a run name
+reused with another config resumes silently. The dataset's checkpoints know their config's hash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from pipeline.progress import Progress
+from pipeline.train.job import train_rank
+from storage.errors import FpipeError
+
+POLL_S = 1.0
+"""Seconds between two looks of the driver at the workers' progress."""
+
+
+class TrainingFailedError(FpipeError, RuntimeError):
+    """The training could not be finished, restarts included."""
+
+
+def train_with_ray(
+    root_url: str,
+    train: dict[str, Any],
+    total_steps: int,
+    workers: int,
+    cpus_per_worker: int,
+    gpus_per_worker: float,
+    storage_path: str,
+    max_attempts: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Trains on the connected Ray cluster and returns the summary of train_rank.
+
+    Args:
+        root_url: the dataset; every worker must see it.
+        train: the train section of the config, as plain values.
+        total_steps: for the progress.
+        workers: ranks.
+        cpus_per_worker: cores and torch threads per rank.
+        gpus_per_worker: GPUs per rank, 0 for the CPU.
+        storage_path: where Ray Train keeps its own records; all nodes must see it.
+        max_attempts: starts of the worker group.
+        progress: told about steps and losses.
+
+    Raises:
+        FpipeError: what a worker raised, when it is the project's own.
+        TrainingFailedError: any other failure that restarts did not mend.
+    """
+    board = _Board.remote()  # type: ignore[attr-defined]  # ray.remote adds it
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={
+            "root_url": root_url,
+            "train": train,
+            "threads": cpus_per_worker,
+            "device": "cuda" if gpus_per_worker else "cpu",
+            "board": board,
+        },
+        torch_config=TorchConfig(backend="nccl" if gpus_per_worker else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpus_per_worker > 0,
+            resources_per_worker={"CPU": cpus_per_worker} | ({"GPU": gpus_per_worker} if gpus_per_worker else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"train-{time.time_ns()}",
+            storage_path=storage_path,
+            failure_config=ray.train.FailureConfig(max_failures=max_attempts - 1),
+        ),
+    )
+    progress.start("train-shared", total_steps, "steps")
+    try:
+        with _watched(board, progress):
+            trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise _cause(error) from error
+    finally:
+        progress.finish()
+    summary: dict[str, Any] = ray.get(board.summary.remote())
+    return summary
+
+
+@ray.remote(num_cpus=0)
+class _Board:
+    """Where the workers leave their progress and the driver reads it."""
+
+    def __init__(self) -> None:
+        self._step = 0
+        self._figures: dict[str, float] = {}
+        self._summary: dict[str, Any] = {}
+
+    def post(self, step: int, figures: dict[str, float]) -> None:
+        self._step, self._figures = step, figures
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        self._summary = summary
+
+    def look(self) -> tuple[int, dict[str, float]]:
+        return self._step, self._figures
+
+    def summary(self) -> dict[str, Any]:
+        return self._summary
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """Body of one rank."""
+    context = ray.train.get_context()
+    rank, board = context.get_world_rank(), config["board"]
+    posted = 0.0
+
+    def on_step(step: int, losses: dict[str, float]) -> None:
+        nonlocal posted
+        if time.monotonic() - posted >= POLL_S / 2:
+            posted = time.monotonic()
+            board.post.remote(step, losses)
+
+    summary = train_rank(
+        config["root_url"], config["train"], rank, context.get_world_size(), config["threads"], config["device"], on_step
+    )
+    if rank == 0:
+        ray.get([board.post.remote(summary["steps"], {}), board.finish.remote(summary)])
+
+
+@contextlib.contextmanager
+def _watched(board: Any, progress: Progress) -> Iterator[None]:
+    """Moves the progress along while the block runs."""
+    ended = threading.Event()
+    seen = 0
+
+    def look() -> None:
+        nonlocal seen
+        step, figures = ray.get(board.look.remote())
+        progress.advance(max(0, step - seen), **figures)
+        seen = max(step, seen)
+
+    def watch() -> None:
+        while not ended.wait(POLL_S):
+            look()
+
+    watcher = threading.Thread(target=watch, daemon=True, name="fpipe-train-watch")
+    watcher.start()
+    try:
+        yield
+        look()
+    finally:
+        ended.set()
+        watcher.join(timeout=5.0)
+
+
+def _cause(error: BaseException) -> FpipeError:
+    """Returns the project's own error of a worker if there is one."""
+    failures: dict[int, BaseException] = getattr(error, "worker_failures", None) or {}
+    for failure in failures.values():
+        cause = getattr(failure, "cause", failure)
+        if isinstance(cause, FpipeError):
+            return cause
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return TrainingFailedError(f"train-shared: {lines[-1] if lines else type(error).__name__}")

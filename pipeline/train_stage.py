@@ -1,0 +1,123 @@
+"""The train-shared stage: trains the components that all objects share, once per dataset and config."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from pipeline.compute import ComputeSession, usable_cores
+from pipeline.config import PipelineConfig
+from pipeline.executor import Task, TaskResources
+from pipeline.progress import Progress
+from pipeline.run import record_run
+from pipeline.stages import StageResult
+from pipeline.train.job import finished_version, train_rank
+from storage import layout
+from storage.errors import ConfigError, FpipeError, UsageError
+from storage.plan import read_plan
+from storage.store import Store
+from storage.views import ViewsStore
+
+
+def train_shared(store: Store, config: PipelineConfig, session: ComputeSession, progress: Progress) -> tuple[str, StageResult]:
+    """Trains, or finds the result of the same training, and makes it the dataset's default.
+
+    Args:
+        store: the dataset, with all views rendered.
+        config: resolved configuration.
+        session: computes.
+        progress: is told.
+
+    Returns:
+        shared_version and what was done.
+
+    Raises:
+        UsageError: views are missing.
+        FpipeError: the training failed.
+    """
+    plan = read_plan(store)
+    train = config.content("train")
+    version = finished_version(store, plan, train)
+    if version is not None:
+        progress.say(f"train-shared: done before, shared_version {version}")
+        _publish(store, version, config)
+        return version, StageResult("train-shared", 1, skipped=1)
+    _require_views(store)
+    began = time.monotonic()
+    with record_run(store, "train-shared", config.model_dump(mode="json")) as run:
+        summary = _run(store, config, train, session, progress)
+        version = str(summary["shared_version"])
+        run.summary = {**summary, "seconds": round(time.monotonic() - began, 3)}
+    _publish(store, version, config)
+    done = StageResult("train-shared", 1, done=1, objects_ok=int(summary["objects"]), seconds=time.monotonic() - began)
+    return version, done
+
+
+def published_shared(store: Store) -> dict[str, Any] | None:
+    """Returns {"shared_version", "config"} of the dataset's default shared components, None when there are none."""
+    try:
+        found: dict[str, Any] = json.loads(store.read(layout.PUBLISHED_SHARED))
+    except FileNotFoundError:
+        return None
+    return found
+
+
+def _publish(store: Store, version: str, config: PipelineConfig) -> None:
+    """Makes a version the default of later fits, which also take their configuration from here."""
+    values = {"shared_version": version, "config": config.model_dump(mode="json", exclude={"compute"})}
+    if published_shared(store) != values:
+        store.replace(layout.PUBLISHED_SHARED, json.dumps(values, indent=1).encode())
+
+
+def _require_views(store: Store) -> None:
+    """Refuses to choose regime-1 objects while it is unknown which objects render without failure."""
+    views = ViewsStore.open(store)
+    missing = sorted(set(range(views.n_shards)) - views.done())
+    if missing:
+        names = ",".join(map(str, missing[:20])) + ("…" if len(missing) > 20 else "")
+        raise UsageError(
+            f"train-shared: {len(missing)} of {views.n_shards} view shards are not rendered ({names}); run fpipe render {store.url}"
+        )
+
+
+def _run(
+    store: Store, config: PipelineConfig, train: dict[str, Any], session: ComputeSession, progress: Progress
+) -> dict[str, Any]:
+    """Trains under Ray Train, or in one process of the local executor."""
+    compute = config.compute
+    cpus = compute.train_cpus or max(1, usable_cores() // compute.train_workers)
+    executor = session.executor
+    if executor.name == "ray":
+        from pipeline.train.ray_train import train_with_ray
+
+        return train_with_ray(
+            store.url,
+            train,
+            config.train.settings().total_steps,
+            compute.train_workers,
+            cpus,
+            compute.train_gpus,
+            session.shared_folder(store),
+            compute.max_attempts,
+            progress,
+        )
+    if compute.train_workers > 1:
+        raise ConfigError("compute.train_workers: several ranks need compute.executor=ray")
+    arguments = {
+        "root_url": store.url,
+        "train": train,
+        "rank": 0,
+        "world": 1,
+        "threads": cpus,
+        "device": "cuda" if compute.train_gpus else "cpu",
+    }
+    progress.say(f"train-shared: {config.train.settings().total_steps} steps in one process")
+    for outcome in executor.run(train_rank, [Task(0, arguments)], TaskResources(cpus=cpus, gpus=compute.train_gpus)):
+        if outcome.failure is not None:
+            error = FpipeError(f"train-shared: {outcome.failure.message}")
+            error.exit_code = outcome.failure.exit_code
+            raise error
+        assert outcome.result is not None
+        return outcome.result
+    raise AssertionError("the executor yielded no outcome")

@@ -1,0 +1,160 @@
+"""Main program of the Blender child process: reads requests from one pipe, writes answers to another.
+
+Started by `render_jobs.worker` as `python -m render_jobs.child REQUEST_FD ANSWER_FD PARENT_PID`. It ends when
+the request pipe ends, and it is killed by the kernel when its parent dies.
+
+Request head: path, settings, n_views; body: cam2world f32 [V, 4, 4], then intrinsics f32 [V, 3, 3].
+Answer head: ok, and either mesh_to_world and info (body: images u8 [V, H, W, 4]) or kind, reason, detail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from render_jobs.mesh_file import MeshError, check_mesh_file
+from render_jobs.messages import ChannelClosedError, receive, send
+
+if TYPE_CHECKING:
+    from render_jobs.blender import CyclesSession
+
+_PR_SET_PDEATHSIG = 1
+_MAX_REQUEST_BYTES = 1 << 30
+
+
+def main(arguments: list[str]) -> int:
+    """Serves requests until the request pipe ends; returns the exit code."""
+    request_fd, answer_fd, parent_pid = (int(a) for a in arguments)
+    die_with_parent(parent_pid)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which then closes the pipe
+    server = _Server()
+    send(answer_fd, {"ok": True, "info": server.versions})
+    while True:
+        try:
+            head, body = receive(request_fd, _MAX_REQUEST_BYTES)
+        except ChannelClosedError:
+            return 0
+        answer, images = server.answer(head, body)
+        send(answer_fd, answer, images)
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Asks the kernel to kill this process when the parent's thread that started it ends (Linux only)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:  # it died before the request above
+        os._exit(1)
+
+
+class _Server:
+    """Holds the Cycles session between requests."""
+
+    def __init__(self) -> None:
+        with _one_processor():
+            from render_jobs import blender
+
+            blender.self_test()  # starts the thread pools, and shows that this Blender renders
+        self._blender = blender
+        self.versions = blender.versions()
+        self._session: CyclesSession | None = None
+        self._settings: dict[str, Any] = {}
+
+    def answer(self, head: dict[str, Any], body: bytearray) -> tuple[dict[str, Any], memoryview]:
+        """Renders one mesh; every fault that Python can see becomes an answer."""
+        try:
+            return self._render(head, body)
+        except MeshError as error:
+            kind, reason = error.kind, str(error)
+        except MemoryError:
+            kind, reason = "out_of_memory", "Blender ran out of memory"
+        except Exception as error:  # noqa: BLE001 the worker boundary: whatever a mesh provokes is recorded
+            kind, reason = "render_error", f"{type(error).__name__}: {error}"
+        detail = "" if kind not in {"render_error", "out_of_memory"} else traceback.format_exc()
+        return {"ok": False, "kind": kind, "reason": reason, "detail": detail}, memoryview(b"")
+
+    def _render(self, head: dict[str, Any], body: bytearray) -> tuple[dict[str, Any], memoryview]:
+        from render_jobs.scene import load_mesh
+
+        started, cpu_started = time.monotonic(), time.process_time()
+        path, settings = Path(head["path"]), head["settings"]
+        digest = check_mesh_file(path)
+        session = self._session_for(settings)
+        mesh = load_mesh(path, settings["shading"])
+        loaded = time.monotonic()
+        images = session.render_views(mesh, *_cameras(body, head["n_views"]))
+        warnings = mesh.warnings + _coverage_warnings(images)
+        info = {
+            "render_s": time.monotonic() - started,
+            "load_s": loaded - started,
+            "cpu_s": time.process_time() - cpu_started,
+            "n_faces": mesh.n_faces,
+            "n_vertices": mesh.n_vertices,
+            "n_materials": mesh.n_materials,
+            "n_textures": mesh.n_textures,
+            "warnings": warnings,
+            "mesh_sha256": digest,
+            **self.versions,
+        }
+        answer = {
+            "ok": True,
+            "shape": list(images.shape),
+            "mesh_to_world": mesh.mesh_to_world.ravel().tolist(),
+            "info": info,
+        }
+        return answer, memoryview(images.data).cast("B")
+
+    def _session_for(self, settings: dict[str, Any]) -> CyclesSession:
+        if self._session is None or settings != self._settings:
+            self._session = self._blender.CyclesSession(**settings)
+            self._settings = settings
+        return self._session
+
+
+def _cameras(body: bytearray, n_views: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    numbers = np.frombuffer(body, dtype="<f4")
+    cam2world = numbers[: n_views * 16].reshape(n_views, 4, 4)
+    return cam2world, numbers[n_views * 16 :].reshape(n_views, 3, 3)
+
+
+def _coverage_warnings(images: npt.NDArray[np.uint8]) -> list[str]:
+    empty = int((~images[..., 3].any(axis=(1, 2))).sum())
+    if empty == len(images):
+        raise MeshError("empty_render", "nothing of the mesh is visible in any view")
+    return [f"{empty} of {len(images)} views are empty"] if empty else []
+
+
+@contextlib.contextmanager
+def _one_processor() -> Any:
+    """Lets Blender's thread pools believe that the machine has one processor, without staying bound to it.
+
+    The pools size themselves once, by the affinity they meet. With more threads they spin beside the one
+    render thread: 31 CPU-ms a view instead of 16 at 128² on two cores. Threads that started meanwhile are set
+    free again.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        yield
+        return
+    everywhere = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {sorted(everywhere)[os.getpid() % len(everywhere)]})
+    try:
+        yield
+    finally:
+        for task in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(int(task.name), everywhere)
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(code)  # Blender's own clean-up takes long and may crash; there is nothing to keep

@@ -1,0 +1,171 @@
+"""One shard of the render stage, end to end: plan → source → Blender → shard file.
+
+A shard is computed by one task and committed once. Whatever goes wrong with an object is recorded with that
+object; only faults of the environment or the store end the task.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shlex
+import shutil
+import socket
+import tempfile
+import time
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from render_jobs.cameras import heldout_mask, hemisphere_cameras, intrinsics, seed_for
+from render_jobs.config import ExecutionLimits, RenderConfig
+from render_jobs.sources.base import Source, make_source
+from render_jobs.worker import BlenderWorker, RenderFailure
+from storage.errors import EnvironmentProblem, TransientError
+from storage.plan import Plan
+from storage.records import Failure, ObjectViews, PlanRow, Status
+from storage.store import Store
+from storage.views import ViewsShardBuilder, ViewsStore
+
+LOGGER = logging.getLogger(__name__)
+
+
+def render_shard(
+    root_url: str, shard: int, attempt: str, limits: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Renders one shard and commits it; a shard that is done is skipped, a committed one only published.
+
+    Args:
+        root_url: The dataset.
+        shard: Shard number of `views.zarr`.
+        attempt: Names this attempt; a random part is added, so that a repeated call is another attempt.
+        limits: Values of `ExecutionLimits`.
+
+    Returns:
+        shard, attempt, n_ok, n_failed, skipped, and seconds, render_s, n_bytes when it was rendered now.
+
+    Raises:
+        UsageError: No dataset, or no such shard.
+        EnvironmentProblem: Blender does not start, or there is no temporary folder.
+        TransientError: The store or the source kept failing; worth another attempt.
+    """
+    store = Store(root_url)
+    views = ViewsStore.open(store)
+    rows = views.shard_rows(shard)
+    if shard in views.done() or _publish_committed(views, shard):
+        return {
+            "shard": shard,
+            "attempt": views.sidecar(shard).attempt,
+            "skipped": True,
+            **_counts(views, shard),
+        }
+    started = time.monotonic()
+    attempt = f"{attempt}-{secrets.token_hex(4)}"
+    renderer = ObjectRenderer.of_plan(root_url, views.plan)
+    with views.builder(shard, attempt) as builder, BlenderWorker(ExecutionLimits(**(limits or {}))) as worker:
+        render_s = sum(renderer.add(builder, worker, views.plan.rows[row]) for row in rows)
+        seconds = time.monotonic() - started
+        info = {"seconds": seconds, "render_s": render_s, "host": socket.gethostname()}
+        commit = builder.commit(info)
+    summary = {"shard": shard, "attempt": commit.attempt, "skipped": False, **_counts(views, shard)}
+    return {**summary, "seconds": seconds, "render_s": render_s, "n_bytes": commit.n_bytes}
+
+
+def _publish_committed(views: ViewsStore, shard: int) -> bool:
+    try:
+        views.publish(shard)
+    except FileNotFoundError:
+        return False
+    LOGGER.info("shard %d was committed already; published again", shard)
+    return True
+
+
+def _counts(views: ViewsStore, shard: int) -> dict[str, int]:
+    status = views.sidecar(shard).status
+    return {"n_ok": int((status == Status.OK).sum()), "n_failed": int((status == Status.FAILED).sum())}
+
+
+class ObjectRenderer:
+    """Renders single objects of one plan.
+
+    Args:
+        root_url: The dataset, for the command that reproduces a failure.
+        source: Where the meshes come from.
+        config: What the images look like.
+    """
+
+    def __init__(self, root_url: str, source: Source, config: RenderConfig) -> None:
+        self._root_url = root_url
+        self._source = source
+        self._config = config
+
+    @classmethod
+    def of_plan(cls, root_url: str, plan: Plan) -> ObjectRenderer:
+        """Makes the renderer that a plan describes."""
+        header = plan.header
+        return cls(root_url, make_source(header.source), RenderConfig(**header.render_config))
+
+    def add(self, builder: ViewsShardBuilder, worker: BlenderWorker, row: PlanRow) -> float:
+        """Renders one object into a shard, or records why it failed; returns the seconds spent in Blender."""
+        try:
+            views, info = self.render(worker, row)
+            builder.add(row.row, views, info)
+        except RenderFailure as error:
+            failure = replace(error.failure, repro=repro_command(self._root_url, row.object_id))
+            LOGGER.warning("%s failed: %s: %s", row.object_id, failure.kind, failure.reason)
+            builder.fail(row.row, failure)
+            return 0.0
+        LOGGER.debug("%s: %d faces in %.2f s", row.object_id, info["n_faces"], info["render_s"])
+        return float(info["render_s"])
+
+    def render(self, worker: BlenderWorker, row: PlanRow) -> tuple[ObjectViews, dict[str, Any]]:
+        """Renders one object; the result depends on its mesh, its id and the configuration only.
+
+        Raises:
+            RenderFailure: The object has no result.
+            EnvironmentProblem, TransientError: See `render_shard`.
+        """
+        cam2world, matrices, heldout = object_cameras(self._config, row.object_id)
+        folder = Path(tempfile.mkdtemp(prefix="mesh-", dir=worker.folder))
+        try:
+            started = time.monotonic()
+            path = self._fetch(row, folder)
+            fetch_s = time.monotonic() - started
+            images, mesh_to_world, info = worker.render(path, cam2world, matrices, self._config)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        views = ObjectViews(images, cam2world, matrices, heldout, mesh_to_world)
+        return views, {**info, "fetch_s": fetch_s}
+
+    def _fetch(self, row: PlanRow, folder: Path) -> Path:
+        try:
+            return self._source.fetch(row, folder)
+        except FileNotFoundError as error:
+            raise RenderFailure(Failure("missing_file", str(error))) from error
+        except (EnvironmentProblem, TransientError):
+            raise
+        except Exception as error:  # the worker boundary: whatever an object provokes is recorded
+            failure = Failure("source_error", f"{type(error).__name__}: {error}", traceback.format_exc())
+            raise RenderFailure(failure) from error
+
+
+def object_cameras(
+    config: RenderConfig, object_id: str
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Returns cam2world f32 [V, 4, 4], intrinsics f32 [V, 3, 3] and heldout bool [V] of one object."""
+    n = config.views
+    cam2world = hemisphere_cameras(n, config.radius_world, seed_for(config.seed, object_id, "cameras"))
+    matrices = np.repeat(intrinsics(config.focal, config.width, config.height)[None], n, axis=0)
+    return (
+        cam2world,
+        matrices,
+        heldout_mask(n, config.heldout_fraction, seed_for(config.seed, object_id, "heldout")),
+    )
+
+
+def repro_command(root_url: str, object_id: str) -> str:
+    """Returns the command that renders one object of a dataset again and says what happens."""
+    return shlex.join(["python", "-m", "render_jobs.repro", root_url, object_id])

@@ -1,0 +1,111 @@
+"""Building one shard: objects are compressed on arrival, then committed as one file and published."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Self
+
+from .arrays import chunk_checksum
+from .documents import plain
+from .records import Commit, Failure, Status
+from .sharded import CLASS, STATUS, ShardedStore
+from .shards import ObjectRecord, Sidecar, commit_shard, pack_shard
+
+LOGGER = logging.getLogger(__name__)
+
+
+class ShardBuilder:
+    """Collects the objects of one shard, compressed on arrival, and commits them as one file.
+
+    Args:
+        target: The group to write to.
+        shard: Shard number.
+        attempt: Id of this attempt, unique among all that may write this shard.
+    """
+
+    def __init__(self, target: ShardedStore, shard: int, attempt: str) -> None:
+        self._target = target
+        self._rows = target.shard_rows(shard)
+        self._shard = shard
+        self._attempt = attempt
+        objects = target.plan.rows[self._rows.start : self._rows.stop]
+        self._ids = [row.object_id for row in objects]
+        self._records: dict[int, ObjectRecord] = {}
+        self._chunks: dict[int, list[bytes]] = {}
+        derived = [spec for spec in target.spec.derived if spec.name != STATUS]
+        self._arrays = {spec.name: spec.filled(len(self._rows)) for spec in derived}
+        self._arrays[CLASS][:] = [target.plan.classes.index(row.class_name) for row in objects]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._chunks.clear()
+
+    @property
+    def missing_rows(self) -> list[int]:
+        """Rows that have neither data nor a failure yet."""
+        return [row for row in self._rows if row not in self._records]
+
+    def fail(self, row: int, failure: Failure, info: dict[str, Any] | None = None) -> None:
+        """Record that an object has no result, and why."""
+        self._record(row, Status.FAILED, info, failure)
+
+    def leave_absent(self, row: int) -> None:
+        """Record that a row of the plan holds no object."""
+        self._record(row, Status.ABSENT, None)
+        self._arrays[CLASS][row - self._rows.start] = -1
+
+    def commit(self, info: dict[str, Any] | None = None) -> Commit:
+        """Commit the shard and publish it, whoever's file it is now.
+
+        Args:
+            info: About the shard as a whole, for instance seconds and host.
+
+        Raises:
+            ValueError: a row has neither data nor a failure.
+            TransientError: the store kept failing; committing again with the same builder is safe.
+        """
+        if self.missing_rows:
+            raise ValueError(f"shard {self._shard}: rows without a result: {self.missing_rows[:8]}")
+        spec = self._target.spec
+        sidecar = Sidecar(
+            kind=spec.kind,
+            shard=self._shard,
+            attempt=self._attempt,
+            config_hash=spec.config_hash,
+            objects=tuple(self._records[row] for row in self._rows),
+            arrays=self._arrays,
+            info=plain(info or {}),
+        )
+        chunks = [self._chunks.get(row, []) for row in self._rows]
+        data = pack_shard(sidecar, chunks, spec.chunks_per_object, spec.objects_per_shard)
+        key = spec.shard_key(self._shard)
+        commit = commit_shard(self._target.store, key, data, self._attempt, spec.chunks_per_shard)
+        if not commit.won:
+            LOGGER.warning("%s was committed by attempt %s, not %s", key, commit.attempt, self._attempt)
+        self._target.publish(self._shard)
+        return commit
+
+    def _add(
+        self, row: int, values: dict[str, Any], chunks: list[bytes], info: dict[str, Any] | None
+    ) -> None:
+        self._record(row, Status.OK, info, checksums=tuple(map(chunk_checksum, chunks)))
+        self._chunks[row] = chunks
+        for name, value in values.items():
+            self._arrays[name][row - self._rows.start] = value
+
+    def _record(
+        self,
+        row: int,
+        status: Status,
+        info: dict[str, Any] | None,
+        failure: Failure | None = None,
+        checksums: tuple[int, ...] = (),
+    ) -> None:
+        if row not in self._rows:
+            raise ValueError(f"row {row} is not in shard {self._shard} (rows {self._rows})")
+        if row in self._records:
+            raise ValueError(f"row {row} of shard {self._shard} has a result already")
+        object_id = self._ids[row - self._rows.start]
+        self._records[row] = ObjectRecord(row, object_id, status, failure, plain(info or {}), checksums)

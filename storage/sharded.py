@@ -1,0 +1,362 @@
+"""What views and planes share: a Zarr group whose first axis is cut into shards that are transactions.
+
+A shard file is committed once, by one create-only write. Its sidecar is the truth. Derived arrays (one
+chunk per shard) are caches of the sidecar, written after the commit; the marker `done/<shard>` comes last.
+A shard with a file but without a marker only needs `publish`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import ArraySpec, chunk_checksum, decode_chunk, encode_chunk, group_metadata
+from .documents import SCHEMA_VERSION, check_schema, dump_document
+from .errors import IntegrityError, ObjectUnavailableError, StaleSnapshotError, StoreMismatchError, UsageError
+from .layout import zarr_chunk, zarr_metadata
+from .plan import Plan, shard_count, shard_rows
+from .records import Failure, Status
+from .shards import ObjectRecord, ShardTail, Sidecar, read_shard_tail
+from .store import Store
+
+CACHED_TAILS = 64
+
+STATUS = "status"
+CLASS = "class"
+
+
+@dataclass(frozen=True)
+class GroupSpec:
+    """Everything that defines one sharded group.
+
+    Attributes:
+        kind: "views" or "planes".
+        group: Key of the Zarr group.
+        done: Folder of the done markers.
+        n_objects: Rows N.
+        objects_per_shard: Rows per shard S.
+        payload: The sharded array, None when shards are sidecars alone.
+        derived: Arrays with one value per row, rebuilt from sidecars.
+        config_hash: Hash of what produces the content; another one is refused.
+        attributes: Further Zarr attributes of the group.
+        sidecar_folder: Where shard files lie when there is no payload array.
+    """
+
+    kind: str
+    group: str
+    done: str
+    n_objects: int
+    objects_per_shard: int
+    payload: ArraySpec | None
+    derived: tuple[ArraySpec, ...]
+    config_hash: str
+    attributes: dict[str, Any]
+    sidecar_folder: str = ""
+
+    def shard_key(self, shard: int) -> str:
+        """Return the key of one shard's file."""
+        if self.payload is None:
+            return f"{self.sidecar_folder}/{shard}"
+        return zarr_chunk(self.group, self.payload.name, shard, len(self.payload.shape))
+
+    @property
+    def chunks_per_object(self) -> int:
+        """Chunks of one object in the payload array."""
+        return self.payload.chunks_per_row() if self.payload else 0
+
+    @property
+    def chunks_per_shard(self) -> int:
+        """Entries of a shard's index."""
+        return self.objects_per_shard * self.chunks_per_object
+
+    @property
+    def arrays(self) -> tuple[ArraySpec, ...]:
+        """All arrays of the group."""
+        return (self.payload, *self.derived) if self.payload else self.derived
+
+    def derived_spec(self, name: str) -> ArraySpec:
+        """Return the derived array of this name."""
+        return next(spec for spec in self.derived if spec.name == name)
+
+
+def derived_array(
+    name: str,
+    n_objects: int,
+    objects_per_shard: int,
+    tail: tuple[int, ...],
+    dtype: str,
+    fill: float | bool,
+    dimensions: tuple[str, ...] = (),
+    attributes: dict[str, Any] | None = None,
+) -> ArraySpec:
+    """Describe an array with one value of shape `tail` per row and one chunk per shard."""
+    return ArraySpec(
+        name,
+        shape=(n_objects, *tail),
+        chunk=(objects_per_shard, *tail),
+        dtype=dtype,
+        fill=fill,
+        dimensions=("object", *dimensions),
+        attributes=attributes or {},
+    )
+
+
+class ShardedStore:
+    """Reads, publishes and reports on one sharded group; `ViewsStore` and `PlanesStore` add their content.
+
+    Args:
+        store: The dataset.
+        plan: Its plan.
+        spec: Definition of the group.
+    """
+
+    def __init__(self, store: Store, plan: Plan, spec: GroupSpec) -> None:
+        self.store = store
+        self.plan = plan
+        self.spec = spec
+        self._tails: OrderedDict[int, ShardTail] = OrderedDict()
+
+    @property
+    def n_shards(self) -> int:
+        """Number of shards."""
+        return shard_count(self.spec.n_objects, self.spec.objects_per_shard)
+
+    def shard_rows(self, shard: int) -> range:
+        """Return the rows of one shard; raises UsageError beyond the last."""
+        return shard_rows(self.spec.n_objects, self.spec.objects_per_shard, shard)
+
+    def shard_of(self, row: int) -> int:
+        """Return the shard that holds a row."""
+        if not 0 <= row < self.spec.n_objects:
+            raise IndexError(f"row {row} of {self.spec.n_objects}")
+        return row // self.spec.objects_per_shard
+
+    def done(self) -> frozenset[int]:
+        """Return the shards that are committed and published."""
+        return frozenset(int(name) for name in self.store.list(self.spec.done) if name.isdigit())
+
+    def sidecar(self, shard: int) -> Sidecar:
+        """Return the sidecar of a committed shard; raises FileNotFoundError when there is none."""
+        return self.tail(shard).sidecar
+
+    def tail(self, shard: int) -> ShardTail:
+        """Return sidecar and index of a committed shard, cached."""
+        if shard not in self._tails:
+            self._tails[shard] = self._read_tail(shard)
+            while len(self._tails) > CACHED_TAILS:
+                self._tails.popitem(last=False)
+        self._tails.move_to_end(shard)
+        return self._tails[shard]
+
+    def refresh(self) -> None:
+        """Forget cached sidecars."""
+        self._tails.clear()
+
+    def publish(self, shard: int) -> None:
+        """Write derived arrays and the done marker of a committed shard from its sidecar; repeatable.
+
+        Raises:
+            FileNotFoundError: the shard is not committed.
+        """
+        self._tails.pop(shard, None)
+        sidecar = self.sidecar(shard)
+        for spec in self.spec.derived:
+            values = spec.filled(spec.chunk[0])
+            known = sidecar.status if spec.name == STATUS else sidecar.arrays[spec.name]
+            values[: len(known)] = known
+            key = zarr_chunk(self.spec.group, spec.name, shard, len(spec.shape))
+            self.store.replace(key, encode_chunk(values, spec))
+        counts = {status.name.lower(): int((sidecar.status == status).sum()) for status in Status}
+        marker = {"shard": shard, "attempt": sidecar.attempt, "generation": sidecar.generation, **counts}
+        marker["schema_version"] = SCHEMA_VERSION
+        self.store.replace(self.marker_key(shard), dump_document(marker))
+
+    def publish_committed(self) -> list[int]:
+        """Publish all shards whose file exists without a marker; returns them."""
+        found = []
+        for shard in sorted(set(range(self.n_shards)) - self.done()):
+            if self.store.exists(self.spec.shard_key(shard)):
+                self.publish(shard)
+                found.append(shard)
+        return found
+
+    def status(self) -> NDArray[np.uint8]:
+        """Return the `Status` of every row, u8 [N]; rows of shards that are not done are ABSENT."""
+        return self.derived(STATUS)
+
+    def derived(self, name: str) -> NDArray[Any]:
+        """Return one derived array in full, fill value where shards are not done.
+
+        Raises:
+            IntegrityError: a chunk is missing or damaged.
+        """
+        spec = self.spec.derived_spec(name)
+        values = spec.filled(self.spec.n_objects)
+        for shard in self.done():
+            rows = self.shard_rows(shard)
+            values[rows.start : rows.stop] = self.derived_chunk(spec, shard)[: len(rows)]
+        return values
+
+    def derived_chunk(self, spec: ArraySpec, shard: int) -> NDArray[Any]:
+        """Return one stored chunk of a derived array."""
+        key = zarr_chunk(self.spec.group, spec.name, shard, len(spec.shape))
+        try:
+            return decode_chunk(self.store.read(key), spec, key)
+        except FileNotFoundError as error:
+            raise IntegrityError(f"{key}: missing although shard {shard} is done", key=key) from error
+
+    def failures(self) -> list[tuple[int, str, Failure]]:
+        """Return (row, object id, failure) of every failed object of the done shards, in row order."""
+        failed = np.flatnonzero(self.status() == Status.FAILED)
+        shards = sorted({self.shard_of(int(row)) for row in failed})
+        records = [record for shard in shards for record in self.sidecar(shard).objects]
+        return [(r.row, r.object_id, r.failure) for r in records if r.failure is not None]
+
+    def shard_info(self, shard: int) -> dict[str, dict[str, Any]]:
+        """Return object id -> the info (timings and the like) that its builder was given."""
+        return {record.object_id: record.info for record in self.sidecar(shard).objects}
+
+    def record(self, row: int) -> ObjectRecord:
+        """Return what the sidecar says about one row.
+
+        Raises:
+            ObjectUnavailableError: its shard is not committed yet.
+        """
+        shard = self.shard_of(row)
+        try:
+            return self.sidecar(shard).objects[row - self.shard_rows(shard).start]
+        except FileNotFoundError as error:
+            object_id = self.plan.rows[row].object_id
+            raise ObjectUnavailableError(
+                f"{object_id} (row {row}): shard {shard} of {self.spec.kind} is not done",
+                object_id=object_id,
+                reason="shard not done",
+            ) from error
+
+    def ok_record(self, row: int) -> ObjectRecord:
+        """Return the record of one row that has data.
+
+        Raises:
+            ObjectUnavailableError: it failed, or is absent.
+        """
+        record = self.record(row)
+        if record.status == Status.OK:
+            return record
+        reason = record.failure.reason if record.failure else "not in the dataset"
+        raise ObjectUnavailableError(
+            f"{record.object_id} (row {row}) has no {self.spec.kind}: {record.status.name.lower()}: {reason}",
+            object_id=record.object_id,
+            status=int(record.status),
+            reason=reason,
+        )
+
+    def values(self, row: int) -> dict[str, NDArray[Any]]:
+        """Return the sidecar's arrays for one row; read-only views."""
+        shard = self.shard_of(row)
+        position = row - self.shard_rows(shard).start
+        return {name: array[position] for name, array in self.sidecar(shard).arrays.items()}
+
+    def chunks(self, row: int, numbers: range | None = None) -> list[NDArray[Any]]:
+        """Read, check and decode consecutive chunks of one object with one range request.
+
+        Raises:
+            ObjectUnavailableError: the object has no data.
+            IntegrityError: a checksum is wrong.
+            StaleSnapshotError: the shard was replaced since its sidecar was read.
+        """
+        assert self.spec.payload is not None
+        record = self.ok_record(row)
+        shard = self.shard_of(row)
+        numbers = range(self.spec.chunks_per_object) if numbers is None else numbers
+        first = (row - self.shard_rows(shard).start) * self.spec.chunks_per_object
+        places = self.tail(shard).index[first + numbers.start : first + numbers.stop].astype(np.int64)
+        key, start = self.spec.shard_key(shard), int(places[0, 0])
+        data = self.store.read_range(key, start, int(places[-1].sum()))
+        parts = [data[offset - start : offset - start + size] for offset, size in places.tolist()]
+        try:
+            return [
+                _decode(part, self.spec.payload, key, record, number)
+                for part, number in zip(parts, numbers, strict=True)
+            ]
+        except IntegrityError:
+            self._raise_if_replaced(shard)
+            raise
+
+    def marker_key(self, shard: int) -> str:
+        """Key of the done marker of one shard."""
+        return f"{self.spec.done}/{shard}"
+
+    def _read_tail(self, shard: int) -> ShardTail:
+        key = self.spec.shard_key(shard)
+        tail = read_shard_tail(self.store, key, self.spec.chunks_per_shard)
+        found = (tail.sidecar.kind, tail.sidecar.shard, tail.sidecar.config_hash)
+        expected = (self.spec.kind, shard, self.spec.config_hash)
+        if found != expected:
+            raise IntegrityError(
+                f"{key}: is {found}, but should be {expected}: from another dataset?", key=key
+            )
+        return tail
+
+    def _raise_if_replaced(self, shard: int) -> None:
+        current = self._read_tail(shard).sidecar
+        if current.attempt != self.sidecar(shard).attempt:
+            key = self.spec.shard_key(shard)
+            raise StaleSnapshotError(f"{key}: replaced while it was read; refresh() and read again")
+
+
+def create_group(store: Store, spec: GroupSpec) -> None:
+    """Make the Zarr metadata unless it is there, the group's own last; checks what is there.
+
+    Raises:
+        StoreMismatchError: the group was made with another configuration.
+    """
+    store.sweep()
+    own = zarr_metadata(spec.group)
+    if not store.exists(own):
+        attributes = {
+            "schema_version": SCHEMA_VERSION,
+            "kind": spec.kind,
+            "config_hash": spec.config_hash,
+            **spec.attributes,
+        }
+        for name, document in group_metadata(spec.arrays, attributes).items():
+            store.create(f"{spec.group}/{name}", document)
+    check_group(store, spec)
+
+
+def check_group(store: Store, spec: GroupSpec) -> None:
+    """Raise unless the stored group is the one that `spec` describes.
+
+    Raises:
+        UsageError: there is none.
+        SchemaError: unknown major version.
+        StoreMismatchError: made with another configuration.
+    """
+    key = zarr_metadata(spec.group)
+    try:
+        attributes = json.loads(store.read(key)).get("attributes", {})
+    except FileNotFoundError as error:
+        raise UsageError(f"{store.url} has no {spec.kind} yet ({key} is missing)") from error
+    except ValueError as error:
+        raise IntegrityError(f"{key}: not valid JSON ({error})", key=key) from error
+    check_schema(str(attributes.get("schema_version", "")), key)
+    if attributes.get("config_hash") != spec.config_hash:
+        raise StoreMismatchError(
+            f"{key}: config_hash {attributes.get('config_hash')} (existing) -> {spec.config_hash} (asked for)"
+        )
+
+
+def _decode(data: bytes, spec: ArraySpec, key: str, record: ObjectRecord, number: int) -> NDArray[Any]:
+    values = decode_chunk(data, spec, key, record.object_id)
+    if chunk_checksum(data) != record.crc32c[number]:
+        raise IntegrityError(
+            f"{key}: chunk {number} of object {record.object_id} is not the one that the sidecar lists",
+            key=key,
+            object_id=record.object_id,
+        )
+    return values

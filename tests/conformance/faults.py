@@ -1,0 +1,66 @@
+"""Tasks that go wrong in a known way, importable by name from any process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from storage.errors import StoreMismatchError
+
+
+def square(shard: int) -> dict[str, Any]:
+    return {"value": shard * shard}
+
+
+def refuse_shard_one(shard: int) -> dict[str, Any]:
+    if shard == 1:
+        raise StoreMismatchError("shard 1 is refused")
+    return {"value": shard}
+
+
+def die(shard: int) -> dict[str, Any]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def die_once(shard: int, folder: str) -> dict[str, Any]:
+    mark = Path(folder) / "died"
+    if shard == 1 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"value": shard}
+
+
+def hang(shard: int) -> dict[str, Any]:
+    time.sleep(3600)
+    return {}
+
+
+def first_answers_second_writes_its_pid_and_hangs(shard: int, folder: str) -> dict[str, Any]:
+    if shard == 0:
+        wait_for_pid(Path(folder))
+        return {}
+    temporary = Path(folder) / "pid.part"
+    temporary.write_text(str(os.getpid()))
+    temporary.rename(Path(folder) / "pid")
+    time.sleep(3600)
+    return {}
+
+
+def wait_for_pid(folder: Path) -> int:
+    deadline = time.monotonic() + 60
+    while not (folder / "pid").exists():
+        assert time.monotonic() < deadline, "the process did not start"
+        time.sleep(0.05)
+    return int((folder / "pid").read_text())
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"

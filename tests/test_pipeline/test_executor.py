@@ -1,0 +1,65 @@
+"""LocalExecutor against real faults; the tasks live in tests.conformance.faults so that other processes can import them."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from pipeline.executor import LocalExecutor, Task, TaskResources, retry_pause_s
+from tests.conformance import faults
+
+
+def run(function, count=3, workers=2, deadline_s=None, attempts=2, **arguments):
+    tasks = [Task(shard, {"shard": shard, **arguments}) for shard in range(count)]
+    outcomes = LocalExecutor(workers, attempts).run(function, tasks, TaskResources(deadline_s=deadline_s))
+    return {outcome.shard: outcome for outcome in outcomes}
+
+
+def test_every_task_answers_once():
+    outcomes = run(faults.square, count=5)
+    assert {shard: outcome.result["value"] for shard, outcome in outcomes.items()} == {0: 0, 1: 1, 2: 4, 3: 9, 4: 16}
+
+
+def test_an_error_is_reported_with_its_exit_code_and_the_others_go_on():
+    outcomes = run(faults.refuse_shard_one)
+    assert outcomes[1].failure.kind == "raised"
+    assert outcomes[1].failure.exit_code == 4
+    assert outcomes[1].attempts == 1
+    assert "StoreMismatchError: shard 1 is refused" in outcomes[1].failure.message
+    assert outcomes[0].result is not None
+    assert outcomes[2].result is not None
+
+
+def test_a_killed_process_is_tried_again(tmp_path):
+    outcomes = run(faults.die_once, folder=str(tmp_path))
+    assert all(outcome.result is not None for outcome in outcomes.values())
+    assert outcomes[1].attempts == 2
+
+
+def test_a_task_that_always_dies_is_given_up():
+    outcomes = run(faults.die, count=1)
+    assert outcomes[0].failure.kind == "died"
+    assert outcomes[0].attempts == 2
+    assert "-9" in outcomes[0].failure.message
+
+
+def test_a_hanging_task_ends_itself_at_its_deadline():
+    began = time.monotonic()
+    outcomes = run(faults.hang, count=1, deadline_s=1.0, attempts=1)
+    assert outcomes[0].failure.kind == "died"
+    assert time.monotonic() - began < 60
+
+
+def test_closing_the_iterator_abandons_what_runs(tmp_path):
+    tasks = [Task(shard, {"shard": shard, "folder": str(tmp_path)}) for shard in range(2)]
+    outcomes = LocalExecutor(2, 1).run(faults.first_answers_second_writes_its_pid_and_hangs, tasks, TaskResources())
+    assert next(outcomes).shard == 0
+    pid = faults.wait_for_pid(tmp_path)
+    outcomes.close()
+    assert not faults.is_alive(pid)
+
+
+@pytest.mark.parametrize(("attempt", "pause_s"), [(1, 0.5), (2, 1.0), (3, 2.0), (20, 30.0)])
+def test_pauses_double_up_to_a_bound(attempt, pause_s):
+    assert retry_pause_s(attempt) == pause_s

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+
+from pipeline.shard_spec import parse_shards
+from storage.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("spec", "shards"),
+    [
+        ("3", [3]),
+        ("0..3", [0, 1, 2, 3]),
+        ("0,4,7-9", [0, 4, 7, 8, 9]),
+        (" 2, 1 ,1", [1, 2]),
+        ("1/4", [1, 5, 9]),
+        ("0/1", list(range(10))),
+        ("9/20", [9]),
+        ("15/20", []),
+        ("all", list(range(10))),
+    ],
+)
+def test_forms(spec, shards):
+    assert parse_shards(spec, 10, {}) == shards
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("10", "shards 0..9"),
+        ("8..12", "shard 12 does not exist"),
+        ("5..3", "backwards"),
+        ("x", "not understood"),
+        ("-1", "not understood"),
+        ("", "not understood"),
+        ("4/4", "0 <= i < n"),
+        ("0/0", "0 <= i < n"),
+        ("auto", "none of"),
+    ],
+)
+def test_refusals_say_why(spec, said):
+    with pytest.raises(UsageError, match=said):
+        parse_shards(spec, 10, {})
+
+
+@pytest.mark.parametrize(
+    ("environment", "shards"),
+    [
+        ({"FPIPE_SHARD": "2/5"}, [2, 7]),
+        ({"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "4"}, [3, 7]),
+        ({"SLURM_ARRAY_TASK_ID": "14", "SLURM_ARRAY_TASK_MIN": "10", "SLURM_ARRAY_TASK_STEP": "2", "SLURM_ARRAY_TASK_COUNT": "4"}, [2, 6]),
+        ({"JOB_COMPLETION_INDEX": "0", "FPIPE_NUM_SHARDS": "6"}, [0, 6]),
+    ],
+)
+def test_auto_reads_the_job_array(environment, shards):
+    assert parse_shards("auto", 10, environment) == shards
+
+
+def test_members_of_a_job_array_share_the_shards_without_overlap():
+    members = [parse_shards("auto", 23, {"JOB_COMPLETION_INDEX": str(i), "FPIPE_NUM_SHARDS": "5"}) for i in range(5)]
+    assert sorted(shard for member in members for shard in member) == list(range(23))
+
+
+@pytest.mark.parametrize(
+    "environment", [{"SLURM_ARRAY_TASK_ID": "3"}, {"JOB_COMPLETION_INDEX": "1"}, {"JOB_COMPLETION_INDEX": "x", "FPIPE_NUM_SHARDS": "2"}]
+)
+def test_an_incomplete_job_array_is_refused(environment):
+    with pytest.raises(UsageError, match="incomplete or not numeric"):
+        parse_shards("auto", 10, environment)
