@@ -32,8 +32,9 @@ def demo(
     from pipeline.evaluate import evaluate_dataset
     from pipeline.fit_stage import fit_objects
     from pipeline.render_stage import render
-    from pipeline.report import find_report, write_report
+    from pipeline.report import write_report
     from pipeline.train_stage import train_shared
+    from storage.layout import REPORTS
     from storage.store import Store
 
     began = time.monotonic()
@@ -44,11 +45,12 @@ def demo(
         rendered = render(store, config, "all", session, progress, dict(os.environ))
         version, trained = train_shared(store, config, session, progress)
         fitted = fit_objects(store, config, "default", version, "all", session, progress, os.environ)
-    where = find_report(store, "default")
-    if where is None or rendered.done or trained.done or fitted.done:
+    key = f"{REPORTS}/default.html"
+    if rendered.done or trained.done or fitted.done or not store.exists(key):
         progress.say("report: rendering its pictures")
-        where = write_report(store, "default")
-    figures = evaluate_dataset(store, "default")
+        write_report(root, "default")
+    where = str(store.local_path(key) or f"{store.url}/{key}")
+    figures = evaluate_dataset(root, "default")
     if as_json:
         print_json("demo", {"report": where, "evaluation": figures, "seconds": round(time.monotonic() - began, 1)})
     else:

@@ -72,7 +72,7 @@ class LineProgress:
         """See Progress."""
         self._done += amount
         self._figures.update(figures)
-        if time.monotonic() - self._spoke >= LINE_EVERY_S:
+        if self._done < self._total and time.monotonic() - self._spoke >= LINE_EVERY_S:
             self._spoke = time.monotonic()
             self._speak()
 

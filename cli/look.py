@@ -41,9 +41,8 @@ def evaluate(
     """Print PSNR and SSIM on held-out views of every object, with the autoencoder's ceiling and two baselines."""
     from cli.tables import evaluation_text
     from pipeline.evaluate import evaluate_dataset
-    from storage.store import Store
 
-    found = evaluate_dataset(Store(root), name, recompute=recompute)
+    found = evaluate_dataset(root, name, recompute=recompute)
     if as_json:
         print_json("evaluation", found)
     else:
@@ -54,9 +53,8 @@ def report(root: Root, name: FitOption = None, as_json: AsJson = False) -> None:
     """Write one self-contained HTML page with pictures, distributions, times and bytes."""
     from cli.logs import say
     from pipeline.report import write_report
-    from storage.store import Store
 
-    where = write_report(Store(root), name)
+    where = write_report(root, name)
     if as_json:
         print_json("report", {"report": where})
     else:

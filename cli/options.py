@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pipeline.config import PipelineConfig
     from storage.store import Store
 
-Root = Annotated[str, typer.Argument(help="The dataset: a folder or any fsspec URL.", show_default=False)]
+Root = Annotated[str, typer.Argument(help="The dataset: a folder or any fsspec URL.", metavar="ROOT", show_default=False)]
 Preset = Annotated[str | None, typer.Option(help="Preset by name (see `fpipe info --presets`), or a YAML file.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, repeatable.", metavar="KEY=VALUE")]
 Shard = Annotated[str, typer.Option(help="3, 0..7 (inclusive), 0,4,9-12, i/n, all or auto (job arrays).")]

@@ -49,6 +49,7 @@ class ComputeConfig(BaseModel):
     train_workers: int = Field(1, ge=1, description="Ray Train workers (ranks) of the joint training.")
     train_cpus: int | None = Field(None, ge=1, description="Cores per training worker; unset: all divided by the workers.")
     train_gpus: float = Field(0.0, ge=0, description="GPUs per training worker.")
+    checkpoint_every_s: float = Field(20.0, gt=0, description="Seconds of training that a kill costs at most.")
     fit_cpus: float = Field(1.0, gt=0, description="Cores, and torch threads, per fit task.")
     fit_gpus: float = Field(0.0, ge=0, description="GPUs per fit task, fractions allowed.")
     max_attempts: int = Field(3, ge=1, description="Tries per shard for failures that may pass (lost node, store).")

@@ -1,8 +1,8 @@
 """Held-out evaluation: one object's figures, and the statistics of a whole data set.
 
 Figures are computed where an object is fitted, with what the store then holds, and kept beside the fit;
-`evaluate_dataset` aggregates them, or renders everything again from the store. Held-out views are read here and
-nowhere else before (METHOD, section 5).
+`evaluate_dataset` aggregates them, or renders everything again from the store. Held-out views are read here
+and nowhere else before (METHOD, section 5).
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def evaluate_object(
         lpips: Perceptual distance of two stacks of views [Vh, H, W, 3] -> [Vh]; None without weights.
 
     Returns:
-        `METRIC_NAMES` -> mean over the held-out views; `lpips` is NaN without weights, `foreground_psnr_db` where
-        no held-out view shows the object.
+        `METRIC_NAMES` -> mean over the held-out views; `lpips` is NaN without weights, `foreground_psnr_db`
+        where no held-out view shows the object.
 
     Raises:
         ValueError: Shapes do not belong together, there is no held-out view, or a rendering is not finite.
@@ -83,8 +83,8 @@ def evaluate_dataset(root: str | Path, fit: str | None = None, recompute: bool =
     Args:
         root: Folder or URL of the data set.
         fit: Name of the fit; None for the published one.
-        recompute: Render every held-out view again from the store, instead of trusting the figures computed when
-            the objects were fitted. LPIPS is null then.
+        recompute: Render every held-out view again from the store, instead of trusting the figures computed
+            when the objects were fitted. LPIPS is null then.
 
     Returns:
         As `summarise`, with `fit` and `shared_version`.
@@ -126,7 +126,9 @@ def recompute_figures(
     return figures
 
 
-def _evaluate_row(views: ViewsStore, planes: PlanesStore, renderer: FitRenderer, row: int) -> dict[str, float]:
+def _evaluate_row(
+    views: ViewsStore, planes: PlanesStore, renderer: FitRenderer, row: int
+) -> dict[str, float]:
     own, fit = views.read(row), planes.read(row)
     heldout, train = own.heldout, ~own.heldout
     cameras = own.cam2world[heldout]
@@ -152,9 +154,9 @@ def summarise(
         provenance: Further text fields, such as `fit` and `shared_version`.
 
     Returns:
-        `all`, `regime1` and `regime2`, each with `objects` and `<metric>.mean`; `psnr_db` has `median` and `p05` (the
-        5th percentile: one object in twenty is worse) too. A figure that no object has is null. Beside them the
-        version of this format and the metrics' definitions.
+        `all`, `regime1` and `regime2`, each with `objects` and `<metric>.mean`; `psnr_db` has `median` and
+        `p05` (the 5th percentile: one object in twenty is worse) too. A figure that no object has is null.
+        Beside them the version of this format and the metrics' definitions.
     """
     summary: dict[str, Any] = {
         "version": SUMMARY_VERSION,

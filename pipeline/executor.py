@@ -13,6 +13,7 @@ import faulthandler
 import multiprocessing
 import multiprocessing.connection
 import os
+import platform
 import signal
 import sys
 import threading
@@ -71,12 +72,13 @@ class TaskFailure:
 
 @dataclass(frozen=True)
 class TaskOutcome:
-    """How one task ended: with a result, or with a failure after that many attempts."""
+    """How one task ended: with a result, or with a failure after that many attempts; `node` is where, if known."""
 
     shard: int
     attempts: int
     result: dict[str, Any] | None = None
     failure: TaskFailure | None = None
+    node: str = ""
 
 
 class Executor(Protocol):
@@ -116,11 +118,11 @@ def may_pass(outcome: TaskOutcome) -> bool:
     return outcome.failure is not None and outcome.failure.kind != "raised"
 
 
-def to_outcome(task: Task, attempt: int, value: dict[str, Any] | TaskFailure) -> TaskOutcome:
+def to_outcome(task: Task, attempt: int, value: dict[str, Any] | TaskFailure, node: str = "") -> TaskOutcome:
     """Wraps what run_task returned."""
     if isinstance(value, TaskFailure):
-        return TaskOutcome(task.shard, attempt, failure=value)
-    return TaskOutcome(task.shard, attempt, result=value)
+        return TaskOutcome(task.shard, attempt, failure=value, node=node)
+    return TaskOutcome(task.shard, attempt, result=value, node=node)
 
 
 def retry_pause_s(attempt: int) -> float:
@@ -186,7 +188,7 @@ def _receive(
         value = TaskFailure("died", f"the process of shard {task.shard} ended with code {process.exitcode} without an answer")
     connection.close()
     process.join()
-    return to_outcome(task, attempt, value)
+    return to_outcome(task, attempt, value, platform.node())
 
 
 def _run_in_process(

@@ -45,7 +45,7 @@ def composite(rgba: NDArray[np.uint8], background: float = 1.0) -> NDArray[np.fl
     """
     scaled = rgba.astype(np.float32) / np.float32(255)
     alpha = scaled[..., 3:]
-    return scaled[..., :3] * alpha + np.float32(background) * (1 - alpha)
+    return np.asarray(scaled[..., :3] * alpha + np.float32(background) * (1 - alpha), dtype=np.float32)
 
 
 def psnr(image: Images, truth: Images) -> PerView:
@@ -161,12 +161,14 @@ def _decibels(mse: NDArray[np.float64]) -> PerView:
 
 def _squared_error(image: Images, truth: Images) -> NDArray[np.float64]:
     _check(image, truth)
-    return np.square(image.astype(np.float64) - truth.astype(np.float64))
+    return np.asarray(np.square(image.astype(np.float64) - truth.astype(np.float64)), dtype=np.float64)
 
 
 def _check(image: Images, truth: Images) -> None:
     if image.shape != truth.shape or image.ndim != 4 or image.shape[3] != 3:
-        raise ValueError(f"expected two arrays [V, H, W, 3] of one shape, got {image.shape} and {truth.shape}")
+        raise ValueError(
+            f"expected two arrays [V, H, W, 3] of one shape, got {image.shape} and {truth.shape}"
+        )
 
 
 @lru_cache(maxsize=8)

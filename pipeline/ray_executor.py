@@ -83,7 +83,7 @@ class RayExecutor:
 
     def run(self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources) -> Iterator[TaskOutcome]:
         """See pipeline.executor.Executor."""
-        remote = ray.remote(run_task).options(
+        remote = ray.remote(_run_task_on_node).options(
             num_cpus=resources.cpus,
             num_gpus=resources.gpus,
             memory=resources.memory_bytes or None,
@@ -118,6 +118,13 @@ class RayExecutor:
                 ray.cancel(reference, force=True)
 
 
+def _run_task_on_node(
+    function: TaskFunction, deadline_s: float | None, arguments: dict[str, Any]
+) -> tuple[dict[str, Any] | TaskFailure, str]:
+    """Body of a task: run_task's answer, and the node that gave it."""
+    return run_task(function, deadline_s, arguments), ray.get_runtime_context().get_node_id()
+
+
 def slots(resources: TaskResources) -> int:
     """Returns how many such tasks the cluster can run at once, at least 1."""
     total = ray.cluster_resources()
@@ -129,7 +136,8 @@ def slots(resources: TaskResources) -> int:
 def _receive(reference: ray.ObjectRef, task: Task, attempt: int) -> TaskOutcome:
     """Fetches a task's answer; what Ray itself raises (crashed worker, lost node, memory) counts as a death."""
     try:
-        return to_outcome(task, attempt, ray.get(reference))
+        value, node = ray.get(reference)
+        return to_outcome(task, attempt, value, node)
     except TaskUnschedulableError as error:
         raise EnvironmentProblem(f"no node of the cluster can ever run this task: {error}") from error
     except RayError as error:

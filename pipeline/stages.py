@@ -127,7 +127,7 @@ def run_shards(
             result.done += 1
             result.objects_ok += int(outcome.result["n_ok"])
             result.objects_failed += int(outcome.result["n_failed"])
-            run.event("shard_done", attempts=outcome.attempts, **{"shard": outcome.shard, **outcome.result})
+            run.event("shard_done", attempts=outcome.attempts, node=outcome.node, **{"shard": outcome.shard, **outcome.result})
             figures = {"failed": result.objects_failed} if result.objects_failed else {}
             progress.advance(sizes[outcome.shard], **figures)
     finally:

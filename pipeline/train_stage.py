@@ -94,12 +94,13 @@ def _run(
         return train_with_ray(
             store.url,
             train,
-            config.train.settings().total_steps,
+            config.train.total_steps,
             compute.train_workers,
             cpus,
             compute.train_gpus,
             session.shared_folder(store),
             compute.max_attempts,
+            compute.checkpoint_every_s,
             progress,
         )
     if compute.train_workers > 1:
@@ -111,8 +112,9 @@ def _run(
         "world": 1,
         "threads": cpus,
         "device": "cuda" if compute.train_gpus else "cpu",
+        "checkpoint_every_s": compute.checkpoint_every_s,
     }
-    progress.say(f"train-shared: {config.train.settings().total_steps} steps in one process")
+    progress.say(f"train-shared: {config.train.total_steps} steps in one process")
     for outcome in executor.run(train_rank, [Task(0, arguments)], TaskResources(cpus=cpus, gpus=compute.train_gpus)):
         if outcome.failure is not None:
             error = FpipeError(f"train-shared: {outcome.failure.message}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import sys
 import time
@@ -36,6 +37,7 @@ def main(arguments: list[str]) -> int:
     """Serves requests until the request pipe ends; returns the exit code."""
     request_fd, answer_fd, parent_pid = (int(a) for a in arguments)
     die_with_parent(parent_pid)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is an ordinary event here, and a core is large
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which then closes the pipe
     server = _Server()
     send(answer_fd, {"ok": True, "info": server.versions})

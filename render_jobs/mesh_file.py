@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 _HEAD_BYTES = 4096
+# A decimal number that fits a 32-bit float, and vertex lines that do not start with three of them.
+_NUMBER = rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE](?:-\d+|\+?0*(?:[0-2]?\d|3[0-7])))?"
+_BAD_VERTEX = re.compile(rb"^v[ \t]++(?!(?:%s(?:[ \t]+|(?=[\r\n]|\Z))){3})[^\r\n]*" % _NUMBER, re.MULTILINE)
 
 
 class MeshError(ValueError):
@@ -21,22 +25,26 @@ class MeshError(ValueError):
 
 
 def check_mesh_file(path: Path) -> str:
-    """Refuses files that are obviously no OBJ file; returns the SHA-256 of the content.
+    """Refuses files that are no OBJ file or hold a vertex that the importer would replace by zeros.
+
+    Returns:
+        The SHA-256 of the content, 64 hex digits.
 
     Raises:
-        MeshError: kinds missing_file, empty_file, html_page, lfs_pointer.
+        MeshError: kinds missing_file, empty_file, html_page, lfs_pointer, bad_vertex.
     """
     try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        content = path.read_bytes()
     except OSError as error:
         raise MeshError("missing_file", f"{path.name} cannot be read: {error.strerror}") from error
-    problem = _foreign_content(head)
+    problem = _foreign_content(content[:_HEAD_BYTES])
     if problem is not None:
         raise MeshError(problem[0], f"{path.name} {problem[1]}")
-    return digest
+    bad = _BAD_VERTEX.search(content)
+    if bad is not None:
+        line, text = content.count(b"\n", 0, bad.start()) + 1, bad[0][:80].decode(errors="replace")
+        raise MeshError("bad_vertex", f"{path.name}, line {line}: not three finite coordinates: {text!r}")
+    return hashlib.sha256(content).hexdigest()
 
 
 def _foreign_content(head: bytes) -> tuple[str, str] | None:

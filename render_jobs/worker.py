@@ -149,7 +149,7 @@ class _Child:
 
     def __init__(self, limits: ExecutionLimits, folder: Path) -> None:
         self._limits = limits
-        self._deadline = time.monotonic() + limits.startup_s
+        self._allow(limits.startup_s)
         self.n_served = 0
         self._log = folder / "blender.log"
         self._start(folder)
@@ -193,7 +193,7 @@ class _Child:
     def render(
         self, path: Path, cam2world: FloatArray, intrinsics: FloatArray, config: RenderConfig
     ) -> Rendered:
-        self._deadline = time.monotonic() + self._limits.deadline_s
+        self._allow(self._limits.deadline_s)
         os.truncate(self._log, 0)
         body = cam2world.astype("<f4").tobytes() + intrinsics.astype("<f4").tobytes()
         head = {"path": str(path.resolve()), "settings": config.cycles_settings(), "n_views": len(cam2world)}
@@ -215,13 +215,16 @@ class _Child:
         pixels = np.frombuffer(images, dtype=np.uint8).reshape(answer["shape"])
         return Rendered(pixels, matrix, answer["info"])
 
+    def _allow(self, seconds: float) -> None:
+        self._allowed_s, self._deadline = seconds, time.monotonic() + seconds
+
     def _wait(self, fd: int) -> None:
         """Returns when the pipe can be read; ends the child when it is late or too large."""
         poll = select.poll()  # select() refuses descriptors from 1024 on
         poll.register(fd, select.POLLIN)
         while not poll.poll(1000 * _POLL_S):
             if time.monotonic() > self._deadline:
-                self._end("timeout", f"not finished after {self._limits.deadline_s:g} s")
+                self._end("timeout", f"not finished after {self._allowed_s:g} s")
             if self._resident_bytes() > self._limits.memory_bytes:
                 limit = self._limits.memory_bytes / 2**20
                 self._end("out_of_memory", f"Blender needed more than {limit:.0f} MiB of memory")

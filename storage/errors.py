@@ -72,3 +72,5 @@ class StaleSnapshotError(FpipeError, RuntimeError):
 
 class TransientError(FpipeError, OSError):
     """A fault that may go away by itself: timeout, reset connection, busy server. Retryable."""
+
+    exit_code = 3  # whoever gives up retrying has an unreachable store

@@ -42,7 +42,7 @@ class LocalFiles:
 
     def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """Return the bytes [start, end) of one file; a negative start counts from the end."""
-        with _clear_errors(key), (self.root / key).open("rb", buffering=0) as file:
+        with _clear_errors(key), _reading(key), (self.root / key).open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             begin = 0 if start is None else max(0, size + start) if start < 0 else min(start, size)
             stop = size if end is None else min(end, size)
@@ -50,7 +50,7 @@ class LocalFiles:
 
     def size(self, key: str) -> int:
         """Return the size of one file in bytes."""
-        with _clear_errors(key):
+        with _clear_errors(key), _reading(key):
             path = self.root / key
             if path.is_dir():
                 raise FileNotFoundError(errno.ENOENT, "is a folder", str(path))
@@ -143,8 +143,6 @@ def _clear_errors(key: str) -> Iterator[None]:
     """Turn operating system errors into ours, except FileNotFoundError."""
     try:
         yield
-    except IsADirectoryError as error:
-        raise FileNotFoundError(errno.ENOENT, "is a folder", key) from error
     except OSError as error:
         if isinstance(error, TransientError):
             raise
@@ -154,6 +152,15 @@ def _clear_errors(key: str) -> Iterator[None]:
         if error.errno in _TRANSIENT:
             raise TransientError(f"{key}: {error.strerror}") from error
         raise
+
+
+@contextmanager
+def _reading(key: str) -> Iterator[None]:
+    """A folder, or something below a file, is no object, as on S3."""
+    try:
+        yield
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise FileNotFoundError(errno.ENOENT, "no such object", key) from error
 
 
 @contextmanager
@@ -171,7 +178,10 @@ def _folder(path: Path) -> Iterator[int]:
 def _make_folder(path: Path) -> None:
     if path.parent != path and not path.parent.is_dir():
         _make_folder(path.parent)
-    path.mkdir(exist_ok=True)
+    try:
+        path.mkdir(exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, "is a file", str(path)) from error
     parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(parent)

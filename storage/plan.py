@@ -277,9 +277,11 @@ def _read_segment(store: Store, segment: Segment) -> list[PlanRow]:
     from numcodecs.zstd import Zstd
 
     try:
-        text = bytes(Zstd().decode(store.read(segment.key)))
+        data = store.read(segment.key)
     except FileNotFoundError as error:
         raise IntegrityError(f"{segment.key}: plan segment is missing", key=segment.key) from error
+    try:
+        text = bytes(Zstd().decode(data))
     except (RuntimeError, ValueError) as error:
         raise IntegrityError(f"{segment.key}: cannot be decompressed: {error}", key=segment.key) from error
     if hashlib.sha256(text).hexdigest() != segment.sha256:

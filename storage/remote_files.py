@@ -24,7 +24,7 @@ _S3_DEFAULTS: dict[str, Any] = {
     "config_kwargs": {
         "connect_timeout": 10,
         "read_timeout": 60,
-        "retries": {"mode": "standard", "max_attempts": 5},
+        "retries": {"mode": "standard", "total_max_attempts": 2},  # s3fs and this module retry as well
     },
 }
 _EXISTS_CODES = {"PreconditionFailed", "412"}
@@ -74,12 +74,15 @@ class RemoteFiles:
         except Exception as error:
             if means_exists(error):
                 return False
-            raise translated(error, key) from error
+            raise _no_bucket(translated(error, key), key) from error
         return True
 
     def replace(self, key: str, data: bytes) -> None:
         """Write the object in one request, whether it exists or not."""
-        _retried(key, lambda: self.fs.pipe_file(self._path(key), data, chunksize=ONE_REQUEST_BYTES))
+        try:
+            _retried(key, lambda: self.fs.pipe_file(self._path(key), data, chunksize=ONE_REQUEST_BYTES))
+        except FileNotFoundError as error:
+            raise _no_bucket(error, key) from error
 
     def list(self, prefix: str) -> list[str]:
         """Return the sorted names directly below `prefix`."""
@@ -119,6 +122,13 @@ def translated(error: BaseException, key: str) -> BaseException:
         return TransientError(f"{key}: {name}: {error}")
     if type(error).__module__.split(".")[0] in _NETWORK_MODULES:
         return TransientError(f"{key}: {name}: {error}")
+    return error
+
+
+def _no_bucket(error: BaseException, key: str) -> BaseException:
+    """Say clearly what "not found" means as the answer to a write."""
+    if isinstance(error, FileNotFoundError):
+        return EnvironmentProblem(f"{key}: cannot be written: {error} (create the bucket first)")
     return error
 
 

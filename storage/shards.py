@@ -147,17 +147,14 @@ def read_shard_tail(store: Store, key: str, n_chunks: int, guess: int = TAIL_BYT
         IntegrityError: damaged.
         SchemaError: written by another major version.
     """
-    tail = store.read_tail(key, guess)
-    try:
-        return unpack_tail(tail, n_chunks, key)
-    except TailTooShort as short:
-        if len(tail) < guess:
-            raise IntegrityError(f"{key}: sidecar is longer than the file", key=key) from None
-        needed = short.needed
-    try:
-        return unpack_tail(store.read_tail(key, needed), n_chunks, key)
-    except TailTooShort:
-        raise IntegrityError(f"{key}: sidecar is longer than the file", key=key) from None
+    while True:
+        tail = store.read_tail(key, guess)
+        try:
+            return unpack_tail(tail, n_chunks, key)
+        except TailTooShort as short:
+            if len(tail) < guess:
+                raise IntegrityError(f"{key}: sidecar is longer than the file", key=key) from None
+            guess = short.needed
 
 
 def unpack_tail(tail: bytes, n_chunks: int, key: str) -> ShardTail:

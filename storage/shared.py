@@ -32,7 +32,7 @@ _DTYPES = {
 
 def list_shared_versions(store: Store) -> list[str]:
     """Return all finished shared versions (those whose shared.json, written last, exists)."""
-    names = store.list(layout.SHARED)
+    names = [name for name in store.list(layout.SHARED) if not name.endswith(".json")]
     return [name for name in names if store.exists(layout.shared_key(name, META_FILE))]
 
 
@@ -44,8 +44,9 @@ def read_shared_meta(store: Store, shared_version: str) -> dict[str, Any]:
         IntegrityError: not valid JSON.
     """
     key = layout.shared_key(shared_version, META_FILE)
+    data = _read(store, key)
     try:
-        meta = json.loads(_read(store, key))
+        meta = json.loads(data)
     except ValueError as error:
         raise IntegrityError(f"{key}: not valid JSON ({error})", key=key) from error
     if not isinstance(meta, dict):

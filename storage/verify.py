@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,7 +16,7 @@ from .planes import PlanesStore, list_fits
 from .records import Problem, Status
 from .sharded import STATUS, ShardedStore
 from .shards import ObjectRecord, ShardTail, unpack_tail
-from .shared import list_shared_versions, read_base_planes, read_shared_meta
+from .shared import list_shared_versions, read_shared_meta
 from .store import Store
 from .views import ViewsStore
 
@@ -38,7 +39,7 @@ def verify(store: Store, full: bool) -> list[Problem]:
             pass
     except IntegrityError as error:
         return [_problem(error)]
-    found = list(_check_shared(store))
+    found = list(_check_shared(store, full))
     if store.exists(layout.zarr_metadata(layout.VIEWS_GROUP)):
         found += _check_group(store, None, full)
     for name in list_fits(store):
@@ -135,13 +136,20 @@ def _check_derived(group: ShardedStore, shard: int, tail: ShardTail) -> Iterator
             yield Problem(key, "", "differs from the sidecars; publish the shard again")
 
 
-def _check_shared(store: Store) -> Iterator[Problem]:
+def _check_shared(store: Store, full: bool) -> Iterator[Problem]:
+    """Check the files that each `shared.json` lists: their SHA-256, or only that they are there."""
     for version in list_shared_versions(store):
         try:
-            read_shared_meta(store, version)
-            read_base_planes(store, version)
-        except FpipeError as error:
+            files: dict[str, str] = read_shared_meta(store, version).get("files", {})
+        except IntegrityError as error:
             yield _problem(error)
+            continue
+        for name, digest in files.items():
+            key = layout.shared_key(version, name)
+            if not store.exists(key):
+                yield Problem(key, "", "missing")
+            elif full and hashlib.sha256(store.read(key)).hexdigest() != digest:
+                yield Problem(key, "", "content differs from what shared.json lists")
 
 
 def _problem(error: FpipeError) -> Problem:

@@ -1,8 +1,9 @@
 """Fitting objects to frozen shared components (regime 2): all objects of a batch in one tensor step.
 
-Plain torch, any device. Objects are independent: each has its own optimiser state and random choices (seeded by its
-id), and the loss is the *sum* of per-object losses, so that no object's gradient depends on another. First latent
-steps on single latent pixels against latents encoded once, then RGB steps through the frozen decoder on whole views.
+Plain torch, any device. Objects are independent: each has its own optimiser state and random choices (seeded
+by its id), and the loss is the *sum* of per-object losses, so that no object's gradient depends on another.
+First latent steps on single latent pixels against latents encoded once, then RGB steps through the frozen
+decoder on whole views.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ def fit_objects(
         on_step: Called with (steps done, steps in all).
 
     Returns:
-        One result per object, in order. An object whose loss stops being finite carries ``failure``; the others are
-        not affected.
+        One result per object, in order. An object whose loss stops being finite carries ``failure``; the
+        others are not affected.
     """
     batch = _Batch(shared, objects, settings, seed, init)
     total = settings.latent_steps + settings.rgb_steps
@@ -147,7 +148,7 @@ class _Batch:
     def _encode(self, views: TrainingViews) -> Tensor:
         """Latents [V, h·w, C] of one object, encoded apart so that they do not depend on the batch."""
         rgb = views.rgb(self.device)
-        latents = torch.cat([self.shared.autoencoder.encode(part) for part in rgb.split(32)])
+        latents = torch.cat([self.shared.autoencoder.encode(part) for part in torch.split(rgb, 32)])
         return latents.flatten(2).transpose(1, 2).contiguous()
 
     def latent_step(self, step: int) -> Tensor:
@@ -158,7 +159,7 @@ class _Batch:
         value, opacity = render_pixels(shared.renderer, table, self.bank, batch, shared.geometry)
         pixel, view = self.bank.pixel[batch.index], self.bank.view[batch.index]
         predicted = value + (1.0 - opacity[:, None]) * self.background.flatten(1).T[pixel]
-        parts = torch.arange(len(pixel), device=self.device).split(s.latent_pixels)
+        parts = torch.split(torch.arange(len(pixel), device=self.device), s.latent_pixels)
         target = torch.cat([own[view[p], pixel[p]] for own, p in zip(self.latents, parts, strict=True)])
         losses = latent_error(predicted, target).view(len(self.rows), -1).mean(1)
         self._apply(losses + s.lambda_free * self._free_space(table), leaves, step / s.latent_steps, 1.0)
@@ -169,7 +170,8 @@ class _Batch:
         s, shared = self.settings, self.shared
         visit = step - s.latent_steps
         views = [
-            cycle(len(o.rgba), s.rgb_views, visit * s.rgb_views, "views", self.seed, o.object_id) for o in self.objects
+            cycle(len(o.rgba), s.rgb_views, visit * s.rgb_views, "views", self.seed, o.object_id)
+            for o in self.objects
         ]
         batch = view_pixels(self.bank, self.rows, views, self.generators, s.n_samples)
         n_images = sum(len(chosen) for chosen in views)
@@ -224,7 +226,9 @@ class _Batch:
         for i, views in enumerate(self.objects):
             micro = None if self.micro is None else self.micro.values[i].cpu().numpy()
             coefficients = self.coefficients.values[i].cpu().numpy()
-            finite = bool(np.isfinite(coefficients).all()) and (micro is None or bool(np.isfinite(micro).all()))
+            finite = bool(np.isfinite(coefficients).all()) and (
+                micro is None or bool(np.isfinite(micro).all())
+            )
             failure = None if finite else "the loss stopped being finite during the fit"
             results.append(FittedCode(views.object_id, micro, coefficients, self.curves[i], failure))
         return results

@@ -1,8 +1,9 @@
 """Volume rendering along rays: where to sample, and how samples become one value.
 
-Conventions: ``raw`` is the renderer's unbounded density output; sigma = sigma_scale · softplus(raw − 1) in 1/world
-unit. Midpoint rule: between two consecutive samples both raw density and colour are averaged, so S samples make S−1
-intervals. alpha = 1 − exp(−sigma·delta), weights = alpha · Π(1 − alpha of the intervals before).
+Conventions: ``raw`` is the renderer's unbounded density output; sigma = sigma_scale · softplus(raw − 1) in
+1/world unit. Midpoint rule: between two consecutive samples both raw density and colour are averaged, so S
+samples make S−1 intervals. alpha = 1 − exp(−sigma·delta), weights = alpha · Π(1 − alpha of the intervals
+before).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pipeline.model.shapes import Float
 
 
 def stratified_depths(
-    near: Float[Tensor, "r"], far: Float[Tensor, "r"], n: int, jitter: Float[Tensor, "r n"] | None = None
+    near: Float[Tensor, " r"], far: Float[Tensor, " r"], n: int, jitter: Float[Tensor, "r n"] | None = None
 ) -> Float[Tensor, "r n"]:
     """Place n samples in n equal parts of [near, far].
 
@@ -33,17 +34,18 @@ def stratified_depths(
 def midpoint_weights(
     raw: Float[Tensor, "r s"], depths: Float[Tensor, "r s"], sigma_scale: float = 1.0
 ) -> Float[Tensor, "r s-1"]:
-    """Compositing weights of the S−1 intervals between samples. Not differentiable in ``depths`` by intent."""
+    """Compositing weights of the S−1 intervals between samples."""
     sigma = sigma_scale * functional.softplus(0.5 * (raw[:, :-1] + raw[:, 1:]) - 1.0)
     optical = sigma * (depths[:, 1:] - depths[:, :-1])
-    # Π(1 − alpha) of the intervals before, as exp of a sum: exact where the product would underflow step by step.
+    # Π(1 − alpha) of the intervals before, as exp of a sum: exact where the product would underflow step by
+    # step.
     trans = torch.exp(optical - torch.cumsum(optical, dim=1))
     return trans * -torch.expm1(-optical)
 
 
 def composite(
     weights: Float[Tensor, "r s-1"], colour: Float[Tensor, "r s c"]
-) -> tuple[Float[Tensor, "r c"], Float[Tensor, "r"]]:
+) -> tuple[Float[Tensor, "r c"], Float[Tensor, " r"]]:
     """Add colours up along rays.
 
     Returns:
@@ -57,7 +59,10 @@ def composite(
 
 
 def importance_depths(
-    weights: Float[Tensor, "r s-1"], depths: Float[Tensor, "r s"], n: int, jitter: Float[Tensor, "r n"] | None = None
+    weights: Float[Tensor, "r s-1"],
+    depths: Float[Tensor, "r s"],
+    n: int,
+    jitter: Float[Tensor, "r n"] | None = None,
 ) -> Float[Tensor, "r n"]:
     """Draw n further samples where the weights are, by inversion of their piecewise constant distribution.
 

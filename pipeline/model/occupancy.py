@@ -64,8 +64,11 @@ def grid_points(grid: int, box_half: float, like: Tensor) -> Float[Tensor, "n 3"
 
 
 def is_occupied(
-    occupancy: Bool[Tensor, "*b g g g"], points: Float[Tensor, "n 3"], box_half: float, index: Tensor | None = None
-) -> Bool[Tensor, "n"]:
+    occupancy: Bool[Tensor, "*b g g g"],
+    points: Float[Tensor, "n 3"],
+    box_half: float,
+    index: Tensor | None = None,
+) -> Bool[Tensor, " n"]:
     """Look points up in one grid, or in the grid ``index`` of a stack; outside the box is empty."""
     G = occupancy.shape[-1]
     cell = ((points + box_half) * (G / (2 * box_half))).floor().long()
@@ -81,12 +84,12 @@ def occupied_span(
     occupancy: Bool[Tensor, "g g g"],
     origins: Float[Tensor, "r 3"],
     directions: Float[Tensor, "r 3"],
-    near: Float[Tensor, "r"],
-    far: Float[Tensor, "r"],
+    near: Float[Tensor, " r"],
+    far: Float[Tensor, " r"],
     box_half: float,
     steps: int = 64,
-) -> tuple[Float[Tensor, "r"], Float[Tensor, "r"]]:
-    """Shrink ray spans to their first and last occupied part of ``steps``; a ray that meets nothing has far <= near."""
+) -> tuple[Float[Tensor, " r"], Float[Tensor, " r"]]:
+    """Shrink ray spans to their first and last occupied of ``steps`` parts; a miss has far <= near."""
     edges = torch.arange(steps, device=near.device, dtype=near.dtype)
     length = (far - near).clamp(min=0.0) / steps
     depths = near[:, None] + length[:, None] * (edges + 0.5)

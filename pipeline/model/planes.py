@@ -1,12 +1,13 @@
 """Fused planes: composition from base planes and bilinear sampling at 3D points.
 
-Conventions: ``planes[p, f, row, col]`` with plane order xy, xz, yz; col runs along the first axis of the plane's
-name, row along the second, both increasing. Planes span [-box_half, box_half]³ in world units; texel centres lie at
-half-integer positions (``align_corners=False``), and everything outside the box reads as zero.
+Conventions: ``planes[p, f, row, col]`` with plane order xy, xz, yz; col runs along the first axis of the
+plane's name, row along the second, both increasing. Planes span [-box_half, box_half]³ in world units; texel
+centres lie at half-integer positions (``align_corners=False``), and everything outside the box reads as zero.
 
-The lookup works on one table ``[B·3·K·K, F]`` of all objects in a step, so that a point costs twelve weighted rows
-and one ``embedding_bag`` call serves all objects and planes. Its backward sorts the taps by row and is another
-``embedding_bag`` (measured on CPU for 100,000 points, F=32, K=64: 6 + 25 ms against 38 + 153 ms of ``grid_sample``).
+The lookup works on one table ``[B·3·K·K, F]`` of all objects in a step, so that a point costs twelve weighted
+rows and one ``embedding_bag`` call serves all objects and planes. Its backward sorts the taps by row and is
+another ``embedding_bag`` (measured on CPU for 100,000 points, F=32, K=64: 6 + 25 ms against 38 + 153 ms of
+``grid_sample``).
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from pipeline.model.shapes import Float, Int
 
 Axes = Literal["xyz", "eg3d"]
 
-# (axis along the columns, axis along the rows) of each plane. "eg3d" is what the paper's released code samples: its
-# third plane is (z, x), so that there is no yz plane; needed only to read checkpoints made by that code.
+# (axis along the columns, axis along the rows) of each plane. "eg3d" is what the paper's released code
+# samples: its third plane is (z, x), so that there is no yz plane; needed only to read checkpoints made by
+# that code.
 PLANE_AXES: dict[str, tuple[tuple[int, int], ...]] = {
     "xyz": ((0, 1), (0, 2), (1, 2)),
     "eg3d": ((0, 1), (0, 2), (2, 0)),
@@ -41,7 +43,7 @@ def fuse(
         coefficients: One scalar per object and base plane.
         base_planes: Planes shared by all objects.
     """
-    macro = (coefficients @ base_planes.flatten(1)).unflatten(1, base_planes.shape[1:])
+    macro = (coefficients @ base_planes.flatten(1)).view(-1, *base_planes.shape[1:])
     return macro if micro is None else torch.cat([micro, macro], dim=2)
 
 
@@ -99,7 +101,9 @@ class _TableLookup(torch.autograd.Function):
         flat = rows.reshape(-1)
         # A stable sort keeps the order of additions fixed, hence bit-equal gradients.
         ordered, order = torch.sort(flat, stable=True)
-        starts = torch.searchsorted(ordered, torch.arange(ctx.n_rows, dtype=ordered.dtype, device=ordered.device))
+        starts = torch.searchsorted(
+            ordered, torch.arange(ctx.n_rows, dtype=ordered.dtype, device=ordered.device)
+        )
         points = torch.div(order, rows.shape[1], rounding_mode="floor")
         grad = functional.embedding_bag(
             points,
@@ -134,4 +138,4 @@ def sample_planes(
     rows, weights = plane_taps(points.reshape(-1, 3), K, box_half, axes)
     object_index = torch.arange(n_objects, dtype=rows.dtype, device=rows.device).repeat_interleave(n_points)
     features = lookup(plane_table(planes), rows + object_index[:, None] * (3 * K * K), weights)
-    return features.unflatten(0, (n_objects, n_points))
+    return features.view(n_objects, n_points, -1)

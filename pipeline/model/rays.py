@@ -1,7 +1,7 @@
 """Rays: one or more per latent pixel, and the part of a ray that can meet the object.
 
-Conventions: OpenCV camera axes, pixel centres at +0.5, row 0 on top, *unit* directions in world axes, distances
-along the ray in world units.
+Conventions: OpenCV camera axes, pixel centres at +0.5, row 0 on top, *unit* directions in world axes,
+distances along the ray in world units.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def view_rays(
         intrinsics: Camera matrices of the full-size image, pixels.
         height: Image height, pixels.
         width: Image width, pixels.
-        downsample: f, pixels per latent pixel along a side. The ray of a latent pixel goes through the centre of its
+        downsample: f, pixels per latent pixel along a side. The ray of a latent pixel goes through the centre
+        of its
             f×f block.
         supersample: s; s×s rays per latent pixel, each through the centre of its part of the block.
 
@@ -39,11 +40,12 @@ def view_rays(
     cols = (torch.arange(width // downsample * supersample, device=cam2world.device) + 0.5) * step
     v, u = torch.meshgrid(rows.to(cam2world), cols.to(cam2world), indexing="ij")
     uv1 = torch.stack([u, v, torch.ones_like(u)], dim=-1)
-    uv1 = uv1.unflatten(1, (-1, supersample)).unflatten(0, (-1, supersample)).transpose(1, 2).reshape(-1, 3)
+    h, w = height // downsample, width // downsample
+    uv1 = uv1.view(h, supersample, w, supersample, 3).transpose(1, 2).reshape(-1, 3)
     to_world = cam2world[:, :3, :3] @ torch.linalg.inv(intrinsics.to(cam2world))
     directions = torch.einsum("vij,pj->vpi", to_world, uv1)
     directions = directions / directions.norm(dim=-1, keepdim=True)
-    return cam2world[:, :3, 3], directions.unflatten(1, (-1, supersample * supersample))
+    return cam2world[:, :3, 3], directions.view(len(cam2world), -1, supersample * supersample, 3)
 
 
 def box_span(
@@ -76,7 +78,7 @@ def ray_span(
     far: float,
     radius: float | None = None,
 ) -> tuple[Float[Tensor, "*r"], Float[Tensor, "*r"]]:
-    """Distances between which a ray can meet the object: [near, far] ∩ box ∩ sphere; a miss has far <= near."""
+    """Distances between which a ray can meet the object: range, box and sphere; a miss has far <= near."""
     start, end = box_span(origins, directions, box_half)
     if radius is not None:
         sphere_start, sphere_end = sphere_span(origins, directions, radius)

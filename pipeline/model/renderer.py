@@ -1,7 +1,7 @@
 """The renderer: planes + rays → latents (or RGB). A small MLP, and volume rendering around it.
 
-Conventions: rendered values are normalised latents in [0, 1] like those of the autoencoder. A rendered pixel is
-(premultiplied value, opacity); the caller puts the background latent behind it. No view dependence.
+Conventions: rendered values are normalised latents in [0, 1] like those of the autoencoder. A rendered pixel
+is (premultiplied value, opacity); the caller puts the background latent behind it. No view dependence.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from pipeline.model.planes import Axes, lookup, plane_table, plane_taps
 from pipeline.model.rays import ray_span, view_rays
 from pipeline.model.shapes import Bool, Float, Int
 
-# Slightly more than the sigmoid's range, so that 0 and 1 are reached at finite inputs (paper's code, after Mip-NeRF).
+# Slightly more than the sigmoid's range, so that 0 and 1 are reached at finite inputs (paper's code, after
+# Mip-NeRF).
 _COLOUR_RANGE = 1.002
 _RAYS_PER_CHUNK = 8192
 
@@ -36,7 +37,8 @@ class Geometry:
         box_half: Planes span [-box_half, box_half]³, world units.
         near: First distance along a ray, world units.
         far: Last distance along a ray, world units.
-        clip_radius: Rays are clipped to this sphere around the origin, world units; None clips to the box only.
+        clip_radius: Rays are clipped to this sphere around the origin, world units; None clips to the box
+        only.
         axes: "xyz" or "eg3d", see `pipeline.model.planes`.
         n_coarse: Stratified samples per ray.
         n_fine: Importance samples per ray.
@@ -68,13 +70,13 @@ class Renderer(nn.Module):
         self.hidden = nn.Linear(n_features, width)
         self.out = nn.Linear(width, 1 + n_channels)
 
-    def forward(self, features: Float[Tensor, "n f"]) -> tuple[Float[Tensor, "n"], Float[Tensor, "n c"]]:
+    def forward(self, features: Float[Tensor, "n f"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n c"]]:
         """Decode features to raw density (unbounded) and colour in [0, 1]."""
         out = self.out(functional.softplus(self.hidden(features)))
         colour = torch.sigmoid(out[:, 1:]) * _COLOUR_RANGE - 0.5 * (_COLOUR_RANGE - 1.0)
         return out[:, 0], colour
 
-    def density(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n"]:
+    def density(self, features: Float[Tensor, "n f"]) -> Float[Tensor, " n"]:
         """Raw density alone."""
         hidden = functional.softplus(self.hidden(features))
         return functional.linear(hidden, self.out.weight[:1], self.out.bias[:1])[:, 0]
@@ -101,7 +103,7 @@ class PlaneTable:
         """Build the table of fused planes."""
         return PlaneTable(plane_table(planes), planes.shape[-1], geometry.box_half, geometry.axes)
 
-    def sample(self, points: Float[Tensor, "n 3"], object_index: Int[Tensor, "n"]) -> Float[Tensor, "n f"]:
+    def sample(self, points: Float[Tensor, "n 3"], object_index: Int[Tensor, " n"]) -> Float[Tensor, "n f"]:
         """Features of points, each in the planes of its object. Differentiable in the table."""
         rows, weights = plane_taps(points, self.resolution, self.box_half, self.axes)
         offset = (object_index * (3 * self.resolution**2)).to(rows.dtype)
@@ -111,12 +113,12 @@ class PlaneTable:
 def render_rays(
     renderer: Renderer,
     table: PlaneTable,
-    object_index: Int[Tensor, "r"],
+    object_index: Int[Tensor, " r"],
     origins: Float[Tensor, "r 3"],
     directions: Float[Tensor, "r 3"],
     depths: Float[Tensor, "r s"],
     sigma_scale: float = 1.0,
-) -> tuple[Float[Tensor, "r c"], Float[Tensor, "r"], Float[Tensor, "r s-1"]]:
+) -> tuple[Float[Tensor, "r c"], Float[Tensor, " r"], Float[Tensor, "r s-1"]]:
     """Render rays at given sample distances.
 
     Args:
@@ -176,7 +178,7 @@ def render_views(
     opacity = opacities.view(n_views, n_pixels, n_sub).mean(2)
     flat = background.flatten(1).T
     latents = value + (1.0 - opacity[..., None]) * flat
-    return latents.transpose(1, 2).unflatten(2, background.shape[1:])
+    return latents.transpose(1, 2).reshape(n_views, *background.shape)
 
 
 def _render_flat(
@@ -189,7 +191,7 @@ def _render_flat(
     hit = (far > near).nonzero()[:, 0]
     value = origins.new_zeros(len(origins), renderer.n_channels)
     opacity = origins.new_zeros(len(origins))
-    for part in hit.split(_RAYS_PER_CHUNK):
+    for part in torch.split(hit, _RAYS_PER_CHUNK):
         zero = torch.zeros_like(part)
         rays = (zero, origins[part], directions[part])
         depths = stratified_depths(near[part], far[part], geometry.n_coarse)
@@ -203,12 +205,12 @@ def _render_flat(
 def free_space_penalty(
     renderer: Renderer,
     table: PlaneTable,
-    object_index: Int[Tensor, "n"],
+    object_index: Int[Tensor, " n"],
     points: Float[Tensor, "n 3"],
-    is_free: Bool[Tensor, "n"],
+    is_free: Bool[Tensor, " n"],
     step_world: float,
     sigma_scale: float = 1.0,
-) -> Float[Tensor, "n"]:
+) -> Float[Tensor, " n"]:
     """Opacity over one step of ``step_world`` at points known to be empty; zero at the other points."""
     raw = renderer.density(table.sample(points, object_index))
     sigma = sigma_scale * functional.softplus(raw - 1.0)

@@ -1,7 +1,7 @@
 """Shape annotations for tensors, with a fallback for environments without jaxtyping.
 
-Modules of ``pipeline.model`` import the names from here: ``Float[Tensor, "b 3 f k k"]`` is checked by jaxtyping and
-beartype in the tests (see ``tests/test_pipeline/conftest.py``) and is documentation elsewhere.
+Modules of ``pipeline.model`` import the names from here: ``Float[Tensor, "b 3 f k k"]`` is checked by
+jaxtyping and beartype in the tests (see ``tests/test_pipeline/conftest.py``) and is documentation elsewhere.
 """
 
 from __future__ import annotations

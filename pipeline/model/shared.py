@@ -1,7 +1,7 @@
 """The shared components: autoencoder, base planes, renderer, background latent; frozen and named by content.
 
-Stored under ``shared/<shared_version>/`` (keys are created once, never replaced; ``shared.json`` comes last, so that a
-version exists whole or not at all)::
+Stored under ``shared/<shared_version>/`` (keys are created once, never replaced; ``shared.json`` comes last,
+so that a version exists whole or not at all)::
 
     vae/                          diffusers folder of the autoencoder
     base_planes.safetensors       base_planes [M, 3, F_mac, K, K]
@@ -62,7 +62,7 @@ class RegimeOneCodes:
 
     @staticmethod
     def merge(parts: list[RegimeOneCodes]) -> RegimeOneCodes:
-        """Join the codes of all ranks, sorted by object id, so that the result does not depend on the ranks."""
+        """Join the codes of all ranks, sorted by object id: the order does not depend on the ranks."""
         ids = [object_id for part in parts for object_id in part.ids]
         order = sorted(range(len(ids)), key=ids.__getitem__)
         micro = [part.micro for part in parts if part.micro is not None]
@@ -121,13 +121,15 @@ class SharedComponents:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """RGB in [0, 1] of latents [V, C, h, w], in batches of a fixed size."""
-        parts = [self.autoencoder.decode(part) for part in latents.split(_DECODE_BATCH)]
+        parts = [self.autoencoder.decode(part) for part in torch.split(latents, _DECODE_BATCH)]
         return torch.cat(parts).clamp(0.0, 1.0)
 
     @torch.no_grad()
     def reconstruct(self, rgb: Tensor) -> Tensor:
-        """The autoencoder alone: D(E(x)) in [0, 1] of views [V, 3, H, W]; no rendering can be expected to do better."""
-        return self.decode(torch.cat([self.autoencoder.encode(part) for part in rgb.split(_DECODE_BATCH)]))
+        """Views [V, 3, H, W] after the autoencoder alone, D(E(x)): the ceiling of any rendering."""
+        return self.decode(
+            torch.cat([self.autoencoder.encode(part) for part in torch.split(rgb, _DECODE_BATCH)])
+        )
 
     @torch.no_grad()
     def render_rgb(
@@ -177,7 +179,8 @@ class SharedComponents:
             info: Further entries of ``shared.json`` that do not count for the version, such as times.
 
         Returns:
-            shared_version: 16 hex digits of the sha256 over all files. The same content gives the same version.
+            shared_version: 16 hex digits of the sha256 over all files. The same content gives the same
+            version.
         """
         files = self._files(codes)
         meta = {**self.meta(), "n_regime1": len(codes.ids)}
@@ -191,7 +194,9 @@ class SharedComponents:
         document = {**meta, "shared_version": version, "files": hashes, "info": dict(info or {})}
         for name, data in files.items():
             store.create(shared_key(version, name), data)
-        store.create(shared_key(version, "shared.json"), json.dumps(document, indent=1, sort_keys=True).encode())
+        store.create(
+            shared_key(version, "shared.json"), json.dumps(document, indent=1, sort_keys=True).encode()
+        )
         return version
 
     def _files(self, codes: RegimeOneCodes) -> dict[str, bytes]:
@@ -203,11 +208,15 @@ class SharedComponents:
         own = {"coefficients": torch.from_numpy(np.ascontiguousarray(codes.coefficients))}
         if codes.micro is not None:
             own["micro"] = torch.from_numpy(np.ascontiguousarray(codes.micro))
-        renderer = {name: value.detach().cpu().contiguous() for name, value in self.renderer.state_dict().items()}
+        renderer = {
+            name: value.detach().cpu().contiguous() for name, value in self.renderer.state_dict().items()
+        }
         files = {
             "base_planes.safetensors": save({"base_planes": self.base_planes.detach().cpu().contiguous()}),
             "renderer.safetensors": save(renderer),
-            "background_latent.safetensors": save({"background_latent": self.background_latent.cpu().contiguous()}),
+            "background_latent.safetensors": save(
+                {"background_latent": self.background_latent.cpu().contiguous()}
+            ),
             "mean_code.safetensors": save(mean),
             "regime1/codes.safetensors": save(own),
             "regime1/ids.json": json.dumps(list(codes.ids)).encode(),

@@ -1,4 +1,4 @@
-"""The report of a data set: one self-contained HTML page with its figures, its pictures and how it was made."""
+"""The report of a data set: one self-contained HTML page with its figures, pictures and history."""
 
 from __future__ import annotations
 

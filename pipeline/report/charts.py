@@ -1,7 +1,7 @@
 """Charts as inline SVG, coloured by CSS classes so that they follow the page's light and dark scheme.
 
-Text in an SVG scales with it, so a chart takes its width in CSS pixels, and `both_widths` draws it twice: for wide
-and for narrow screens, of which the style sheet shows one.
+Text in an SVG scales with it, so a chart takes its width in CSS pixels, and `both_widths` draws it twice: for
+wide and for narrow screens, of which the style sheet shows one.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def both_widths(draw: Callable[[int], Html]) -> Html:
 
 
 def nice_ticks(low: float, high: float, n_wanted: int) -> list[float]:
-    """Round values inside [low, high], about `n_wanted` of them, in steps of 1, 2 or 5 times a power of ten."""
+    """About `n_wanted` round values inside [low, high], in steps of 1, 2 or 5 times a power of ten."""
     raw = max(high - low, 1e-12) / max(n_wanted, 1)
     power = 10 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
@@ -68,11 +68,10 @@ def tick_text(value: float) -> str:
     return f"{value:g}".replace("-", "\u2212")
 
 
-def svg(width: float, height: float, label: str, *children: Html) -> Html:
+def svg(width: float, height: float, label: str, *children: Html, role: str = "img") -> Html:
     """An SVG of a size in CSS pixels, with its description for those who do not see it."""
-    return el(
-        "svg", *children, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=label, class_="chart"
-    )
+    box = f"0 0 {width:g} {height:g}"
+    return el("svg", *children, viewBox=box, role=role, aria_label=label, class_="chart")
 
 
 def line(x1: float, y1: float, x2: float, y2: float, css_class: str) -> Html:
@@ -142,8 +141,10 @@ def scatter(objects: Sequence[ObjectRecord], width: int) -> Html:
     parts.append(text(across(low) + 6, up(high) + 12, "fit, dB", "label"))
     for record, (ceiling, psnr) in zip(shown, values.tolist(), strict=True):
         tip = el("title", f"{record.object_id}: {fixed(psnr, 2)} dB, ceiling {fixed(ceiling, 2)} dB")
-        parts.append(el("circle", tip, cx=across(ceiling), cy=up(psnr), r=3.2, class_=f"dot r{record.regime}"))
-    label = f"PSNR of {count(len(shown))} objects against the autoencoder's ceiling on the same views, both in dB."
+        parts.append(
+            el("circle", tip, cx=across(ceiling), cy=up(psnr), r=3.2, class_=f"dot r{record.regime}")
+        )
+    label = f"PSNR of {count(len(shown))} objects against the autoencoder's ceiling on the same views, in dB."
     return svg(width, height, label, *parts)
 
 
@@ -166,7 +167,8 @@ def curve(data: Curve, width: int) -> Html:
         parts.append(text(across(step) + 4, 10, name, "tick"))
     parts.append(el("path", d=_path(steps, shown, across, up), class_="trace"))
     parts.append(el("circle", cx=across(steps[-1]), cy=up(shown[-1]), r=3.0, class_="dot r2"))
-    described = f"{data.name}: from {values[0]:.3g} at step {steps[0]:.0f} to {values[-1]:.3g} at step {steps[-1]:.0f}."
+    ends = [f"{values[place]:.3g} at step {steps[place]:.0f}" for place in (0, -1)]
+    described = f"{data.name}: from {ends[0]} to {ends[1]}."
     return svg(width, height, described, *parts)
 
 
@@ -198,7 +200,12 @@ def _axis(scale: Scale, top: float, base: float, unit: str, n_ticks: int) -> lis
 
 
 def _bars(
-    scale: Scale, edges: NDArray[np.float64], counts: NDArray[np.int64], base: float, unit_px: float, css_class: str
+    scale: Scale,
+    edges: NDArray[np.float64],
+    counts: NDArray[np.int64],
+    base: float,
+    unit_px: float,
+    css_class: str,
 ) -> Html:
     """Columns of unit squares while a square is tall enough to be seen, whole bars otherwise."""
     bars = []
@@ -223,16 +230,24 @@ def _ridge_label(
     marker = el("path", d=f"M{x:.1f} {base + 1.5:.1f}l-4 6.5h8z", class_=f"marker {row.css_class}")
     figure = fixed(mean, decimals)
     if wide:
-        return join(marker, text(0, base - 3, row.label, "label"), text(860, base - 3, figure, "value", "end"))
+        return join(
+            marker, text(0, base - 3, row.label, "label"), text(860, base - 3, figure, "value", "end")
+        )
     top = base - 46
     return join(marker, text(0, top, row.label, "label"), text(scale.end_px, top, figure, "value", "end"))
 
 
 def _value_ticks(low: float, high: float, logarithmic: bool) -> list[float]:
+    """Places on the value axis; on a logarithmic one powers of ten, with more between where these are few."""
     if not logarithmic:
         return nice_ticks(low, high, 4)
-    decades = [float(power) for power in range(math.ceil(low), math.floor(high) + 1)]
-    return decades if len(decades) > 1 else nice_ticks(low, high, 3)
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    for factors in ((1,), (1, 3), (1, 2, 5)):
+        ticks = [power + math.log10(factor) for power in powers for factor in factors]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 3:
+            break
+    return ticks
 
 
 def _value_tick(value: float, across: Scale, up: Scale, logarithmic: bool) -> Html:

@@ -1,4 +1,4 @@
-"""Reads the figures of a report out of a data set. Whatever a stage did not record is left out, never invented."""
+"""Reads the figures of a report out of a data set; what a stage did not record is left out, never invented."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pipeline.report.curves import training_curves
 from pipeline.report.records import FailedObject, Findings, ObjectRecord, StageRun, StoredPart
 from storage.errors import FpipeError
 from storage.layout import run_folder, shared_key
-from storage.planes import PlanesStore
 from storage.plan import Plan
+from storage.planes import PlanesStore
 from storage.records import Failure, Status
 from storage.sharded import ShardedStore
 from storage.shared import read_shared_meta
@@ -68,7 +68,7 @@ def collect(store: Store, views: ViewsStore, planes: PlanesStore) -> Findings:
 
 
 def read_runs(store: Store) -> list[StageRun]:
-    """Every recorded run, stage by stage, oldest first; a folder without a readable run.json is passed over."""
+    """Every recorded run, by stage, oldest first; a folder without a readable run.json is passed over."""
     runs = []
     for stage in store.list("runs"):
         for name in store.list(f"runs/{stage}")[-_RUNS_PER_STAGE:]:
@@ -77,7 +77,12 @@ def read_runs(store: Store) -> list[StageRun]:
             except FileNotFoundError:
                 continue  # checkpoints live here, too
             except ValueError as error:
-                LOGGER.warning("runs/%s/%s/run.json cannot be read (%s) and is left out of the report", stage, name, error)
+                LOGGER.warning(
+                    "runs/%s/%s/run.json cannot be read (%s) and is left out of the report",
+                    stage,
+                    name,
+                    error,
+                )
                 continue
             if isinstance(record, dict):
                 runs.append(_run(stage, name, record))
@@ -179,5 +184,6 @@ def _facts(plan: Plan, planes: PlanesStore) -> dict[str, Any]:
         "fit config": fit.fit_config_hash,
         "shared version": fit.shared_version,
         "render config": header.render_config_hash,
-        "planes per object": f"3 × {fit.f_mic} × {fit.resolution} × {fit.resolution} micro, {fit.n_base} coefficients",
+        "planes per object": f"3 × {fit.f_mic} × {fit.resolution} × {fit.resolution} micro, {fit.n_base} "
+        "coefficients",
     }

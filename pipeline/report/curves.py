@@ -27,8 +27,8 @@ def training_curves(meta: Mapping[str, Any]) -> list[Curve]:
             (step, phase, losses), as a sequence or a mapping; anything else is passed over.
 
     Returns:
-        Curves of at most 220 points: medians over equal groups of steps, which show the course and not the scatter
-        between batches.
+        Curves of at most 220 points: medians over equal groups of steps, which show the course and not the
+        scatter between batches.
     """
     points = sorted(_points(meta), key=lambda point: point[0])
     if not points:
@@ -42,7 +42,9 @@ def training_curves(meta: Mapping[str, Any]) -> list[Curve]:
                 rows.setdefault(name, []).append((step, float(value)))
     names = [name for name in _ORDER if name in rows] + sorted(set(rows) - set(_ORDER))
     return [
-        Curve(_NAMES.get(name, name), *_thinned(rows[name]), phases, span) for name in names if len(rows[name]) > 1
+        Curve(_NAMES.get(name, name), *_thinned(rows[name]), phases, span)
+        for name in names
+        if len(rows[name]) > 1
     ]
 
 

@@ -1,7 +1,7 @@
 """Chooses the objects that a report shows and renders its pictures from what the store holds.
 
-Choices are made by figures and by rule, so that nobody picks the pretty ones: quantiles for the ruler, extremes and
-middle for the comparisons, an even spread over classes for the turntables.
+Choices are made by figures and by rule, so that nobody picks the pretty ones: quantiles for the ruler,
+extremes and middle for the comparisons, an even spread over classes for the turntables.
 """
 
 from __future__ import annotations
@@ -62,17 +62,17 @@ class GalleryMaker:
 
     def make(self, findings: Findings) -> Gallery:
         """Every picture of the report; empty where no object has a fit."""
-        ranked = sorted(findings.objects, key=lambda record: (record.psnr_db, record.object_id))
-        if not ranked:
+        if not findings.objects:
             return Gallery()
+        measured = [record for record in findings.objects if math.isfinite(record.psnr_db)]
+        ranked = sorted(measured or findings.objects, key=lambda record: (record.psnr_db, record.object_id))
         fitted = [record for record in ranked if record.regime == 2] or ranked
         opening = fitted[len(fitted) // 2]
         spread = _spread([record for record in fitted if record is not opening], TURNTABLES)
+        groups = _groups(fitted) if measured else []
         return Gallery(
-            exhibits=[self._exhibit(record) for record in _quantiles(ranked, EXHIBITS)],
-            comparisons=[
-                self._comparison(group, record) for group, chosen in _groups(fitted) for record in chosen
-            ],
+            exhibits=[self._exhibit(record) for record in _quantiles(ranked, EXHIBITS)] if measured else [],
+            comparisons=[self._comparison(group, record) for group, chosen in groups for record in chosen],
             turntables=[self._turntable(record) for record in [opening, *spread]],
             blends=[self._blend(first, second) for first, second in self._pairs(fitted)],
             inputs={name: self._inputs(findings, name) for name in findings.class_names},
@@ -113,11 +113,12 @@ class GalleryMaker:
         a, b = self._planes.read(first.row), self._planes.read(second.row)
         own = self._views.values(first.row)
         azimuth, elevation = _SHOWING
-        camera = look_at_origin(np.array([azimuth]), np.array([math.sin(elevation)]), _radius(own["cam2world"]))
+        camera = look_at_origin(
+            np.array([azimuth]), np.array([math.sin(elevation)]), _radius(own["cam2world"])
+        )
         whole, coefficients_only = [], []
         for share in np.linspace(0, 1, BLEND_FRAMES).tolist():
-            mixed = mix(a, b, share, share)
-            whole += self._from(mixed, camera, own["intrinsics"][0])
+            whole += self._from(mix(a, b, share, share), camera, own["intrinsics"][0])
             coefficients_only += self._from(mix(a, b, share, 0.5), camera, own["intrinsics"][0])
         return Blend(first, second, whole, coefficients_only)
 
@@ -138,7 +139,9 @@ class GalleryMaker:
         return pairs
 
     def _farthest(self, records: Sequence[ObjectRecord]) -> tuple[ObjectRecord, ObjectRecord]:
-        own = np.stack([self._planes.values(record.row)["coefficients"] for record in records]).astype(np.float64)
+        own = np.stack([self._planes.values(record.row)["coefficients"] for record in records]).astype(
+            np.float64
+        )
         distance = np.square(own[:, None] - own[None]).sum(axis=2)
         first, second = np.unravel_index(int(distance.argmax()), distance.shape)
         if first == second:  # all alike, or a single base plane
@@ -172,7 +175,7 @@ def mix(a: ObjectFit, b: ObjectFit, share: float, micro_share: float) -> ObjectF
 
 
 def orbit(n: int, elevation_deg: float, radius_world: float) -> NDArray[np.float32]:
-    """Cameras [n, 4, 4] on a circle around the vertical axis, looking at the origin; the first one at azimuth 0."""
+    """Cameras [n, 4, 4] on a circle around the z axis that look at the origin; the first one at azimuth 0."""
     azimuth_rad = np.arange(n) * (2 * np.pi / n)
     return look_at_origin(azimuth_rad, np.full(n, math.sin(math.radians(elevation_deg))), radius_world)
 

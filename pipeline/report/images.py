@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from pipeline.report.records import Picture
 ERROR_MAX: Final = 0.3  # mean absolute difference over RGB at which the error scale ends
 SPRITE_COLUMNS: Final = 6
 
-# Paper, straw, ember, wine, ink: lightness falls all the way, so the scale also reads in grey and colour-blind.
+# Paper, straw, ember, wine, ink: lightness falls all the way, so the scale also reads in grey and
+# colour-blind.
 _ERROR_STOPS: Final = ("#ffffff", "#fbe3a6", "#f0934a", "#c23b3f", "#6b1546", "#1b0a26")
 _WEBP_QUALITY: Final = 84
 
@@ -28,7 +29,7 @@ def data_uri(picture: Picture) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def to_picture(image: NDArray[np.floating]) -> Picture:
+def to_picture(image: NDArray[Any]) -> Picture:
     """Colours in [0, 1] as 8-bit sRGB, rounded."""
     return np.asarray(np.rint(np.clip(image, 0, 1) * 255), dtype=np.uint8)
 
@@ -45,14 +46,16 @@ def sprite(frames: Sequence[Picture]) -> Picture:
 
 
 def error_map(picture: Picture, truth: Picture) -> Picture:
-    """Mean absolute difference over RGB on the error scale; differences above `ERROR_MAX` take its last colour."""
+    """Mean absolute difference over RGB on the error scale; above `ERROR_MAX` it keeps its last colour."""
     error = np.abs(picture.astype(np.float32) - truth.astype(np.float32)).mean(axis=2) / 255
     return error_colours(error / ERROR_MAX)
 
 
-def error_colours(position: NDArray[np.floating]) -> Picture:
+def error_colours(position: NDArray[Any]) -> Picture:
     """Colours [..., 3] of positions on the error scale; outside [0, 1] its ends."""
-    stops = np.array([[int(stop[i : i + 2], 16) for i in (1, 3, 5)] for stop in _ERROR_STOPS], dtype=np.float32)
+    stops = np.array(
+        [[int(stop[i : i + 2], 16) for i in (1, 3, 5)] for stop in _ERROR_STOPS], dtype=np.float32
+    )
     places = np.linspace(0, 1, len(stops))
     channels = [np.interp(position, places, stops[:, channel]) for channel in range(3)]
     return np.asarray(np.rint(np.stack(channels, axis=-1)), dtype=np.uint8)

@@ -1,7 +1,7 @@
 """Builds HTML and SVG from calls, and escapes every text that is not markup already.
 
-Object ids, paths and error messages come from other people's files: nothing reaches the page unescaped unless it is
-an `Html`, and only this module makes those.
+Object ids, paths and error messages come from other people's files: nothing reaches the page unescaped unless
+it is an `Html`, and only this module makes those.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def el(tag: str, *children: Child, **attributes: Attribute) -> Html:
     Args:
         tag: Name of the element.
         *children: Html as it is; any other value as escaped text; None is left out.
-        **attributes: `_` becomes `-` and a trailing one falls away (`class_`, `aria_label`). True writes the bare
-            name, None and False nothing; numbers are written short, as SVG wants them.
+        **attributes: `_` becomes `-` and a trailing one falls away (`class_`, `aria_label`). True writes the
+            bare name, None and False nothing; numbers are written short, as SVG wants them.
 
     Returns:
         The element as text.

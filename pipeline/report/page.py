@@ -59,8 +59,9 @@ def _bar(findings: Findings, names: list[str]) -> Html:
 
 
 def _foot(findings: Findings) -> Html:
-    words = f"Made by fpipe on {findings.created}. Fit {findings.fit_name}, shared components {findings.shared_version}."
-    return el("footer", el("p", words))
+    made = f"Made by fpipe on {findings.created}. "
+    what = f"Fit {findings.fit_name}, shared components {findings.shared_version}."
+    return el("footer", el("p", made, what))
 
 
 def _asset(name: str) -> Html:

@@ -29,7 +29,7 @@ def plate(picture: Picture, description: str, css_class: str = "") -> Html:
 
 
 def film(frames: Sequence[Picture], description: str, start: int = 0) -> Html:
-    """Frames on one sprite sheet, of which the plate shows one; the script steps it, without one it is a still."""
+    """Frames on one sprite sheet, of which the plate shows one; without a script it is a still."""
     height, width = frames[0].shape[:2]
     n_rows = -(-len(frames) // SPRITE_COLUMNS)
     row, column = divmod(start, SPRITE_COLUMNS)
@@ -61,9 +61,7 @@ def object_caption(record: ObjectRecord) -> Html:
 def table(header: Sequence[Child], rows: Sequence[Sequence[Child]], css_class: str = "") -> Html:
     """A table whose first column names the row and whose other cells are figures."""
     head = el("tr", *(el("th", cell, scope="col") for cell in header))
-    body = [
-        el("tr", el("th", row[0], scope="row"), *(el("td", cell) for cell in row[1:])) for row in rows
-    ]
+    body = [el("tr", el("th", row[0], scope="row"), *(el("td", cell) for cell in row[1:])) for row in rows]
     return el(
         "div", el("table", el("thead", head), el("tbody", *body), class_=css_class or None), class_="table"
     )

@@ -1,10 +1,11 @@
-"""What the report shows, as plain records: `collect` and `gallery` fill them, the sections write them as HTML.
+"""What the report shows, as plain records: `collect` and `gallery` fill them, the sections write HTML.
 
 Pictures are arrays u8 [H, W, 3], sRGB over white.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,8 +28,8 @@ class ObjectRecord:
 
     @property
     def psnr_db(self) -> float:
-        """Mean over the object's held-out views."""
-        return self.figures["psnr_db"]
+        """Mean over the object's held-out views; NaN where it has none."""
+        return self.figures.get("psnr_db", math.nan)
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,12 @@ class StageRun:
     versions: Mapping[str, Any] = field(default_factory=dict)
     hardware: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_objects(self) -> int:
+        """Objects that the run completed; 0 where its summary does not say."""
+        value = self.summary.get("objects_ok", 0)
+        return value if isinstance(value, int) else 0
 
 
 @dataclass(frozen=True)

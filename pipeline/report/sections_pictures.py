@@ -10,7 +10,7 @@ from pipeline.report.parts import film, object_caption, plate, section
 from pipeline.report.records import Blend, Comparison, Findings, Gallery, ObjectRecord, Picture
 from pipeline.report.wording import fixed, nouns, number_word, plural
 
-_FILMSTRIP_FRAMES = 7
+_FILMSTRIP_FRAMES = 5
 
 
 def comparisons(gallery: Gallery) -> Html | None:
@@ -18,8 +18,8 @@ def comparisons(gallery: Gallery) -> Html | None:
     if not gallery.comparisons:
         return None
     note = (
-        "Ground truth, rendering from the stored planes, and where they differ. For each object the held-out view "
-        "whose PSNR is the median of its views."
+        "Ground truth, rendering from the stored planes, and where they differ. For each object the "
+        "held-out view whose PSNR is the median of its views."
     )
     groups = []
     for group in dict.fromkeys(comparison.group for comparison in gallery.comparisons):
@@ -36,13 +36,16 @@ def turntables(gallery: Gallery) -> Html | None:
     shown = gallery.turntables[1:] or gallery.turntables  # the first one opens the page
     note = join(
         f"{number_word(len(shown)).capitalize()} objects from cameras that belong to none of their views: "
-        f"{len(shown[0].frames)} steps around the vertical axis, {shown[0].elevation_deg:.0f}° above the horizon. ",
+        f"{len(shown[0].frames)} steps around the vertical axis, {shown[0].elevation_deg:.0f}° above the "
+        "horizon. ",
         el("span", "Drag one, or focus it and press the arrow keys.", class_="script-only"),
     )
     tables = [
         el(
             "figure",
-            film(t.frames, f"Turntable of {t.record.object_id}, rendered from its planes", len(t.frames) // 8),
+            film(
+                t.frames, f"Turntable of {t.record.object_id}, rendered from its planes", len(t.frames) // 8
+            ),
             el("figcaption", object_caption(t.record)),
             class_="turntable",
             tabindex="0",
@@ -67,8 +70,9 @@ def blends(gallery: Gallery) -> Html | None:
     if not gallery.blends:
         return None
     note = (
-        "Two fits, mixed linearly in equal steps: first micro planes and coefficients together, then the coefficients "
-        "alone, with the micro planes kept half-way. The second row is what the shared base planes contribute."
+        "Two fits, mixed linearly in equal steps: first micro planes and coefficients together, then the "
+        "coefficients alone, with the micro planes kept half-way. The second row is what the shared base "
+        "planes contribute."
     )
     return section("between", "Between two objects", note, *(_blend(blend) for blend in gallery.blends))
 
@@ -113,7 +117,11 @@ def _error_scale() -> Html:
     return el(
         "div",
         el("span", "Error: mean absolute difference over RGB", class_="what"),
-        el("div", el("div", "", class_="bar", style=f"background:{error_gradient()}"), el("div", *ticks, class_="ticks")),
+        el(
+            "div",
+            el("div", "", class_="bar", style=f"background:{error_gradient()}"),
+            el("div", *ticks, class_="ticks"),
+        ),
         class_="error-scale",
     )
 
@@ -134,7 +142,12 @@ def _blend(blend: Blend) -> Html:
     ends = el("div", _end(first), _end(second), class_="ends")
     return el(
         "div",
-        el("p", el("output", "50", class_="readout"), el("small", " % of the way"), class_="share script-only"),
+        el(
+            "p",
+            el("output", "50", class_="readout"),
+            el("small", " % of the way"),
+            class_="share script-only",
+        ),
         el("div", ends, slider, class_="way"),
         film(blend.whole, described, middle),
         _filmstrip(blend.whole, "Micro planes and coefficients", described),
@@ -151,5 +164,7 @@ def _end(record: ObjectRecord) -> Html:
 def _filmstrip(frames: Sequence[Picture], label: str, described: str) -> Html:
     last = len(frames) - 1
     places = [round(last * index / (_FILMSTRIP_FRAMES - 1)) for index in range(_FILMSTRIP_FRAMES)]
-    plates = [plate(frames[place], f"{described}, {100 * place // max(last, 1)} % of the way") for place in places]
+    plates = [
+        plate(frames[place], f"{described}, {100 * place // max(last, 1)} % of the way") for place in places
+    ]
     return el("figure", el("div", *plates, class_="plates"), el("figcaption", label), class_="filmstrip")

@@ -21,7 +21,7 @@ def training(findings: Findings) -> Html | None:
     """The curves recorded while the shared components were trained."""
     if not findings.curves:
         return None
-    note = "Shared components: autoencoder, base planes and renderer. Losses are means of squares on training views."
+    note = "Autoencoder, base planes and renderer, trained together. Losses are means of squares on training views."
     charts = [
         figure(curve(data, 420), join(data.name, el("span", f"{data.values[-1]:.3g}", class_="figure")))
         for data in findings.curves
@@ -48,7 +48,9 @@ def cost(findings: Findings) -> Html:
             for stage, n_runs, n_objects, seconds in times
         ]
         rows.append(["total", "", duration(sum(t[3] for t in times)), "", "", str(sum(t[1] for t in times))])
-        content.append(table(["Stage", "", "Wall time", "Objects", "Per object", "Runs"], rows, "bars with-total"))
+        content.append(
+            table(["Stage", "", "Wall time", "Objects", "Per object", "Runs"], rows, "bars with-total")
+        )
     if findings.parts:
         largest = max(part.n_bytes for part in findings.parts) or 1
         rows = [
@@ -63,7 +65,9 @@ def cost(findings: Findings) -> Html:
         ]
         rows.append(["total", "", size(sum(part.n_bytes for part in findings.parts)), "", ""])
         content.append(table(["Stored", "", "Bytes", "Objects", "Per object"], rows, "bars with-total"))
-    return section("cost", "Time and bytes", note, *(content or [el("p", "Nothing recorded.", class_="empty")]))
+    return section(
+        "cost", "Time and bytes", note, *(content or [el("p", "Nothing recorded.", class_="empty")])
+    )
 
 
 def failures(findings: Findings) -> Html:
@@ -86,7 +90,9 @@ def failures(findings: Findings) -> Html:
         for failure in shown
     ]
     rest = len(findings.failures) - len(shown)
-    more = el("p", f"And {count(rest)} more, in the sidecars of the shards.", class_="empty") if rest else None
+    more = (
+        el("p", f"And {count(rest)} more, in the sidecars of the shards.", class_="empty") if rest else None
+    )
     content = table(["Object", "Stage", "Kind", "Reason"], rows, "failures")
     return section("failures", "Failures", note, content, more)
 
@@ -155,19 +161,10 @@ def _stage_times(findings: Findings) -> list[tuple[str, int, int, float]]:
     for stage in _ordered({run.stage: run for run in findings.runs}):
         runs = [run for run in findings.runs if run.stage == stage and run.seconds is not None]
         seconds = sum(run.seconds for run in runs if run.seconds is not None)
-        n_objects = sum(_n_objects(run) for run in runs)
+        n_objects = sum(run.n_objects for run in runs)
         if runs:
             rows.append((stage, len(runs), n_objects, seconds))
     return rows
-
-
-def _n_objects(run: StageRun) -> int:
-    """Objects that a run worked on, from its summary."""
-    for name in ("objects_ok", "n_ok", "objects"):
-        value = run.summary.get(name)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-    return 0
 
 
 def _ordered(stages: Mapping[str, Any]) -> list[str]:
@@ -184,14 +181,23 @@ def _conventions(meta: Mapping[str, Any]) -> list[tuple[Child, Child]]:
     half = meta.get("box_half")
     span = f"[−{half:g}, {half:g}]³" if isinstance(half, int | float) else "[−box_half, box_half]³"
     axes = "xy, xz, zx, as the released code has them" if meta.get("axes") == "eg3d" else "xy, xz, yz"
+    channels = f"{meta.get('f_mic', 'F_mic')} + {meta.get('f_mac', 'F_mac')} channels"
+    layout = (
+        f": p runs over {axes}; col along the first axis of the plane’s name, row along the second, both up."
+    )
     return [
-        ("Planes", join(el("code", "planes[p, f, row, col]"), f": p runs over {axes}; col along the first axis of the "
-                        "plane’s name, row along the second, both increasing.")),
-        ("Features", f"Micro planes first, then macro planes: {meta.get('f_mic', 'F_mic')} + {meta.get('f_mac', 'F_mac')} channels."),
-        ("Extent", f"Planes span {span} in world units; bilinear, zero outside, features of the three planes summed."),
+        ("Planes", join(el("code", "planes[p, f, row, col]"), layout)),
+        ("Features", f"Micro planes first, then macro planes: {channels}."),
+        (
+            "Extent",
+            f"{span} in world units. Bilinear, zero outside; the features of the three planes are summed.",
+        ),
         ("World", "z up. Each mesh is centred on its bounding box and scaled to a diagonal of 1."),
         ("Cameras", "cam2world, 4 × 4 on column vectors, OpenCV axes: x right, y down, z forward."),
-        ("Pixels", "Centres at +0.5; intrinsics in pixels. RGBA is sRGB with straight alpha, shown here over white."),
+        (
+            "Pixels",
+            "Centres at +0.5, intrinsics in pixels. RGBA is sRGB with straight alpha, here over white.",
+        ),
     ]
 
 
@@ -204,7 +210,9 @@ def _run_details(run: StageRun) -> Html:
     if run.hardware:
         pairs.append(("hardware", _hardware(run.hardware)))
     pairs += [(name, _plain(value)) for name, value in run.versions.items()]
-    body = join(description_list([pair for pair in pairs if pair[1]]), _json(run.config) if run.config else None)
+    body = join(
+        description_list([pair for pair in pairs if pair[1]]), _json(run.config) if run.config else None
+    )
     return _details(run.stage, body)
 
 
@@ -226,6 +234,7 @@ def _plain(value: Any) -> str:
 
 def _without_curves(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Shared metadata without its long lists: the curves are drawn, the ids are in the store."""
+
     def is_long(value: Any) -> bool:
         return isinstance(value, Mapping | list) and len(json.dumps(value, default=str)) > 1500
 

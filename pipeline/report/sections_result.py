@@ -10,10 +10,21 @@ from numpy.typing import NDArray
 from pipeline import metrics
 from pipeline.report.charts import Ridge, both_widths, ridges, scatter
 from pipeline.report.markup import Html, el, join
-from pipeline.report.parts import film, figure, object_caption, section, table
+from pipeline.report.parts import figure, film, object_caption, section, table
 from pipeline.report.records import Findings, Gallery, Turntable
-from pipeline.report.ruler import NARROW_PX, WIDE_PX, ruler
-from pipeline.report.wording import count, fixed, listing, nouns, number_word, plural, signed, size
+from pipeline.report.ruler import rulers
+from pipeline.report.wording import (
+    MISSING,
+    count,
+    duration,
+    fixed,
+    listing,
+    nouns,
+    number_word,
+    plural,
+    signed,
+    size,
+)
 
 
 def opening(findings: Findings, gallery: Gallery) -> Html:
@@ -26,24 +37,27 @@ def opening(findings: Findings, gallery: Gallery) -> Html:
         class_="words",
     )
     turntable = _opening_turntable(gallery)
-    wide = ruler(gallery.exhibits, findings.summary, WIDE_PX)
-    narrow = ruler(gallery.exhibits, findings.summary, NARROW_PX)
     caption = (
-        "Objects from the lowest to the highest held-out PSNR, each seen from a camera that no fit was given; "
-        "hover to see the ground truth. Below the scale, the means of all objects."
+        "Objects from the lowest to the highest held-out PSNR, each from a camera that no fit was given; "
+        "hover to see the ground truth instead. Below the scale, the means of all objects."
     )
-    drawn = join(el("div", wide, class_="wide-only"), el("div", narrow, class_="narrow-only"))
-    scale = figure(drawn, caption, "ruler") if wide else None
+    drawn = rulers(gallery.exhibits, findings.summary)
+    scale = figure(drawn, caption, "ruler") if drawn else None
     return el(
-        "header", el("div", words, turntable, class_="opening"), _key_figures(findings), scale, class_="hero", id="top"
+        "header",
+        el("div", words, turntable, class_="opening"),
+        _key_figures(findings),
+        scale,
+        class_="hero",
+        id="top",
     )
 
 
 def accuracy(findings: Findings) -> Html:
     """Distributions over objects, against the ceiling and both baselines, and the table of statistics."""
     note = (
-        "Every object, on views held out from training, from fitting and from every choice made on the way. The ceiling is "
-        "what the autoencoder alone makes of the same views."
+        "Every object, on views held out from training, from fitting and from every choice made on the way. "
+        "The ceiling is what the autoencoder alone makes of the same views."
     )
     psnr = [
         Ridge("All white", "ref", _values(findings, "white_psnr_db")),
@@ -53,9 +67,14 @@ def accuracy(findings: Findings) -> Html:
     ]
     pair = el(
         "div",
-        figure(scatter(findings.objects, 400), join("Each fit against its own ceiling; on the diagonal nothing is lost. ", _legend())),
-        figure(_statistics(findings), "Statistics over objects. p05: one object in twenty is worse. LPIPS needs weights that must be given; without "
-            "them it stays empty.",
+        figure(
+            scatter(findings.objects, 400),
+            join("Each fit against its own ceiling; on the diagonal nothing is lost. ", _legend()),
+        ),
+        figure(
+            _statistics(findings),
+            "Statistics over objects. p05: one object in twenty is worse. LPIPS needs weights that must be "
+            "given; without them it stays empty.",
         ),
         class_="pair",
     )
@@ -65,7 +84,7 @@ def accuracy(findings: Findings) -> Html:
         note,
         figure(
             both_widths(lambda width: ridges(psnr, "PSNR, dB", 2, width)),
-            "Held-out PSNR, one block per object, all rows to one scale; the mark and the number give the mean.",
+            "Held-out PSNR, one block per object, all rows to one scale; mark and number give the mean.",
         ),
         figure(
             both_widths(lambda width: ridges(_by_regime(findings, "ssim"), "SSIM", 3, width)),
@@ -100,7 +119,9 @@ def _lead(findings: Findings) -> str:
     if mean is not None:
         whom = f"these {count(fitted)}" if joint and fitted else "they"
         below = f", {fixed(ceiling - mean, 2)} dB below the autoencoder alone" if ceiling is not None else ""
-        sentences.append(f"On views that no fit was given, {whom} reach {fixed(mean, 2)} dB on average{below}.")
+        sentences.append(
+            f"On views that no fit was given, {whom} reach {fixed(mean, 2)} dB on average{below}."
+        )
     if findings.failures:
         sentences.append(f"{plural(len(findings.failures), 'object')} failed.")
     return " ".join(sentences)
@@ -135,19 +156,32 @@ def _key_figures(findings: Findings) -> Html:
     per_object = stored.n_bytes / max(stored.n_objects, 1) if stored else None
     gap = None if mean is None or ceiling is None else mean - ceiling
     gain = None if mean is None or nearest is None else mean - nearest
-    amount, _, unit = size(per_object).partition("\u202f")
     figures = [
         (fixed(mean, 2), "dB", f"held-out PSNR, {whose}"),
         (fixed(group["ssim"]["mean"], 3), "", "SSIM on the same views"),
         (signed(gap, 2), "dB", "to the autoencoder\u2019s ceiling"),
         (signed(gain, 1), "dB", "over the nearest training view"),
-        (amount, unit, "stored per object"),
+        (*_number_and_unit(size(per_object)), "stored, per object"),
+        (*_number_and_unit(duration(_fit_seconds(findings))), "to fit, per object"),
     ]
     cells = [
         el("div", el("dt", label), el("dd", number, el("small", f"\u202f{unit}" if unit else None)))
         for number, unit, label in figures
+        if number != MISSING
     ]
     return el("dl", *cells, class_="key-figures")
+
+
+def _number_and_unit(written: str) -> tuple[str, str]:
+    number, _, unit = written.partition("\u202f")
+    return number, unit
+
+
+def _fit_seconds(findings: Findings) -> float | None:
+    """Wall seconds of the fit stage per object that it completed."""
+    runs = [run for run in findings.runs if run.stage == "fit-objects" and run.seconds is not None]
+    completed = sum(run.n_objects for run in runs)
+    return sum(run.seconds or 0.0 for run in runs) / completed if completed else None
 
 
 def _values(findings: Findings, name: str, regime: int | None = None) -> NDArray[np.float64]:

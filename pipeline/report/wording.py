@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from typing import Final
 
-_NUMBER_WORDS: Final = "no one two three four five six seven eight nine ten eleven twelve".split()
+_NUMBER_WORDS: Final = (
+    *("no", "one", "two", "three", "four", "five", "six"),
+    *("seven", "eight", "nine", "ten", "eleven", "twelve"),
+)
 MISSING: Final = "–"
 
 

@@ -76,7 +76,7 @@ def over_white(rgba: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class RayBank:
-    """All latent pixels of several objects' training views that can meet the object, sorted by object and view.
+    """Latent pixels of several objects' training views that can meet the object, by object and view.
 
     Attributes:
         origins: [P, 3] camera centre of each latent pixel.
@@ -184,7 +184,11 @@ class RayBatch:
 
 
 def draw_pixels(
-    bank: RayBank, objects: Sequence[int], generators: Sequence[torch.Generator], n_pixels: int, n_samples: int
+    bank: RayBank,
+    objects: Sequence[int],
+    generators: Sequence[torch.Generator],
+    n_pixels: int,
+    n_samples: int,
 ) -> RayBatch:
     """Draw latent pixels of objects uniformly, each object with its own generator.
 
@@ -215,7 +219,9 @@ def view_pixels(
     for s, (i, chosen, generator) in enumerate(zip(objects, views, generators, strict=True)):
         for view in chosen:
             first = int(bank.object_start[i])
-            part = torch.arange(first + int(bank.view_start[i][view]), first + int(bank.view_start[i][view + 1]))
+            part = torch.arange(
+                first + int(bank.view_start[i][view]), first + int(bank.view_start[i][view + 1])
+            )
             index.append(part)
             slot.append(torch.full_like(part, s))
             image.append(torch.full_like(part, n_images))

@@ -29,9 +29,6 @@ from storage.records import Status
 from storage.store import Store
 from storage.views import ViewsStore
 
-CHECKPOINT_EVERY_S = 20.0
-"""Seconds between two checkpoints: a kill costs at most that, and saving takes well under a second."""
-
 OnStep = Callable[[int, dict[str, float]], None]
 
 
@@ -82,7 +79,14 @@ def choose_objects(plan: Plan, status: np.ndarray[Any, np.dtype[np.uint8]], coun
 
 
 def train_rank(
-    root_url: str, train: dict[str, Any], rank: int, world: int, threads: int, device: str, on_step: OnStep | None = None
+    root_url: str,
+    train: dict[str, Any],
+    rank: int,
+    world: int,
+    threads: int,
+    device: str,
+    checkpoint_every_s: float,
+    on_step: OnStep | None = None,
 ) -> dict[str, Any]:
     """Runs one rank's part; rank 0 stores the result.
 
@@ -93,6 +97,7 @@ def train_rank(
         world: number of ranks.
         threads: torch threads on the CPU.
         device: "cpu" or "cuda".
+        checkpoint_every_s: seconds between two checkpoints; does not change the result.
         on_step: called on rank 0 with the step and its losses.
 
     Returns:
@@ -110,10 +115,10 @@ def train_rank(
     if len(rows) < world:
         raise UsageError(f"train-shared: {len(rows)} rendered objects are too few for {world} ranks")
     objects = read_training_views(store, plan, rows[rank::world])
-    trainer = JointTrainer(objects, _autoencoder(config), config.settings(), config.seed, device)
+    trainer = build_trainer(objects, config, device)
     checkpoints = Checkpoints(store, folder, rank)
     _resume(trainer, checkpoints, world)
-    _train(trainer, checkpoints, rank, world, on_step)
+    _train(trainer, checkpoints, rank, world, checkpoint_every_s, on_step)
     codes = _gather(trainer.codes(), world)
     summary: dict[str, Any] = {"steps": trainer.step_count, "objects": len(rows)}
     if rank == 0:
@@ -127,6 +132,15 @@ def train_rank(
         summary["shared_version"] = version
         store.replace(f"{folder}/result.json", json.dumps(summary).encode())
     return summary
+
+
+def build_trainer(objects: Sequence[TrainingViews], config: TrainConfig, device: str) -> JointTrainer:
+    """Returns the trainer that a config describes, at step 0.
+
+    Raises:
+        EnvironmentProblem: the pretrained autoencoder cannot be loaded.
+    """
+    return JointTrainer(objects, _autoencoder(config), config.settings(), config.seed, device)
 
 
 def read_training_views(store: Store, plan: Plan, rows: Sequence[int]) -> list[TrainingViews]:
@@ -160,13 +174,15 @@ def _resume(trainer: JointTrainer, checkpoints: Checkpoints, world: int) -> None
         trainer.load_state_dict(checkpoints.load(steps[-1]))
 
 
-def _train(trainer: JointTrainer, checkpoints: Checkpoints, rank: int, world: int, on_step: OnStep | None) -> None:
+def _train(
+    trainer: JointTrainer, checkpoints: Checkpoints, rank: int, world: int, every_s: float, on_step: OnStep | None
+) -> None:
     saved = time.monotonic()
     while trainer.phase != "done":
         point = trainer.step()
         if on_step is not None and rank == 0:
             on_step(point.step, point.losses)
-        if _is_due(time.monotonic() - saved >= CHECKPOINT_EVERY_S, world):
+        if _is_due(time.monotonic() - saved >= every_s, world):
             checkpoints.save(trainer.step_count, trainer.state_dict())
             saved = time.monotonic()
 

@@ -1,10 +1,11 @@
 """Joint training of the shared components (regime 1): autoencoder alone, then warm-up, then all three losses.
 
-Plain torch, any device, no Ray. One global step counter drives the phases; the batch of step s is a pure function of
-(seed, s), budgets are step counts, and a run continued from `JointTrainer.state_dict` gives the same bits.
+Plain torch, any device, no Ray. One global step counter drives the phases; the batch of step s is a pure
+function of (seed, s), budgets are step counts, and a run continued from `JointTrainer.state_dict` gives the
+same bits.
 
-Several ranks: each holds its own objects (their micro planes and coefficients live there); gradients of the shared
-parameters are averaged over the ranks as they appear, when ``torch.distributed`` is initialised.
+Several ranks: each holds its own objects (their micro planes and coefficients live there); gradients of the
+shared parameters are averaged over the ranks as they appear, when ``torch.distributed`` is initialised.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from pipeline.train.batches import (
     build_ray_bank,
     cycle,
     draw_pixels,
+    over_white,
     seeded_generator,
     view_pixels,
 )
@@ -45,7 +47,7 @@ class JointSettings:
     """Values of the joint training; their meaning and units stand in `pipeline.train.config`."""
 
     autoencoder: AutoencoderRecipe
-    geometry: Geometry = Geometry()
+    geometry: Geometry = field(default_factory=Geometry)
     resolution: int = 32
     f_mic: int = 8
     f_mac: int = 24
@@ -126,8 +128,13 @@ class JointTrainer:
         self.curve: list[CurvePoint] = []
         self.size_px = (objects[0].rgba.shape[1], objects[0].rgba.shape[2])
         self._init_planes()
-        self._autoencoder_trainer = AutoencoderTrainer(self.autoencoder, _AllViews(objects), settings.autoencoder)
-        shared = [{"params": [self.base_planes], "name": "base"}, {"params": list(self.renderer.parameters()), "name": "renderer"}]
+        self._autoencoder_trainer = AutoencoderTrainer(
+            self.autoencoder, _AllViews(objects), settings.autoencoder
+        )
+        shared: list[dict[str, Any]] = [
+            {"params": [self.base_planes]},
+            {"params": list(self.renderer.parameters())},
+        ]
         self._optimiser = torch.optim.Adam(shared, betas=(0.9, 0.99), eps=EPSILON)
         self._ae_optimiser = torch.optim.Adam(self.autoencoder.parameters(), betas=(0.9, 0.99))
         self._cache = _Cache()
@@ -168,7 +175,7 @@ class JointTrainer:
 
         for param in [self.base_planes, *self.renderer.parameters(), *self.autoencoder.parameters()]:
             distributed.broadcast(param.data, 0)
-            param.register_post_accumulate_grad_hook(average)
+            param.register_post_accumulate_grad_hook(average)  # type: ignore[no-untyped-call]
 
     @property
     def total_steps(self) -> int:
@@ -190,7 +197,8 @@ class JointTrainer:
         """Do the next step.
 
         Raises:
-            FloatingPointError: If the loss is not finite; says the phase and the step. The state is then that of
+            FloatingPointError: If the loss is not finite; says the phase and the step. The state is then that
+            of
                 the step before, except for the autoencoder's own phase.
         """
         started = time.perf_counter()
@@ -234,7 +242,7 @@ class JointTrainer:
         target = torch.cat(
             [
                 cache.latents[i][view[part], pixel[part]]
-                for i, part in zip(rows, torch.arange(len(pixel)).split(s.warmup_pixels), strict=True)
+                for i, part in zip(rows, torch.split(torch.arange(len(pixel)), s.warmup_pixels), strict=True)
             ]
         )
         latent = latent_error(value + (1.0 - opacity[:, None]) * background, target).mean()
@@ -313,7 +321,9 @@ class JointTrainer:
         self, table: PlaneTable, bank: RayBank, rows: list[int], generators: list[torch.Generator]
     ) -> Tensor:
         n = self.settings.free_points
-        random = torch.stack([torch.rand(n, 3, generator=generator) for generator in generators]).to(self.device)
+        random = torch.stack([torch.rand(n, 3, generator=generator) for generator in generators]).to(
+            self.device
+        )
         index = torch.tensor(rows, device=self.device)
         return free_space(self.renderer, table, bank, index, random, self.settings.geometry).mean()
 
@@ -335,14 +345,14 @@ class JointTrainer:
         return [seeded_generator(phase, self.seed, step, self.objects[i].object_id) for i in rows]
 
     def _rgb(self, row: int, views: list[int]) -> Tensor:
-        from pipeline.train.batches import over_white
-
         return over_white(torch.from_numpy(self.objects[row].rgba[views]).to(self.device))
 
     def _ray_bank(self) -> RayBank:
         if self._bank is None:
             s = self.settings
-            self._bank = build_ray_bank(self.objects, self.autoencoder.factor, s.geometry, s.dilate, self.device)
+            self._bank = build_ray_bank(
+                self.objects, self.autoencoder.factor, s.geometry, s.dilate, self.device
+            )
         return self._bank
 
     @torch.no_grad()
@@ -351,7 +361,7 @@ class JointTrainer:
         if self._cache.background is None:
             for views in self.objects:
                 rgb = views.rgb(self.device)
-                latents = torch.cat([self.autoencoder.encode(part) for part in rgb.split(32)])
+                latents = torch.cat([self.autoencoder.encode(part) for part in torch.split(rgb, 32)])
                 self._cache.latents.append(latents.flatten(2).transpose(1, 2).contiguous())
             self._cache.background = self.autoencoder.background_latent(*self.size_px)
         return self._cache
@@ -380,7 +390,9 @@ class JointTrainer:
         """
         ids = [views.object_id for views in self.objects]
         if list(state["object_ids"]) != ids:
-            raise ValueError(f"the checkpoint is of {len(state['object_ids'])} other objects than these {len(ids)}")
+            raise ValueError(
+                f"the checkpoint is of {len(state['object_ids'])} other objects than these {len(ids)}"
+            )
         self.step_count = int(state["step_count"])
         self.curve = [CurvePoint(*point) for point in state["curve"]]
         self._autoencoder_trainer.load_state_dict(state["autoencoder_trainer"])
@@ -430,4 +442,6 @@ class _AllViews:
 
     def __getitem__(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         owner = np.searchsorted(self._start, rows, side="right") - 1
-        return np.stack([self._objects[i].rgba[row - self._start[i]] for i, row in zip(owner, rows, strict=True)])
+        return np.stack(
+            [self._objects[i].rgba[row - self._start[i]] for i, row in zip(owner, rows, strict=True)]
+        )

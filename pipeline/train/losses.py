@@ -1,6 +1,7 @@
 """The losses of METHOD section 3, and one step's rendering of training rays.
 
-Latents are compared in [-1, 1] as in the paper, although they are kept in [0, 1]: hence the factor 4 on squares.
+Latents are compared in [-1, 1] as in the paper, although they are kept in [0, 1]: hence the factor 4 on
+squares.
 """
 
 from __future__ import annotations
@@ -28,10 +29,8 @@ def render_pixels(
     origins = bank.origins[batch.index].repeat_interleave(n_sub, dim=0)
     directions = bank.directions[batch.index].reshape(-1, 3)
     slot = batch.slot.repeat_interleave(n_sub)
-    value, opacity, _ = render_rays(
-        renderer, table, slot, origins, directions, depths, geometry.sigma_scale
-    )
-    return value.unflatten(0, (-1, n_sub)).mean(1), opacity.view(-1, n_sub).mean(1)
+    value, opacity, _ = render_rays(renderer, table, slot, origins, directions, depths, geometry.sigma_scale)
+    return value.view(len(batch.index), n_sub, -1).mean(1), opacity.view(-1, n_sub).mean(1)
 
 
 def paste_pixels(
@@ -46,7 +45,7 @@ def paste_pixels(
     pixel = bank.pixel[batch.index]
     pixels = value + (1.0 - opacity[:, None]) * flat[pixel]
     images = flat.repeat(n_images, 1).index_copy(0, batch.image * n_pixels + pixel, pixels)
-    return images.view(n_images, n_pixels, -1).transpose(1, 2).unflatten(2, background.shape[1:])
+    return images.view(n_images, n_pixels, -1).transpose(1, 2).reshape(n_images, *background.shape)
 
 
 def latent_error(a: Tensor, b: Tensor) -> Tensor:

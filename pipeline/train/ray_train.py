@@ -37,6 +37,7 @@ def train_with_ray(
     gpus_per_worker: float,
     storage_path: str,
     max_attempts: int,
+    checkpoint_every_s: float,
     progress: Progress,
 ) -> dict[str, Any]:
     """Trains on the connected Ray cluster and returns the summary of train_rank.
@@ -50,6 +51,7 @@ def train_with_ray(
         gpus_per_worker: GPUs per rank, 0 for the CPU.
         storage_path: where Ray Train keeps its own records; all nodes must see it.
         max_attempts: starts of the worker group.
+        checkpoint_every_s: seconds between two checkpoints.
         progress: told about steps and losses.
 
     Raises:
@@ -64,6 +66,7 @@ def train_with_ray(
             "train": train,
             "threads": cpus_per_worker,
             "device": "cuda" if gpus_per_worker else "cpu",
+            "checkpoint_every_s": checkpoint_every_s,
             "board": board,
         },
         torch_config=TorchConfig(backend="nccl" if gpus_per_worker else "gloo"),
@@ -125,7 +128,14 @@ def _worker(config: dict[str, Any]) -> None:
             board.post.remote(step, losses)
 
     summary = train_rank(
-        config["root_url"], config["train"], rank, context.get_world_size(), config["threads"], config["device"], on_step
+        config["root_url"],
+        config["train"],
+        rank,
+        context.get_world_size(),
+        config["threads"],
+        config["device"],
+        config["checkpoint_every_s"],
+        on_step,
     )
     if rank == 0:
         ray.get([board.post.remote(summary["steps"], {}), board.finish.remote(summary)])

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 BETA1, BETA2 = 0.9, 0.99
-# Micro-plane gradients (~1e-9) lie below Adam's usual epsilon of 1e-8, which would then act as a learning rate.
+# Micro-plane gradients (~1e-9) lie below Adam's usual epsilon of 1e-8, which would then act as a learning
+# rate.
 EPSILON = 1e-15
 
 

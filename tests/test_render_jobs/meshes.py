@@ -35,7 +35,9 @@ def cubes(centres: Sequence[Sequence[float]], size: float, material: Sequence[st
     """Several small cubes in one OBJ file."""
     text = ""
     for i, centre in enumerate(centres):
-        text += "".join("v {} {} {}\n".format(*(np.asarray(centre) + size * corner)) for corner in CUBE_CORNERS)
+        text += "".join(
+            "v {} {} {}\n".format(*(np.asarray(centre) + size * corner)) for corner in CUBE_CORNERS
+        )
         text += f"usemtl {material[i]}\n" if material else ""
         text += "".join("f " + " ".join(str(8 * i + v) for v in face) + "\n" for face in CUBE_FACES)
     return text

@@ -43,7 +43,9 @@ def test_hemisphere_cameras_are_rigid_look_at_the_origin_and_stand_above(seed: i
     cam2world = hemisphere_cameras(500, 1.3, seed)
     assert cam2world.dtype == np.float32
     rotation, centre = cam2world[:, :3, :3], cam2world[:, :3, 3]
-    np.testing.assert_allclose(rotation @ rotation.transpose(0, 2, 1), np.eye(3)[None].repeat(500, 0), atol=1e-6)
+    np.testing.assert_allclose(
+        rotation @ rotation.transpose(0, 2, 1), np.eye(3)[None].repeat(500, 0), atol=1e-6
+    )
     np.testing.assert_allclose(np.linalg.det(rotation), 1.0, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(centre, axis=1), 1.3, atol=1e-6)
     np.testing.assert_allclose(rotation[:, :, 2], -centre / 1.3, atol=1e-6)
@@ -87,7 +89,8 @@ def test_blender_axes_by_hand_and_round_trip() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "fraction", "count"), [(40, 0.1, 4), (160, 0.1, 16), (5, 0.1, 1), (2, 0.0, 1), (3, 0.99, 2), (1, 0.5, 0)]
+    ("n", "fraction", "count"),
+    [(40, 0.1, 4), (160, 0.1, 16), (5, 0.1, 1), (2, 0.0, 1), (3, 0.99, 2), (1, 0.5, 0)],
 )
 def test_heldout_count(n: int, fraction: float, count: int) -> None:
     mask = heldout_mask(n, fraction, 0)

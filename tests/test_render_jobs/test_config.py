@@ -15,7 +15,15 @@ def test_defaults_are_the_papers_setup() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"view": 3}, {"views": 1}, {"radius_world": 0.5}, {"poses": "ring"}, {"heldout_fraction": 1.0}, {"samples": 0}]
+    "values",
+    [
+        {"view": 3},
+        {"views": 1},
+        {"radius_world": 0.5},
+        {"poses": "ring"},
+        {"heldout_fraction": 1.0},
+        {"samples": 0},
+    ],
 )
 def test_unknown_keys_and_bad_values_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

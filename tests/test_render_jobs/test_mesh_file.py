@@ -53,3 +53,37 @@ def test_textures_are_found_by_name(tmp_path: Path, folder: str, written: str) -
     texture.write_bytes(b"")
     assert find_texture(written, mesh) == texture
     assert find_texture("other.jpg", mesh) is None
+
+
+@pytest.mark.parametrize(
+    "vertex",
+    [
+        "nan 0 0",
+        "0 NaN 0",
+        "0 0 -inf",
+        "1e60 0 0",
+        "0 1.5E+39 0",
+        "1.#QNAN 0 0",
+        "1,5 0 0",
+        "abc 0 0",
+        "0x1 0 0",
+        "1 2",
+        "",
+    ],
+)
+def test_vertices_that_the_importer_would_make_zero_are_found(tmp_path: Path, vertex: str) -> None:
+    path = tmp_path / "mesh.obj"
+    path.write_text(f"# mesh\nv 1 2 3\nv {vertex}\nv 1 2 3\n")
+    with pytest.raises(MeshError, match=r"mesh.obj, line 3: ") as caught:
+        check_mesh_file(path)
+    assert caught.value.kind == "bad_vertex"
+
+
+@pytest.mark.parametrize(
+    "vertex",
+    ["1 2 3", "-1.5e-3 +.5 7.", "1 2 3 1.0", "1 2 3 0.1 0.2 0.3", "1e-60 1e37 1E+05", "\t1\t2\t3 \r"],
+)
+def test_every_way_to_write_a_vertex_passes(tmp_path: Path, vertex: str) -> None:
+    path = tmp_path / "mesh.obj"
+    path.write_bytes(f"v {vertex}\nvn nan nan nan\nvt nan 0\nv {vertex}".encode())
+    check_mesh_file(path)

@@ -13,7 +13,9 @@ def test_box_by_hand() -> None:
     # A 2 × 3 × 6 box has diagonal 7; its centre (1, 1.5, 3) goes to 0; file +y becomes world +z, file +z world −y.
     points = np.array([[0.0, 0, 0], [2, 3, 6]])
     matrix = mesh_to_world(points)
-    np.testing.assert_allclose(transform_points(matrix, points), [[-1 / 7, 3 / 7, -1.5 / 7], [1 / 7, -3 / 7, 1.5 / 7]], atol=1e-7)
+    np.testing.assert_allclose(
+        transform_points(matrix, points), [[-1 / 7, 3 / 7, -1.5 / 7], [1 / 7, -3 / 7, 1.5 / 7]], atol=1e-7
+    )
     np.testing.assert_allclose(matrix[:3, :3] * 7, [[1, 0, 0], [0, 0, -1], [0, 1, 0]], atol=1e-6)
 
 
@@ -36,7 +38,13 @@ def test_the_map_keeps_angles_and_handedness() -> None:
 
 
 @pytest.mark.parametrize(
-    "points", [np.zeros((0, 3)), np.ones((4, 3)), np.array([[0, 0, 0], [np.nan, 1, 1]]), np.array([[0, 0, 0], [np.inf, 1, 1]])]
+    "points",
+    [
+        np.zeros((0, 3)),
+        np.ones((4, 3)),
+        np.array([[0, 0, 0], [np.nan, 1, 1]]),
+        np.array([[0, 0, 0], [np.inf, 1, 1]]),
+    ],
 )
 def test_meshes_without_a_size_are_refused(points: np.ndarray) -> None:
     with pytest.raises(ValueError, match="mesh"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from storage.planes import FitHeader, PlanesStore, publish_fit
 from storage.plan import Plan, PlanHeader, write_plan
+from storage.planes import FitHeader, PlanesStore, publish_fit
 from storage.records import Failure, ObjectFit, ObjectViews, PlanRow
 from storage.store import Store
 from storage.views import ViewsStore
@@ -19,6 +20,7 @@ N_OBJECTS, N_VIEWS, SIZE = 5, 6, 8
 F_MIC, F_MAC, K, M = 2, 3, 4, 7
 FAILED_ROW = 3
 SHARED_VERSION = "f00d" * 4
+BASE_PLANES = "base_planes.safetensors"
 NO_FACES = Failure("no_faces", "mesh has no faces", "stderr tail", "fpipe repro car-00003")
 
 
@@ -132,10 +134,10 @@ def safetensors_bytes(tensors: dict[str, np.ndarray[Any, Any]]) -> bytes:
 
 
 def write_shared(store: Store, version: str = SHARED_VERSION) -> None:
-    store.create(
-        f"shared/{version}/base_planes.safetensors", safetensors_bytes({"base_planes": base_planes()})
-    )
-    store.create(f"shared/{version}/shared.json", json.dumps({"box_half": 0.55, "n_base": M}).encode())
+    tensors = safetensors_bytes({"base_planes": base_planes()})
+    meta = {"box_half": 0.55, "n_base": M, "files": {BASE_PLANES: hashlib.sha256(tensors).hexdigest()}}
+    store.create(f"shared/{version}/{BASE_PLANES}", tensors)
+    store.create(f"shared/{version}/shared.json", json.dumps(meta).encode())
 
 
 def full_dataset(root: Path | str) -> Store:

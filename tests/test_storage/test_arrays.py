@@ -29,7 +29,7 @@ def test_flipped_and_cut_chunks_are_found(zstd_level: int | None) -> None:
     for position in range(len(data)):
         damaged = bytearray(data)
         damaged[position] ^= 0x10
-        with pytest.raises(IntegrityError, match="some/key.*car-7"):
+        with pytest.raises(IntegrityError, match=r"some/key.*car-7"):
             decode_chunk(bytes(damaged), form, "some/key", "car-7")
         with pytest.raises(IntegrityError):
             decode_chunk(data[:position], form, "k")

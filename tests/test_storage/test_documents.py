@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.documents import content_hash, crc32c, differences, dump_document, parse_document, plain
@@ -27,6 +27,7 @@ def test_crc32c_matches_the_published_check_value() -> None:
     assert crc32c(b"123456789") == 0xE3069283
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(st.text().filter(lambda name: name not in ("crc32c", "schema_version")), JSON))
 def test_documents_round_trip(value: dict[str, object]) -> None:
     assert parse_document(dump_document(value), "k") == value

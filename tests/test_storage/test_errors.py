@@ -18,7 +18,7 @@ from storage import errors
         (errors.IntegrityError("x", key="k", object_id="o"), 1, ValueError),
         (errors.ObjectUnavailableError("x", object_id="o", status=2, reason="r"), 1, LookupError),
         (errors.StaleSnapshotError("x"), 1, RuntimeError),
-        (errors.TransientError("x"), 1, OSError),
+        (errors.TransientError("x"), 3, OSError),
     ],
 )
 def test_errors_carry_exit_codes_and_survive_the_way_between_processes(

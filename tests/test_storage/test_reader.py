@@ -69,7 +69,7 @@ def test_cameras_come_from_the_views(root: Path) -> None:
 
 
 def test_failed_object_raises(root: Path) -> None:
-    with pytest.raises(ObjectUnavailableError, match="car-00003.*not rendered"):
+    with pytest.raises(ObjectUnavailableError, match=r"car-00003.*not rendered"):
         open_planes(root)["car-00003"]
 
 

@@ -119,6 +119,13 @@ def test_create_is_one_conditional_request_and_never_retried_blindly(files: Remo
     assert files.create("k", b"x") is False
 
 
+def test_writing_into_a_missing_bucket_is_an_environment_problem(files: RemoteFiles) -> None:
+    for write in (files.create, files.replace):
+        files.fs = FlakyFileSystem([FileNotFoundError("The specified bucket does not exist")])
+        with pytest.raises(EnvironmentProblem, match="k: cannot be written: The specified bucket"):
+            write("k", b"x")
+
+
 def test_store_that_ignores_ranges_is_refused(files: RemoteFiles) -> None:
     class Whole(FlakyFileSystem):
         def cat_file(self, path: str, start: int | None, end: int | None) -> bytes:

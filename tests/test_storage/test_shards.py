@@ -62,7 +62,7 @@ def test_pack_and_unpack(chunks: list[list[bytes]]) -> None:
             assert [data[offset : offset + size] for offset, size in places] == expected
         else:
             assert places == [[2**64 - 1] * 2] * 2
-    assert len(data) - tail.n_bytes == sum(map(len, sum(chunks, [])))
+    assert len(data) - tail.n_bytes == sum(len(part) for parts in chunks for part in parts)
 
 
 def test_shard_without_chunks_is_a_sidecar_alone() -> None:
@@ -83,13 +83,13 @@ def test_short_first_read_is_followed_by_one_of_the_right_size(tmp_path: Path) -
 
 def test_every_flipped_byte_behind_the_chunks_is_found(tmp_path: Path) -> None:
     data = pack_shard(sidecar(), [[], [b"x" * 50, b"y"]], 2, 2)
-    store = Store(tmp_path)
+    path = tmp_path / "k"
     for position in range(51, len(data)):
         damaged = bytearray(data)
         damaged[position] ^= 1 << (position % 8)
-        store.replace("k", bytes(damaged))
-        with pytest.raises((IntegrityError, SchemaError), match="^k: "):
-            read_shard_tail(store, "k", 4)
+        path.write_bytes(damaged)
+        with pytest.raises((IntegrityError, SchemaError), match=r"^k: "):
+            read_shard_tail(Store(tmp_path), "k", 4)
 
 
 @pytest.mark.parametrize("keep", [0, 3, 51, 200])
@@ -101,7 +101,7 @@ def test_torn_files_are_found(tmp_path: Path, keep: int) -> None:
 
 
 def test_unknown_major_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SchemaError, match="k: schema version 2.1"):
+    with pytest.raises(SchemaError, match=r"k: schema version 2.1"):
         unpack_tail(pack_shard(sidecar(schema_version="2.1"), [[], []], 0, 2), 0, "k")
     monkeypatch.setattr(shards, "MAGIC", b"FPSHARD\x02")
     data = pack_shard(sidecar(), [[], []], 0, 2)

@@ -17,6 +17,7 @@ def test_base_planes_and_meta(tmp_path: Path) -> None:
     write_shared(store)
     assert np.array_equal(read_base_planes(store, SHARED_VERSION), base_planes())
     assert read_shared_meta(store, SHARED_VERSION)["box_half"] == 0.55
+    store.create("shared/published.json", b"{}")
     store.create("shared/unfinished/base_planes.safetensors", b"")
     assert list_shared_versions(store) == [SHARED_VERSION]
 
@@ -37,13 +38,13 @@ def test_reads_what_the_safetensors_library_writes() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"123", b"\xff" * 40, safetensors_bytes({"a": np.ones(4)})[:-1]])
 def test_damaged_files_are_refused(data: bytes) -> None:
-    with pytest.raises(IntegrityError, match="^k: not a readable safetensors file"):
+    with pytest.raises(IntegrityError, match=r"^k: not a readable safetensors file"):
         parse_safetensors(data, "k")
 
 
 def test_missing_versions_and_tensors(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with pytest.raises(UsageError, match="has no shared/v1/shared.json.*fpipe train-shared"):
+    with pytest.raises(UsageError, match=r"has no shared/v1/shared.json.*fpipe train-shared"):
         read_shared_meta(store, "v1")
     store.create("shared/v1/base_planes.safetensors", safetensors_bytes({"wrong": np.ones(3)}))
     with pytest.raises(IntegrityError, match=r"has \['wrong'\], but no base_planes"):

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import stat
 import time
 import uuid
 from pathlib import Path
@@ -59,7 +60,7 @@ def test_ranges_and_tails(store: Store) -> None:
 
 def test_missing_keys(store: Store) -> None:
     store.create("folder/file", b"")
-    for key in ("nothing", "folder", "folder/other", "deep/er"):
+    for key in ("nothing", "folder", "folder/other", "deep/er", "folder/file/below"):
         assert not store.exists(key)
         for call in (store.read, store.size, lambda key: store.read_tail(key, 5)):
             with pytest.raises(FileNotFoundError):
@@ -95,6 +96,35 @@ def test_nothing_but_the_key_is_left(tmp_path: Path) -> None:
     store.create("a/k", b"2")
     store.replace("a/k", b"3")
     assert files_below(tmp_path) == {"a/k": b"3"}
+
+
+def test_data_is_synced_before_it_gets_its_name_and_the_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, calls = Store(tmp_path), []
+    (tmp_path / "a").mkdir()
+    real_link = os.link
+
+    def link(*args: Any, **kwargs: Any) -> None:
+        calls.append("link")
+        real_link(*args, **kwargs)
+
+    def fsync(descriptor: int) -> None:
+        calls.append("sync folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "sync file")
+
+    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(os, "fsync", fsync)
+    store.create("a/k", b"1")
+    assert calls == ["sync file", "link", "sync folder"]
+    calls.clear()
+    store.create("a/k", b"2")  # lost: the winner may have died before it synced the folder
+    assert calls == ["sync folder"]
+    calls.clear()
+    store.create("new/folder/k", b"1")
+    assert calls == ["sync folder", "sync folder", "sync file", "link", "sync folder"]
+    calls.clear()
+    store.replace("a/k", b"3")
+    assert calls[-2:] == ["sync file", "sync folder"]
 
 
 def test_file_systems_without_unnamed_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

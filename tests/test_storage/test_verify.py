@@ -9,7 +9,7 @@ from storage.errors import SchemaError, UsageError
 from storage.store import Store
 from storage.verify import verify
 
-from .builders import files_below, full_dataset, make_plan
+from .builders import SHARED_VERSION, files_below, full_dataset, make_plan
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_flipped_bytes_are_found_and_named(store: Store, tmp_path: Path) -> None
     covered = [
         name
         for name in files_below(tmp_path)
-        if not name.endswith("zarr.json") and not name.startswith("shared") and "published" not in name
+        if not name.endswith(("zarr.json", "shared.json", "published.json"))
     ]
     assert any("images/c.2" in name for name in covered) and any("micro/c.1" in name for name in covered)
     flips = [(name, int(position)) for name in covered for position in _positions(tmp_path / name, rng)]
@@ -72,6 +72,12 @@ def test_chunk_damage_names_the_object(store: Store, tmp_path: Path) -> None:
     assert verify(store, full=False) == []
     (problem,) = verify(store, full=True)
     assert problem.object_id == "sofa-00004" and "checksum mismatch" in problem.message
+
+
+def test_missing_shared_file_is_found(store: Store, tmp_path: Path) -> None:
+    key = f"shared/{SHARED_VERSION}/base_planes.safetensors"
+    (tmp_path / key).unlink()
+    assert [problem.key for problem in verify(store, full=False)] == [key]
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -99,7 +99,7 @@ def test_part_of_the_views(views: ViewsStore, which: object) -> None:
 
 
 def test_failed_and_absent_objects_raise(views: ViewsStore, tmp_path: Path) -> None:
-    with pytest.raises(ObjectUnavailableError, match="car-00003.*failed: mesh has no faces") as caught:
+    with pytest.raises(ObjectUnavailableError, match=r"car-00003.*failed: mesh has no faces") as caught:
         views.read(FAILED_ROW)
     assert caught.value.object_id == "car-00003" and caught.value.reason == NO_FACES.reason
     assert caught.value.status == Status.FAILED

@@ -78,13 +78,12 @@ def front(area: Area, style: FrontStyle, material: str) -> list[Part]:
     """
     behind = box((area.width, area.height, 0.004), "shadow").moved(*area.middle, -0.001)
     area = area.shrunk(style.gap / 2)
-    roomy = min(area.width, area.height) > 3 * style.frame and style.panel != "flat"
-    ground = f"{material}_deep" if roomy else material
+    ground = material if style.panel == "flat" else f"{material}_deep"
     slab = rounded_box((area.width, area.height, THICK + _SINK), 0.004, ground, segments=1)
     parts = [behind, slab.moved(*area.middle, (_SINK - THICK) / 2)]
-    if style.panel == "shaker" and roomy:
-        parts += _frame(area, style.frame, material)
-    elif style.panel == "ribbed" and roomy:
+    if style.panel == "shaker":
+        parts += _frame(area, _frame_width(area, style), material)
+    elif style.panel == "ribbed":
         count = max(3, int(area.width / 0.055))
         for rib in area.shrunk(0.02).split([1.0] * count, across=True):
             size = (0.55 * rib.width, rib.height, _RAISE)
@@ -109,6 +108,10 @@ def glass_front(area: Area, style: FrontStyle, bars: bool) -> list[Part]:
     return [*parts, behind, pane]
 
 
+def _frame_width(area: Area, style: FrontStyle) -> float:
+    return min(style.frame, 0.24 * min(area.width, area.height))
+
+
 def _frame(area: Area, width: float, material: str, depth: float = _RAISE) -> list[Part]:
     """Four strips along the edge of an area, on a slab's face."""
     z = -THICK - depth / 2 + 0.001
@@ -128,13 +131,13 @@ def handle(area: Area, style: FrontStyle, opens: str) -> list[Part]:
     x, y = area.middle
     face = -THICK - (_RAISE if style.panel != "flat" else 0.0)
     drawer = opens == "drawer"
-    if not drawer:
+    if drawer:
+        face += _RAISE if style.panel == "shaker" else 0.0  # in the middle of the set-back field
+    else:
         inset = 0.045 if style.panel == "flat" else max(0.03, style.frame / 2 + 0.005)
         x = area.x1 - inset if opens == "right" else area.x0 + inset
         y = area.y0 + min(0.5, 1.05 / max(area.height, 1.05)) * area.height
         y += 0.22 * area.height if area.height < 0.9 else 0.0
-    elif style.panel != "flat":
-        face = -THICK if area.height > 3 * style.frame and style.panel == "shaker" else face
     if style.handle == "knob":
         knob = [(0.009, -0.006), (0.009, 0.014), (0.019, 0.021), (0.018, 0.031), (0.009, 0.036), (0.0, 0.037)]
         part = lathe(knob, 12, "handle").turned("x", -90.0)

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from render_jobs.sources.procedural.car_spec import CarSpec
+from render_jobs.sources.procedural.car_spec import CarSpec, Pit
 from render_jobs.sources.procedural.mesh import Floats, Grid, Names, Part, box_grid, merged_lines, smooth_curve, smoothstep
 
-_SIDE = ((0.0, 0.925), (0.10, 0.965), (0.36, 1.0), (0.60, 0.995), (0.80, 0.978), (0.93, 0.955), (1.0, 0.905))
-"""Half-width of the body by relative height, as a fraction of the largest."""
 _LINES_X = (0.2, 0.45, 0.64, 0.88)
 _GLASS_EDGE = 0.88
 _EMBEDDED = 0.07
@@ -38,24 +36,30 @@ def shoulder(spec: CarSpec, z: Floats) -> Floats:
     return smooth_curve(z, knots)
 
 
+def _side_profile(spec: CarSpec, height: Floats) -> Floats:
+    """Half-width of the body by relative height, as a fraction of the largest: tucked in below and above."""
+    c = spec.crease
+    knots = [(0.0, 0.925), (0.10, 0.965), (0.34, 1.0 - 0.6 * c), (0.58, 1.0 - c), (0.70, 1.0)]
+    return smooth_curve(height, [*knots, (0.80, 0.985), (0.93, 0.958), (1.0, 0.905)])
+
+
 def body_points(spec: CarSpec, x: Floats, v: Floats, z: Floats) -> Floats:
     """Where parameters of the lower body lie, [N, 3]."""
     low = spec.sill + 0.05 * _end_weight(spec, z) ** 2
     opened = smoothstep(_LINES_X[1], _LINES_X[2], np.abs(x))
     arched = low + opened * np.maximum(0.0, _arch_height(spec, z) - low)
     top = shoulder(spec, z)
-    level = arched + v * (top - arched)
-    level = np.where(v > spec.bands[4], low + v * (top - low), level)  # the shoulder does not bend over the wheels
-    split = low + spec.bands[4] * (top - low)
-    level = np.where(v <= spec.bands[4], arched + v / spec.bands[4] * (split - arched), level)
+    crest = spec.bands[4]  # from here on levels do not bend over the wheels
+    split = low + crest * (top - low)
+    level = np.where(v <= crest, arched + v / crest * (split - arched), low + v * (top - low))
     height = (level - low) / (top - low)
-    half = spec.half * smooth_curve(height, _SIDE) * _plan(spec, z)
+    half = spec.half * _side_profile(spec, height) * _plan(spec, z)
     nearest = np.minimum(*(np.hypot(z - axle, level - spec.wheel_radius) for axle in spec.axles))
     half = half + spec.flare * (1 - smoothstep(spec.arch, 1.5 * spec.arch, nearest))
     crown = 0.055 * (1 - np.abs(x) ** 2.5) * v**2
     lamp = smooth_curve(v, [(0.0, 0.0), (spec.bands[2], 1.0), (spec.bands[4], 1.0), (1.0, 0.0)])
     y = level + crown + spec.lamp_slant * lamp * x**2 * _end_weight(spec, z)
-    y = _with_bed(spec, x, v, z, y)
+    y = _sunk(spec, x, v, z, y)
     return np.column_stack([x * half, y, z + _end_shift(spec, x, v, z)])
 
 
@@ -85,7 +89,7 @@ def _plan(spec: CarSpec, z: Floats) -> Floats:
 def _end_shift(spec: CarSpec, x: Floats, v: Floats, z: Floats) -> Floats:
     """How far front and rear faces give way from the plane ends: bow across, profile over the height; metres."""
     lip = spec.bands[1]
-    front = smooth_curve(v, [(0, 0.10), (0.1, 0.02), (lip, 0.0), (lip + 0.05, 0.03), (0.8, 0.07), (1, 0.10 + spec.rake)])
+    front = smooth_curve(v, [(0, 0.10), (0.1, 0.02), (lip, 0.0), (lip + 0.05, 0.02), (0.8, 0.04), (1, 0.06 + spec.rake)])
     rear = smooth_curve(v, [(0, 0.12), (0.1, 0.03), (lip, 0.0), (lip + 0.05, 0.03), (0.85, 0.05), (1, 0.10)])
     forward = front + spec.bow * x**2
     backward = rear + 0.5 * spec.bow * x**2
@@ -93,18 +97,15 @@ def _end_shift(spec: CarSpec, x: Floats, v: Floats, z: Floats) -> Floats:
     return np.where(z < 0, forward * weight, -backward * weight)
 
 
-def bed_walls(spec: CarSpec) -> tuple[float, float]:
-    """z of the front and rear walls of a pickup's bed."""
-    return spec.glass_rear + 0.10, spec.rear - 0.13
-
-
-def _with_bed(spec: CarSpec, x: Floats, v: Floats, z: Floats, y: Floats) -> Floats:
-    """Sinks the top of a pickup behind the cab to the floor of its bed."""
-    if spec.bed_floor is None:
+def _sunk(spec: CarSpec, x: Floats, v: Floats, z: Floats, y: Floats) -> Floats:
+    """Heights with the opening in the top sunk to its floor."""
+    if spec.pit is None:
         return y
-    start, stop = bed_walls(spec)
-    inside = (v >= 1.0) & (np.abs(x) < 0.9) & (z > start) & (z < stop)
-    return np.where(inside, spec.bed_floor, y)
+    return np.where((v >= 1.0) & _in_pit(spec.pit, x, z), spec.pit.floor, y)
+
+
+def _in_pit(pit: Pit, x: Floats, z: Floats) -> NDArray[np.bool_]:
+    return (np.abs(x) < pit.edge - 0.005) & (z > pit.start) & (z < pit.stop)
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,8 @@ class FaceSpec:
 def body_part(spec: CarSpec, face: FaceSpec) -> Part:
     """The lower body; materials paint, stripe, sill, trim, dark, grille, headlamp, taillamp, seam, bed, under."""
     xs = [side * line for line in (*_LINES_X, 1.0) for side in (-1, 1)]
-    if spec.bed_floor is not None:
-        xs += [-0.905, 0.905]
+    if spec.pit is not None:
+        xs += [-spec.pit.edge, spec.pit.edge]
     levels = [0.0, *spec.bands, 0.5 * (spec.bands[4] + 1.0), 1.0]
     seams = door_seams(spec)
     grid = box_grid(sorted(xs), levels, _lines_z(spec, seams))
@@ -162,12 +163,16 @@ def _lines_z(spec: CarSpec, seams: list[float]) -> list[float]:
         fixed += [axle + spec.arch * float(np.cos(a)) for a in np.linspace(0, np.pi, 9)]
         fixed += [axle - 1.03 * spec.arch, axle + 1.03 * spec.arch]
     fixed += [z + side for z in seams for side in (-_SEAM, _SEAM)]
-    if spec.bed_floor is not None:
-        for wall in bed_walls(spec):
+    if spec.pit is not None:
+        for wall in (spec.pit.start, spec.pit.stop):
             fixed = [line for line in fixed if abs(line - wall) > 0.05 or line in (spec.front, spec.rear)]
             fixed += [wall - 0.012, wall + 0.012]
     wanted = [spec.cowl, 0.5 * (spec.cowl + spec.front), 0.5 * (spec.axles[0] + spec.axles[1]), spec.glass_rear]
     return merged_lines(fixed, wanted, 0.03)
+
+
+def _near(z: Floats, places: list[float]) -> NDArray[np.bool_]:
+    return np.abs(z[:, None] - np.array(places)).min(axis=1, initial=1.0) < _SEAM
 
 
 def _body_materials(spec: CarSpec, grid: Grid, face: FaceSpec, seams: list[float]) -> Names:
@@ -187,15 +192,17 @@ def _body_materials(spec: CarSpec, grid: Grid, face: FaceSpec, seams: list[float
         (back & (x < 0.64) & (v < lower) & face.valance, "dark"),
         (near_end & (v < lip), "trim"),
         (nose & (x < face.grille) & band(face.grille_band), "grille"),
-        (at_front & (x > face.head_from) & band(face.head_band) & face.cells, "headlamp"),
+        (flank & at_front & band(face.head_band) & face.cells, "indicator"),
+        (nose & (x > face.head_from) & band(face.head_band) & face.cells, "headlamp"),
         (at_back & (x > face.tail_from) & band(face.tail_band), "taillamp"),
         (flank & (v < lip), "trim" if face.clad else "sill"),
         (near_end & (v < lower) & face.clad, "trim"),
-        (flank & (v > lip) & np.any([np.abs(z - seam) < _SEAM for seam in seams], axis=0), "seam"),
+        (flank & (v > lip) & _near(z, seams), "seam"),
     ]
-    if spec.bed_floor is not None:
-        start, stop = bed_walls(spec)
-        rules.append(((side == "+y") & (x < 0.9) & (z > start) & (z < stop), "bed"))
+    if spec.pit is not None:
+        rules.append(((side == "+y") & _in_pit(spec.pit, x, z), "bed"))
+    if seams:
+        rules.append((flank & (z > seams[0]) & (z < seams[-1]), "door"))
     striped = (x < 0.2) & ((side == "+y") | ((nose | back) & (v > spec.bands[4])))
     rules.append((striped, "stripe"))
     return np.asarray(np.select([rule for rule, _ in rules], [name for _, name in rules], "paint"))
@@ -224,7 +231,7 @@ def cabin_part(spec: CarSpec, rear_glass: bool, sunroof: bool) -> Part:
     """The cabin with its windows; materials glass, pillar, paint, roof, sunroof."""
     low, high = _glass_range(spec)
     xs = [s * line for line in (0.2, 0.55, _GLASS_EDGE, 1.0) for s in (-1, 1)]
-    vs = [0.0, low, 0.5 * (low + high), high, 0.90, 0.965, 1.0]
+    vs = [0.0, low - 0.045, low, 0.5 * (low + high), high, 0.90, 0.965, 1.0]
     edges = [edge for window in spec.windows for edge in window]
     grid = box_grid(sorted(xs), vs, merged_lines([0.0, 1.0, 0.025, 0.975, *edges], [0.2, 0.4, 0.6, 0.8], 0.1))
     x, v, u = grid.points.T
@@ -236,6 +243,7 @@ def cabin_part(spec: CarSpec, rear_glass: bool, sunroof: bool) -> Part:
         ((grid.side == "-z") & pane & (cx < _GLASS_EDGE), "glass"),
         ((grid.side == "+z") & pane & (cx < _GLASS_EDGE) & rear_glass, "glass"),
         (flank & pane & window, "glass"),
+        (flank & (cv < low) & (cv > low - 0.045) & (cu > spec.windows[0][0]) & (cu < spec.windows[-1][1]), "line"),
         (flank & pane & (cu > spec.windows[0][0]) & (cu < spec.windows[-1][1]), "pillar"),
         ((grid.side == "+y") & (cx < 0.55) & (cu > 0.15) & (cu < spec.windows[0][1]) & sunroof, "sunroof"),
         ((cv > high) & (cx < 0.2) & ~flank, "roof_stripe"),
@@ -248,4 +256,15 @@ def cabin_part(spec: CarSpec, rear_glass: bool, sunroof: bool) -> Part:
 def _glass_range(spec: CarSpec) -> tuple[float, float]:
     """v at which windows start and end."""
     rise = spec.height - spec.belt + _EMBEDDED
-    return (_EMBEDDED + 0.045) / rise, 0.82
+    return (_EMBEDDED + 0.055) / rise, 0.82
+
+
+def windscreen_part(spec: CarSpec) -> Part:
+    """The windscreen of an open car: a framed pane where the front of the cabin would be."""
+    low, high = _glass_range(spec)
+    xs = [side * line for line in (0.45, _GLASS_EDGE, 1.0) for side in (-1, 1)]
+    grid = box_grid(sorted(xs), [0.0, low, 0.5 * (low + high), high - 0.08, high], [0.0, 1.0])
+    x, v, behind = grid.points.T
+    vertices = cabin_points(spec, x, v, np.zeros_like(x)) + 0.035 * behind[:, None] * np.array([0.0, 0.0, 1.0])
+    pane = (np.abs(grid.centres[:, 0]) < _GLASS_EDGE) & (grid.centres[:, 1] > low) & (grid.centres[:, 1] < high - 0.08)
+    return grid.part(vertices, np.where(pane & ((grid.side == "-z") | (grid.side == "+z")), "glass", "frame"))

@@ -13,6 +13,7 @@ from render_jobs.sources.procedural.draw import GENERATOR_VERSION
 from render_jobs.sources.procedural.mesh import Mesh
 from render_jobs.sources.procedural.obj import write_mesh
 from render_jobs.sources.procedural.sofas import build_sofa
+from render_jobs.sources.procedural.speakers import build_speaker
 from render_jobs.sources.synsets import SYNSETS, class_of
 from storage.errors import UsageError
 
@@ -20,6 +21,7 @@ _BUILDERS: dict[str, Callable[[int], Mesh]] = {
     "car": build_car,
     "sofa": build_sofa,
     "cabinet": build_cabinet,
+    "speaker": build_speaker,
 }
 CLASSES: dict[str, str] = {name: SYNSETS[name] for name in _BUILDERS}
 """Class name → synset of every class that the family has."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from render_jobs.sources.procedural.mesh import Part
-from render_jobs.sources.procedural.shapes import lathe
+from render_jobs.sources.procedural.mesh import Part, box_grid
+from render_jobs.sources.procedural.shapes import extruded, lathe
 
 _SIDES = 24
 """Quads around a driver; a multiple of 8, so that plates with a hole have points at their corners."""
@@ -66,13 +66,13 @@ def plate_with_hole(
     faces = []
     for i in range(len(loops)):
         low, high = i * _SIDES, (i + 1) % len(loops) * _SIDES
-        faces.append(np.stack([low + after, low + here, high + here, high + after], axis=1)[:, ::-1])
-    quads = np.concatenate(faces)[:, ::-1]
+        faces.append(np.stack([low + after, low + here, high + here, high + after], axis=1))
+    quads = np.concatenate(faces)
     return Part(vertices, quads, np.full(len(quads), material))
 
 
 def baffle(
-    size: tuple[float, float], rows: Sequence[tuple[Driver | None, float]], depth: float, chamfer: float, material: str
+    size: tuple[float, float], rows: Sequence[tuple[Driver | None, float]], depth: float, corner: float, material: str
 ) -> list[Part]:
     """A front of plates stacked from the bottom, each with one driver or closed, and the drivers.
 
@@ -80,7 +80,7 @@ def baffle(
         size: Width and height; the front is centred in x and starts at y = 0.
         rows: Driver (None for a closed plate) and share of the height.
         depth: Thickness; the front lies in z = 0.
-        chamfer: Of the outer front edge.
+        corner: Radius of the four corners of the outline.
         material: Of the plates.
     """
     width, height = size
@@ -89,23 +89,42 @@ def baffle(
     for driver, share in rows:
         top = y + share / total * height
         middle = 0.5 * (y + top)
-        radius = driver.radius if driver else 0.3 * min(width, top - y)
-        plate = plate_with_hole((-width / 2, width / 2, y, top), (0.0, middle), radius, depth, material)
-        parts.append(_chamfered(plate, size, chamfer))
         if driver:
+            bounds = (-width / 2, width / 2, y, top)
+            plate = plate_with_hole(bounds, (0.0, middle), driver.radius, depth, material)
             parts.append(driver_part(driver, depth).moved(y=middle))
         else:
-            plug = lathe([(1.01 * radius, 0.0), (1.01 * radius, 0.9 * depth)], _SIDES, material).turned("x", 90.0)
-            parts.append(plug.moved(y=middle, z=0.0005))
+            grid = box_grid((-width / 2, width / 2), (y, top), (0.0, 0.25 * depth, depth))
+            plate = grid.part(grid.points.copy(), material)
+        parts.append(_outlined(plate, size, corner, 0.2 * depth))
         y = top
     return parts
 
 
-def _chamfered(plate: Part, size: tuple[float, float], chamfer: float) -> Part:
-    """Pulls the front outline of a plate in where it is the outline of the whole front."""
+def _outlined(plate: Part, size: tuple[float, float], corner: float, chamfer: float) -> Part:
+    """Rounds a plate's corners where they are those of the whole front, and pulls its front edge in there."""
     vertices = plate.vertices.copy()
-    face = vertices[:, 2] == 0.0
     half, height = size[0] / 2, size[1]
-    vertices[face, 0] = np.clip(vertices[face, 0], chamfer - half, half - chamfer)
-    vertices[face, 1] = np.clip(vertices[face, 1], chamfer, height - chamfer)
+    face = vertices[:, 2] == 0.0
+    for chosen, margin in ((face, chamfer), (~face, 0.0)):
+        points = vertices[chosen, :2]
+        low, high = np.array([margin - half, margin]), np.array([half - margin, height - margin])
+        points = np.clip(points, low, high)
+        core = np.clip(points, low + corner, high - corner)
+        out = points - core
+        distance = np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
+        vertices[chosen, :2] = core + out * np.minimum(1.0, corner / distance)
     return replace(plate, vertices=vertices)
+
+
+def shell(size: tuple[float, float, float], corner: float, material: str) -> Part:
+    """The box behind a front: width, height (from y = 0) and depth (from z = 0 backwards), with rounded corners."""
+    width, height, depth = size
+    middles = ((width / 2 - corner, height - corner, 0), (corner - width / 2, height - corner, 90))
+    middles += ((corner - width / 2, corner, 180), (width / 2 - corner, corner, 270))
+    outline = [
+        (x + corner * float(np.cos(np.radians(start + turn))), y + corner * float(np.sin(np.radians(start + turn))))
+        for x, y, start in middles
+        for turn in (0, 30, 60, 90)
+    ]
+    return extruded(outline, depth, material).moved(z=depth / 2)

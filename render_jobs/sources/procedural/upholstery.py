@@ -61,8 +61,9 @@ def legs(style: str, height: float, corners: list[tuple[float, float]], splay: f
         elif style == "metal":
             parts.append(rod((x, 0.0, z), (x, top, z), 0.014, "leg", 8))
         elif style == "bun":
-            profile = [(0.025, 0.0), (0.045, 0.3), (0.05, 0.6), (0.04, 0.9), (0.04, 1.0)]
-            parts.append(lathe([(r, t * top) for r, t in profile], 12, "leg").moved(x=x, z=z))
+            profile = [(0.5, 0.0), (0.9, 0.25), (1.0, 0.55), (0.8, 0.9), (0.8, 1.0)]
+            radius = min(0.05, 0.45 * top)
+            parts.append(lathe([(r * radius, t * top) for r, t in profile], 12, "leg").moved(x=x, z=z))
         else:
             parts.append(tapered_box((0.055, top, 0.055), (1.4, 1.4), "leg").moved(x, top / 2, z))
     return parts

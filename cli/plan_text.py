@@ -1,0 +1,32 @@
+"""Plain-text form of a forecast."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cli.logs import duration_text
+from cli.tables import bytes_text
+
+STAGES = {"start": "starting Ray", "render": "render", "train_shared": "train-shared", "fit_objects": "fit-objects", "total": "in all"}
+
+
+def plan_text(found: dict[str, Any]) -> str:
+    """Says in a few lines what a dataset will hold and cost."""
+    classes = ", ".join(f"{name} {count}" for name, count in found["classes"].items())
+    height, width = found["size_px"]
+    sizes = found["bytes"]
+    lines = [
+        f"objects   {found['objects']}: {classes}",
+        f"views     {found['views']} ({found['views_per_object']} per object, {width}×{height} px), {found['view_shards']} shards",
+        f"training  {found['regime1_objects']} objects jointly, then all are fitted",
+        f"bytes     views {bytes_text(sizes['views'])} ({bytes_text(sizes['views_per_object'])} per object),"
+        f" planes {bytes_text(sizes['planes'])} ({bytes_text(sizes['planes_per_object'])} per object)",
+    ]
+    if sizes["shared"] is not None:
+        lines.append(f"          base planes and renderer {bytes_text(sizes['shared'])}, once")
+    if found["seconds"] is None:
+        lines.append("time      not measured (--no-calibrate)")
+        return "\n".join(lines)
+    lines.append(f"time      with {found['workers']} workers like this machine's cores, measured on a few objects:")
+    lines += [f"          {STAGES[name]:<13} {duration_text(value)}" for name, value in found["seconds"].items()]
+    return "\n".join(lines)

@@ -1,0 +1,51 @@
+"""Configuration of a fit; its values become `FitSettings`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.fit.optimise import FitSettings
+
+
+class FitConfig(BaseModel):
+    """How objects are fitted to frozen shared components. Every field changes content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(default=0, ge=0, description="Of random choices, together with each object's id.")
+    dtype: Literal["float16", "float32"] = Field(
+        default="float16", description="Stored type of the micro planes."
+    )
+    batch: int = Field(
+        default=8, ge=1, description="Objects in one tensor step; objects do not influence each other."
+    )
+    latent_steps: int = Field(default=1000, ge=0, description="Steps against latents that are encoded once.")
+    latent_pixels: int = Field(default=512, ge=1, description="Latent pixels per object and step.")
+    rgb_steps: int = Field(default=200, ge=0, description="Steps through the decoder, against whole views.")
+    rgb_views: int = Field(default=2, ge=1, description="Views per object and RGB step.")
+    samples: int = Field(
+        default=16, ge=2, description="Samples per ray, between entry to and exit from the visual hull."
+    )
+    dilate: int = Field(
+        default=1, ge=0, description="Growth of silhouettes before the hull is carved, latent pixels."
+    )
+    lr_micro: float = Field(default=1e-2, gt=0, description="Learning rate of micro planes.")
+    lr_coefficients: float = Field(default=1e-2, gt=0, description="Learning rate of coefficients.")
+    lr_rgb_scale: float = Field(default=0.3, gt=0, description="Factor on the rates in RGB steps.")
+    lr_final: float = Field(
+        default=0.1, gt=0, le=1, description="Rate at the end of a phase, as a share of its start."
+    )
+    lambda_latent: float = Field(default=1.0, ge=0, description="Weight of the latent loss in RGB steps.")
+    lambda_rgb: float = Field(default=1.0, ge=0, description="Weight of the RGB loss in RGB steps.")
+    lambda_free: float = Field(default=0.1, ge=0, description="Weight of opacity outside the visual hull.")
+    free_points: int = Field(
+        default=256, ge=1, description="Random points outside the hull per object and step."
+    )
+
+    def settings(self) -> FitSettings:
+        """Values that fit_objects takes."""
+        names = set(FitSettings.__dataclass_fields__)
+        values = {name: value for name, value in self.model_dump().items() if name in names}
+        return FitSettings(n_samples=self.samples, **values)

@@ -1,0 +1,202 @@
+"""One shard of the fit stage, end to end: views → codes → held-out figures → shard file.
+
+A shard is fitted by one task and committed once. What is wrong with an object is recorded with that object.
+Figures are measured on what the store will hold (micro planes rounded to the stored type), with the real
+decoder, on held-out views, which are read for nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+import socket
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline import metrics
+from pipeline.evaluate import evaluate_object
+from pipeline.fit.config import FitConfig
+from pipeline.fit.optimise import FittedCode, fit_objects
+from pipeline.fit_views import FitRenderer
+from pipeline.model.shared import RegimeOneCodes, SharedComponents, load_regime_one, load_shared
+from pipeline.train.batches import TrainingViews
+from storage.errors import IntegrityError, ObjectUnavailableError, UsageError
+from storage.planes import PlanesShardBuilder, PlanesStore
+from storage.records import Failure, ObjectFit, ObjectViews, Status
+from storage.store import Store
+from storage.views import ViewsStore
+
+LOGGER = logging.getLogger(__name__)
+
+
+def fit_shard(
+    root_url: str, fit_name: str, shard: int, attempt: str, threads: int = 1, device: str = "cpu"
+) -> dict[str, Any]:
+    """Fit one shard and commit it; a shard that is done is skipped, a committed one only published.
+
+    Args:
+        root_url: The dataset.
+        fit_name: Name of the fit; its header says which shared components and configuration.
+        shard: Shard number of the fit.
+        attempt: Names this attempt; a random part is added, so that a repeated call is another attempt.
+        threads: torch threads on the CPU.
+        device: "cpu" or "cuda".
+
+    Returns:
+        shard, attempt, n_ok, n_failed, skipped, and seconds, psnr_db, n_bytes when it was fitted now.
+
+    Raises:
+        UsageError: No dataset, no such fit or shard, or views of the shard are not rendered; names them.
+        IntegrityError: Stored shared components are damaged.
+        TransientError: The store kept failing; worth another attempt.
+    """
+    torch.set_num_threads(threads)
+    store = Store(root_url)
+    planes, views = PlanesStore.open(store, fit_name), ViewsStore.open(store)
+    rows = planes.shard_rows(shard)
+    if shard in planes.done() or _publish_committed(planes, shard):
+        attempt = planes.sidecar(shard).attempt
+        return {"shard": shard, "attempt": attempt, "skipped": True, **_counts(planes, shard)}
+    _require_views(views, rows)
+    started = time.monotonic()
+    worker = ShardFitter.of_fit(store, planes, device)
+    with planes.builder(shard, f"{attempt}-{secrets.token_hex(4)}") as builder:
+        figures = worker.add(builder, views, rows)
+        seconds = time.monotonic() - started
+        commit = builder.commit({"seconds": seconds, "host": socket.gethostname(), "device": device})
+    summary = {"shard": shard, "attempt": commit.attempt, "skipped": False, **_counts(planes, shard)}
+    psnr = float(np.nanmean(figures)) if np.isfinite(figures).any() else None
+    return {**summary, "seconds": seconds, "psnr_db": psnr, "n_bytes": commit.n_bytes}
+
+
+def _publish_committed(planes: PlanesStore, shard: int) -> bool:
+    try:
+        planes.publish(shard)
+    except FileNotFoundError:
+        return False
+    LOGGER.info("fit shard %d was committed already; published again", shard)
+    return True
+
+
+def _counts(planes: PlanesStore, shard: int) -> dict[str, int]:
+    status = planes.sidecar(shard).status
+    return {"n_ok": int((status == Status.OK).sum()), "n_failed": int((status == Status.FAILED).sum())}
+
+
+def _require_views(views: ViewsStore, rows: range) -> None:
+    missing = sorted({views.shard_of(row) for row in rows} - views.done())
+    if missing:
+        names = ",".join(map(str, missing))
+        raise UsageError(
+            f"views of shards {names} are not rendered; run fpipe render {views.store.url} --shard {names}"
+        )
+
+
+@dataclass(frozen=True)
+class ShardFitter:
+    """Fits objects with one version of the shared components.
+
+    Attributes:
+        shared: Frozen shared components.
+        codes: Codes of the jointly trained objects, from which these start.
+        config: How objects are fitted.
+    """
+
+    shared: SharedComponents
+    codes: RegimeOneCodes
+    config: FitConfig
+
+    @classmethod
+    def of_fit(cls, store: Store, planes: PlanesStore, device: str) -> ShardFitter:
+        """Load what the header of a fit names."""
+        version = planes.header.shared_version
+        config = FitConfig.model_validate(planes.header.fit_config)
+        return cls(load_shared(store, version, device), load_regime_one(store, version), config)
+
+    def add(self, builder: PlanesShardBuilder, views: ViewsStore, rows: range) -> list[float]:
+        """Fit rows in batches of the configured size and put them into a shard; return their PSNR."""
+        usable: dict[int, ObjectViews] = {}
+        for row in rows:
+            found = _read_views(builder, views, row)
+            if found is not None:
+                usable[row] = found
+        ids = {row: views.plan.rows[row].object_id for row in usable}
+        figures: list[float] = []
+        order, size = list(usable), self.config.batch
+        for batch in (order[first : first + size] for first in range(0, len(order), size)):
+            started = time.monotonic()
+            results = self._fit({ids[row]: usable[row] for row in batch})
+            seconds = (time.monotonic() - started) / len(batch)
+            for row, result in zip(batch, results, strict=True):
+                figures += self._store(builder, row, usable[row], result, seconds)
+        return figures
+
+    def _fit(self, objects: dict[str, ObjectViews]) -> list[FittedCode]:
+        training = [
+            TrainingViews.of(object_id, v.images, v.cam2world, v.intrinsics, v.heldout, v.has_alpha)
+            for object_id, v in objects.items()
+        ]
+        init = [self.codes.of(object_id) for object_id in objects]
+        return fit_objects(self.shared, training, self.config.settings(), self.config.seed, init)
+
+    def _store(
+        self, builder: PlanesShardBuilder, row: int, views: ObjectViews, result: FittedCode, seconds: float
+    ) -> list[float]:
+        """Round, evaluate and add one object, or record why it cannot be used."""
+        try:
+            if result.failure is not None:
+                raise ValueError(result.failure)
+            fit = self.rounded(result)
+            figures = self.evaluate(fit, views)
+            info = {"seconds": seconds, "curve": [[step, loss] for step, loss in result.curve]}
+            fit = ObjectFit(fit.micro, fit.coefficients, fit.regime, figures)
+            builder.add(row, fit, info)
+        except ValueError as error:  # not finite, or beyond the stored type
+            LOGGER.warning("%s: fit failed: %s", result.object_id, error)
+            builder.fail(row, Failure("fit_diverged", str(error)))
+            return []
+        psnr_db = figures.get("psnr_db", math.nan)
+        LOGGER.debug("%s: %.2f dB in %.1f s", result.object_id, psnr_db, seconds)
+        return [psnr_db]
+
+    def rounded(self, result: FittedCode) -> ObjectFit:
+        """The fit as the store will hold it."""
+        with np.errstate(over="ignore"):  # an overflow becomes inf, which evaluation and store refuse
+            micro = None if result.micro is None else result.micro.astype(self.config.dtype)
+        regime = 1 if result.object_id in self.codes.ids else 2
+        return ObjectFit(micro, result.coefficients, regime)
+
+    def evaluate(self, fit: ObjectFit, views: ObjectViews) -> dict[str, float]:
+        """Held-out figures of a fit; empty when the object has no held-out view."""
+        heldout, train = views.heldout, ~views.heldout
+        if not heldout.any():
+            return {}
+        renderer = FitRenderer(self.shared)
+        cameras = views.cam2world[heldout]
+        return evaluate_object(
+            renderer.render(fit.micro, fit.coefficients, cameras, views.intrinsics[heldout]),
+            renderer.ceiling(metrics.composite(views.images[heldout])),
+            views.images[heldout],
+            cameras,
+            views.images[train],
+            views.cam2world[train],
+        )
+
+
+def _read_views(builder: PlanesShardBuilder, views: ViewsStore, row: int) -> ObjectViews | None:
+    """Views of one object; without them the object is recorded as absent or failed."""
+    try:
+        return views.read(row)
+    except ObjectUnavailableError as error:
+        if error.status == Status.ABSENT:
+            builder.leave_absent(row)
+        else:
+            builder.fail(row, Failure("no_views", f"rendering failed: {error.reason}"))
+    except IntegrityError as error:
+        builder.fail(row, Failure("damaged_views", str(error)))
+    return None

@@ -1,0 +1,54 @@
+"""What several test packages share: the command line as a subprocess, and one small finished dataset."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TINY = Path(__file__).with_name("tiny.yaml")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> dict[str, Any]:
+        return json.loads(self.out)
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """The fpipe command of this environment."""
+    return [sys.executable, "-m", "cli.main", *map(str, arguments)]
+
+
+def clean_environment(**extra: str) -> dict[str, str]:
+    """This process's environment without settings of fpipe, and without Ray's colours."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("FPIPE_")} | extra
+
+
+def fpipe(*arguments: str | Path, **environment: str) -> Finished:
+    """Runs the command line for real and waits for its end."""
+    done = subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=500, env=clean_environment(**environment), check=False
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished dataset: two objects of each of four classes, rendered by Blender, trained and fitted under Ray."""
+    root = tmp_path_factory.mktemp("tiny") / "dataset"
+    done = fpipe("demo", root, "--preset", TINY, "--json")
+    assert done.code == 0, done.err
+    return root

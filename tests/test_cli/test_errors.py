@@ -1,0 +1,79 @@
+"""Wrong use: one clear line on stderr, the right exit code, nothing written."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.conftest import TINY, fpipe
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("render", "ROOT", "--set", "render.vews=3"), 4, "render.vews: no such setting, did you mean render.views?"),
+        (("render", "ROOT", "--set", "render.views=none"), 4, "render.views"),
+        (("render", "ROOT", "--set", "render.views"), 4, "section.key=value"),
+        (("render", "ROOT", "--set", "render.width=100"), 4, "multiple of 8"),
+        (("render", "ROOT", "--preset", "nonesuch"), 4, "no preset 'nonesuch'"),
+        (("render", "ROOT", "--source", "shapenet", "--path", "/no/such/folder"), 2, "/no/such/folder"),
+        (("render", "ROOT", "--source", "shapenet"), 2, "--path"),
+        (("render", "ROOT", "--classes", "car:x"), 2, "car:1000"),
+        (("render", "ROOT", "--classes", "unicorn:3"), 2, "unicorn"),
+        (("render", "ROOT", "--preset", str(TINY), "--shard", "99"), 2, "shard 99 does not exist"),
+        (("plan", "ROOT", "--source", "shapenet", "--path", "/no/such/folder"), 2, "/no/such/folder"),
+        (("train-shared", "ROOT"), 2, "no dataset at"),
+        (("fit-objects", "ROOT"), 2, "no dataset at"),
+        (("status", "ROOT"), 2, "no dataset at"),
+        (("evaluate", "ROOT"), 2, "no dataset at"),
+        (("report", "ROOT"), 2, "no dataset at"),
+        (("info", "ROOT"), 2, "no dataset at"),
+        (("info",), 2, "needs a dataset"),
+        (("nonesuch",), 2, "nonesuch"),
+    ],
+)
+def test_one_clear_line(arguments, code, said, tmp_path):
+    root = tmp_path / "dataset"
+    done = fpipe(*(str(root) if argument == "ROOT" else argument for argument in arguments))
+    assert done.code == code, done.err
+    assert said in done.err
+    assert "Traceback" not in done.err
+    if "--shard" not in arguments:
+        assert len([line for line in done.err.splitlines() if line.startswith("fpipe:")]) <= 1
+        assert not root.exists()
+
+
+def test_the_environment_sets_values_and_unknown_ones_are_refused(tmp_path):
+    done = fpipe("render", tmp_path / "d", FPIPE_RENDER__VIEWS="zero")
+    assert done.code == 4
+    assert "render.views" in done.err
+    done = fpipe("render", tmp_path / "d", FPIPE_RENDER__NONESUCH="1")
+    assert done.code == 4
+    assert "render.nonesuch" in done.err
+
+
+def test_plan_without_calibration_prints_counts_and_writes_nothing(tmp_path):
+    root = tmp_path / "dataset"
+    arguments = ("--source", "procedural", "--classes", "car:30,sofa:12", "--views", "20", "--no-calibrate")
+    done = fpipe("plan", root, *arguments, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found["objects"] == 42
+    assert found["views"] == 840
+    assert found["classes"] == {"car": 30, "sofa": 12}
+    assert found["bytes"]["planes_per_object"] > 0
+    assert not root.exists()
+
+
+def test_a_file_in_place_of_the_root(tmp_path):
+    (tmp_path / "file").write_text("x")
+    done = fpipe("render", tmp_path / "file", "--preset", str(TINY))
+    assert done.code in (2, 3), done.err
+    assert "Traceback" not in done.err
+
+
+def test_help_names_every_command():
+    done = fpipe("--help")
+    for name in ("demo", "doctor", "plan", "render", "train-shared", "fit-objects", "status", "evaluate", "report", "info"):
+        assert name in done.out
