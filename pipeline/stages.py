@@ -120,9 +120,10 @@ def run_shards(
         for outcome in executor.run(function, tasks, resources):
             if outcome.result is None:
                 assert outcome.failure is not None
+                progress.say(f"{stage}: shard {outcome.shard} failed: {_said(outcome.failure, result.failed)}")
                 result.failed[outcome.shard] = outcome.failure
-                run.event("shard_failed", shard=outcome.shard, attempts=outcome.attempts, error=outcome.failure.message)
-                progress.say(f"{stage}: shard {outcome.shard} failed: {outcome.failure.message}\n{outcome.failure.trace}".rstrip())
+                failure = {"kind": outcome.failure.kind, "error": outcome.failure.message, "trace": outcome.failure.trace}
+                run.event("shard_failed", shard=outcome.shard, attempts=outcome.attempts, node=outcome.node, **failure)
                 continue
             result.done += 1
             result.objects_ok += int(outcome.result["n_ok"])
@@ -137,3 +138,9 @@ def run_shards(
     if result.failed:
         raise ShardsFailedError(result)
     return result
+
+
+def _said(failure: TaskFailure, before: Mapping[int, TaskFailure]) -> str:
+    """Returns the message, with its traceback when it is a bug (exit code 1) that was not shown yet."""
+    is_new = all(failure.message != other.message for other in before.values())
+    return f"{failure.message}\n{failure.trace}".rstrip() if is_new and failure.exit_code == 1 else failure.message

@@ -142,7 +142,7 @@ class CyclesSession:
         self._camera.matrix_world = opencv_to_blender(cam2world).T.tolist()
 
     def _crop(self, vertices: npt.NDArray[np.float64], camera: FloatArray, matrix: FloatArray) -> Crop:
-        """Returns left, top, right, bottom of the box that holds the vertices: whole pixels, with a margin."""
+        """Returns left, top, right, bottom of the vertices in the image, in whole pixels, with a margin."""
         width, height = self._size
         pixels = project(vertices, camera, matrix)
         if pixels[:, 2].min() <= _NEAR_WORLD:

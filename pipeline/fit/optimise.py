@@ -161,7 +161,7 @@ class _Batch:
         predicted = value + (1.0 - opacity[:, None]) * self.background.flatten(1).T[pixel]
         parts = torch.split(torch.arange(len(pixel), device=self.device), s.latent_pixels)
         target = torch.cat([own[view[p], pixel[p]] for own, p in zip(self.latents, parts, strict=True)])
-        losses = latent_error(predicted, target).view(len(self.rows), -1).mean(1)
+        losses = latent_error(predicted, target).reshape(len(self.rows), -1).mean(1)
         self._apply(losses + s.lambda_free * self._free_space(table), leaves, step / s.latent_steps, 1.0)
         return losses.detach()
 
@@ -179,12 +179,12 @@ class _Batch:
         value, opacity = render_pixels(shared.renderer, table, self.bank, batch, shared.geometry)
         rendered = paste_pixels(value, opacity, self.bank, batch, self.background, n_images)
         rgb = torch.cat([self._rgb(o, chosen) for o, chosen in zip(self.objects, views, strict=True)])
-        error = (shared.autoencoder.decode(rendered) - rgb).square().view(len(self.rows), -1).mean(1)
+        error = (shared.autoencoder.decode(rendered) - rgb).square().reshape(len(self.rows), -1).mean(1)
         losses = s.lambda_rgb * error
         if s.lambda_latent:
             target = torch.cat([own[chosen] for own, chosen in zip(self.latents, views, strict=True)])
             latent = latent_error(rendered.flatten(2).transpose(1, 2), target)
-            losses = losses + s.lambda_latent * latent.view(len(self.rows), -1).mean(1)
+            losses = losses + s.lambda_latent * latent.reshape(len(self.rows), -1).mean(1)
         losses = losses + s.lambda_free * self._free_space(table)
         self._apply(losses, leaves, visit / max(s.rgb_steps, 1), s.lr_rgb_scale)
         return error.detach()

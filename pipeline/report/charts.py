@@ -55,9 +55,9 @@ def both_widths(draw: Callable[[int], Html]) -> Html:
 
 def nice_ticks(low: float, high: float, n_wanted: int) -> list[float]:
     """About `n_wanted` round values inside [low, high], in steps of 1, 2 or 5 times a power of ten."""
-    raw = max(high - low, 1e-12) / max(n_wanted, 1)
-    power = 10 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+    wanted = max(high - low, 1e-12) / max(n_wanted, 1)
+    power = 10 ** math.floor(math.log10(wanted))
+    step = min((factor * power for factor in (1, 2, 5, 10)), key=lambda step: abs(math.log(step / wanted)))
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(index * step, 10) for index in range(first, last + 1)]

@@ -1,4 +1,4 @@
-"""Reads the figures of a report out of a data set; what a stage did not record is left out, never invented."""
+"""Reads the figures of a report out of a data set; what was not recorded is left out, never invented."""
 
 from __future__ import annotations
 

@@ -60,8 +60,8 @@ class StageRun:
 
     @property
     def n_objects(self) -> int:
-        """Objects that the run completed; 0 where its summary does not say."""
-        value = self.summary.get("objects_ok", 0)
+        """Objects that the run completed or trained on; 0 where its summary does not say."""
+        value = self.summary.get("objects_ok", self.summary.get("objects", 0))
         return value if isinstance(value, int) else 0
 
 

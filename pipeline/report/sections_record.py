@@ -21,7 +21,7 @@ def training(findings: Findings) -> Html | None:
     """The curves recorded while the shared components were trained."""
     if not findings.curves:
         return None
-    note = "Autoencoder, base planes and renderer, trained together. Losses are means of squares on training views."
+    note = "Autoencoder, base planes and renderer. Losses are means of squares, on training views."
     charts = [
         figure(curve(data, 420), join(data.name, el("span", f"{data.values[-1]:.3g}", class_="figure")))
         for data in findings.curves

@@ -53,7 +53,7 @@ class ShapeNetSource:
         """Lists objects, class by class in the order asked for, by id within a class; see `Source.list`."""
         if not self._files.isdir(self._root):
             raise UsageError(f"source shapenet: {self._path} is not a folder")
-        wanted = classes or {class_of(synset): None for synset in self._subfolders("")}
+        wanted = classes or dict.fromkeys(self._classes())
         entries: Entries = []
         for asked, count in wanted.items():
             entries += self._class_entries(asked, count, seed)
@@ -78,9 +78,9 @@ class ShapeNetSource:
     def _class_entries(self, asked: str, count: int | None, seed: int) -> Entries:
         synset = synset_of(asked)
         class_name = class_of(synset)
-        locations = [found for model in self._subfolders(synset) if (found := self._mesh_of(synset, model))]
+        locations = self._meshes(synset)
         if not locations:
-            known = ", ".join(class_of(name) for name in self._subfolders("")) or "none"
+            known = ", ".join(self._classes()) or "none"
             raise UsageError(f"source shapenet: no class {asked!r} in {self._path}; classes there: {known}")
         if count is not None and count > len(locations):
             raise UsageError(
@@ -107,12 +107,19 @@ class ShapeNetSource:
         ]
         return sorted(name for name in names if not name.startswith("."))
 
+    def _classes(self) -> Names:
+        """Classes in the order of their folders; folders that hold no mesh (licences, say) are none."""
+        return [class_of(folder) for folder in self._subfolders("") if self._meshes(folder)]
+
+    def _meshes(self, synset: str) -> Names:
+        return [mesh for model in self._subfolders(synset) if (mesh := self._mesh_of(synset, model))]
+
     def _mesh_of(self, synset: str, model: str) -> str | None:
         for name in MESH_NAMES:
             location = f"{synset}/{model}/{name}"
             if self._files.exists(self._join(location)):
                 return location
-        LOGGER.warning("source shapenet: %s/%s holds no mesh; skipped", synset, model)
+        LOGGER.debug("source shapenet: %s/%s holds no mesh", synset, model)
         return None
 
     def _fingerprint(self, location: str) -> str:

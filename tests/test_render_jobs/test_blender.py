@@ -25,7 +25,7 @@ POINTS = np.array(
 
 
 def coverage(corners_px: np.ndarray, left: int, top: int, size: int) -> np.ndarray:
-    """Share of each pixel of a window that the convex outline of projected corners [8, 2] covers, by 32 × 32 points."""
+    """Share of each pixel that the outline of projected corners [8, 2] covers, by 32 × 32 points."""
     fine = (np.arange(32 * size) + 0.5) / 32
     points = np.stack(np.broadcast_arrays(fine[None] + left, fine[:, None] + top), axis=-1)
     distances = ConvexHull(corners_px).equations
@@ -71,7 +71,7 @@ def test_cubes_appear_where_the_camera_model_says(
 
 
 def test_mesh_to_world_is_the_documented_map(worker: BlenderWorker, tmp_path: Path) -> None:
-    # Box from (3, −2, 10) to (7, 0, 13) plus the cubes' 0.05 all round: diagonal of (4.1, 2.1, 3.1), centre (5, −1, 11.5).
+    # Box from (3, −2, 10) to (7, 0, 13) and the cubes' 0.05 all round: edges 4.1, 2.1, 3.1, centre (5, −1, 11.5).
     rendered = render(worker, write_mesh(tmp_path, cubes(POINTS, 0.1)), cameras_at([0], [0.5]))
     scale = 1 / np.linalg.norm([4.1, 2.1, 3.1])
     expected = np.array(

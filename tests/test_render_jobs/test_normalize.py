@@ -10,7 +10,7 @@ from render_jobs.normalize import mesh_to_world, transform_points
 
 
 def test_box_by_hand() -> None:
-    # A 2 × 3 × 6 box has diagonal 7; its centre (1, 1.5, 3) goes to 0; file +y becomes world +z, file +z world −y.
+    # A 2 × 3 × 6 box has diagonal 7, its centre goes to 0; file +y becomes world +z, file +z world −y.
     points = np.array([[0.0, 0, 0], [2, 3, 6]])
     matrix = mesh_to_world(points)
     np.testing.assert_allclose(

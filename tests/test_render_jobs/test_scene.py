@@ -16,7 +16,7 @@ pytestmark = pytest.mark.bpy
 FROM_ABOVE = cameras_at([0.0], [1.0])
 FROM_FOUR_SIDES = cameras_at([0, 90, 180, 270], [0, 0, 0, 0])
 PAINT = "newmtl paint\nKd 0.2 0.5 0.8\n"
-# A flat square in the file's x-z plane (y up), 1 × 1, texture coordinates as seen from above with +x right, −z up.
+# A unit square in the file's x-z plane (y up); texture coordinates as seen from above, +x right, −z up.
 SQUARE = (
     "v 0 0 0\nv 1 0 0\nv 1 0 -1\nv 0 0 -1\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\nusemtl paint\nf 1/1 2/2 3/3 4/4\n"
 )

@@ -160,8 +160,8 @@ def test_a_crash_is_recorded_with_its_signal_and_its_trace(
     victim = worker.pid
     assert victim is not None
     assert victim != first
-    timer = _after(0.3, lambda: os.kill(victim, signal.SIGKILL))
-    rendered = render(worker, path, MANY[:300])
+    timer = _after(0.1, lambda: os.kill(victim, signal.SIGKILL))
+    rendered = render(worker, path, MANY[:100])
     timer.join()
     assert worker.pid != victim
     np.testing.assert_array_equal(rendered.images[:1], render(worker, path, MANY[:1]).images)

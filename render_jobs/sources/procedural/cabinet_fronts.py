@@ -50,9 +50,13 @@ class Area:
         for share in shares:
             stop = start + share / total
             if across:
-                areas.append(Area(self.x0 + start * self.width, self.x0 + stop * self.width, self.y0, self.y1))
+                areas.append(
+                    Area(self.x0 + start * self.width, self.x0 + stop * self.width, self.y0, self.y1)
+                )
             else:
-                areas.append(Area(self.x0, self.x1, self.y0 + start * self.height, self.y0 + stop * self.height))
+                areas.append(
+                    Area(self.x0, self.x1, self.y0 + start * self.height, self.y0 + stop * self.height)
+                )
             start = stop
         return areas
 

@@ -77,7 +77,9 @@ def build_cabinet(k: int) -> Mesh:
     mesh.add("top", top.moved(z=-0.5 * spec.overhang))
     _add_upper(mesh, spec, shades, fronts)
     x, z = spec.width / 2 - 0.05, spec.depth / 2 - 0.05
-    mesh.add("legs", *legs(spec.leg_style, spec.leg_height, [(-x, -z), (x, -z), (-x, z), (x, z)], splay=0.025))
+    mesh.add(
+        "legs", *legs(spec.leg_style, spec.leg_height, [(-x, -z), (x, -z), (-x, z), (x, z)], splay=0.025)
+    )
     return mesh
 
 
@@ -124,7 +126,11 @@ def _draw_layout(draw: Draw, kind: str, width: float) -> list[Column]:
     if kind == "wardrobe":
         count = max(2, round(width / draw.uniform(0.42, 0.55)))
         low = draw.weighted({"none": 0.45, "drawer": 0.4, "two": 0.15})
-        foot: list[Cell] = {"none": [], "drawer": [(0.2, "drawer")], "two": [(0.16, "drawer"), (0.16, "drawer")]}[low]
+        foot: list[Cell] = {
+            "none": [],
+            "drawer": [(0.2, "drawer")],
+            "two": [(0.16, "drawer"), (0.16, "drawer")],
+        }[low]
         columns: list[Column] = [(1.0, [*foot, (1.0, "door")]) for _ in range(count)]
         if count > 2 and draw.chance(0.35):
             columns[draw.integer(0, count - 1)] = (0.8, [(0.3, "drawer"), (0.3, "drawer"), (1.0, "shelves")])
@@ -145,7 +151,11 @@ def _draw_layout(draw: Draw, kind: str, width: float) -> list[Column]:
         options = ("door", "drawer", "open", "open")
         count = 3 if width > 1.4 else 2
         side, middle = draw.choice(options), draw.choice(("open", "drawer", "slot"))
-        ends = [_media_stack(draw, side) for _ in range(2)] if draw.chance(0.3) else [_media_stack(draw, side)] * 2
+        ends = (
+            [_media_stack(draw, side) for _ in range(2)]
+            if draw.chance(0.3)
+            else [_media_stack(draw, side)] * 2
+        )
         return [(1.0, ends[0]), (draw.uniform(0.9, 1.5), _media_stack(draw, middle)), (1.0, ends[1])][:count]
     return _draw_sideboard(draw, width)
 
@@ -200,7 +210,13 @@ def _paint(mesh: Mesh, draw: Draw) -> list[str]:
 
 
 def _add_unit(
-    mesh: Mesh, spec: CabinetSpec, area: Area, columns: list[Column], depth: float, draw: Draw, fronts: list[str]
+    mesh: Mesh,
+    spec: CabinetSpec,
+    area: Area,
+    columns: list[Column],
+    depth: float,
+    draw: Draw,
+    fronts: list[str],
 ) -> None:
     """A carcass with its columns; its front edge lies at z = -depth/2."""
     board = spec.board

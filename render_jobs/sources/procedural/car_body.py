@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from render_jobs.sources.procedural.car_spec import CarSpec, Pit
-from render_jobs.sources.procedural.mesh import Floats, Grid, Names, Part, box_grid, merged_lines, smooth_curve, smoothstep
+from render_jobs.sources.procedural.mesh import (
+    Floats,
+    Grid,
+    Names,
+    Part,
+    box_grid,
+    merged_lines,
+    smooth_curve,
+    smoothstep,
+)
 
 _LINES_X = (0.2, 0.45, 0.64, 0.88)
 _GLASS_EDGE = 0.88
@@ -23,7 +32,7 @@ _EMBEDDED = 0.07
 
 
 def shoulder(spec: CarSpec, z: Floats) -> Floats:
-    """Height of the upper edge of the body's side: bonnet, belt line, boot."""
+    """Height of the upper edge of the body's side: bonnet, belt line, boot; it swells where a wheel needs room."""
     hood = spec.cowl - spec.front
     knots = [
         (spec.front, spec.nose),
@@ -33,7 +42,15 @@ def shoulder(spec: CarSpec, z: Floats) -> Floats:
         (min(spec.glass_rear, spec.rear - 0.06), max(spec.belt, spec.tail) + 0.2 * spec.wedge),
         (spec.rear, spec.tail),
     ]
-    return smooth_curve(z, knots)
+    line = smooth_curve(z, knots)
+    needed = spec.wheel_radius + spec.arch + 0.07
+    for axle in spec.axles:
+        lowest = float(
+            smooth_curve(np.array([axle - 0.5 * spec.arch, axle, axle + 0.5 * spec.arch]), knots).min()
+        )
+        swell = 1 - smoothstep(0.5 * spec.arch, 1.8 * spec.arch, np.abs(z - axle))
+        line = line + max(0.0, needed - lowest) * swell
+    return line
 
 
 def _side_profile(spec: CarSpec, height: Floats) -> Floats:
@@ -49,9 +66,11 @@ def body_points(spec: CarSpec, x: Floats, v: Floats, z: Floats) -> Floats:
     opened = smoothstep(_LINES_X[1], _LINES_X[2], np.abs(x))
     arched = low + opened * np.maximum(0.0, _arch_height(spec, z) - low)
     top = shoulder(spec, z)
-    crest = spec.bands[4]  # from here on levels do not bend over the wheels
-    split = low + crest * (top - low)
-    level = np.where(v <= crest, arched + v / crest * (split - arched), low + v * (top - low))
+    crest = spec.bands[4]  # above it levels bend over the wheels only where these come near
+    split = np.maximum(low + crest * (top - low), arched + 0.03)
+    level = np.where(
+        v <= crest, arched + v / crest * (split - arched), split + (v - crest) / (1 - crest) * (top - split)
+    )
     height = (level - low) / (top - low)
     half = spec.half * _side_profile(spec, height) * _plan(spec, z)
     nearest = np.minimum(*(np.hypot(z - axle, level - spec.wheel_radius) for axle in spec.axles))
@@ -89,7 +108,9 @@ def _plan(spec: CarSpec, z: Floats) -> Floats:
 def _end_shift(spec: CarSpec, x: Floats, v: Floats, z: Floats) -> Floats:
     """How far front and rear faces give way from the plane ends: bow across, profile over the height; metres."""
     lip = spec.bands[1]
-    front = smooth_curve(v, [(0, 0.10), (0.1, 0.02), (lip, 0.0), (lip + 0.05, 0.02), (0.8, 0.04), (1, 0.06 + spec.rake)])
+    front = smooth_curve(
+        v, [(0, 0.10), (0.1, 0.02), (lip, 0.0), (lip + 0.05, 0.02), (0.8, 0.04), (1, 0.06 + spec.rake)]
+    )
     rear = smooth_curve(v, [(0, 0.12), (0.1, 0.03), (lip, 0.0), (lip + 0.05, 0.03), (0.85, 0.05), (1, 0.10)])
     forward = front + spec.bow * x**2
     backward = rear + 0.5 * spec.bow * x**2
@@ -143,7 +164,7 @@ def body_part(spec: CarSpec, face: FaceSpec) -> Part:
 
 
 def door_seams(spec: CarSpec) -> list[float]:
-    """z of the gaps between doors, where no wheel arch is in the way."""
+    """Z of the gaps between doors, where no wheel arch is in the way."""
     span = spec.glass_rear - spec.cowl
     doors = spec.windows[: 2 if spec.four_doors else 1]
     seams = [spec.cowl + 0.05 * span + 0.06]
@@ -167,7 +188,12 @@ def _lines_z(spec: CarSpec, seams: list[float]) -> list[float]:
         for wall in (spec.pit.start, spec.pit.stop):
             fixed = [line for line in fixed if abs(line - wall) > 0.05 or line in (spec.front, spec.rear)]
             fixed += [wall - 0.012, wall + 0.012]
-    wanted = [spec.cowl, 0.5 * (spec.cowl + spec.front), 0.5 * (spec.axles[0] + spec.axles[1]), spec.glass_rear]
+    wanted = [
+        spec.cowl,
+        0.5 * (spec.cowl + spec.front),
+        0.5 * (spec.axles[0] + spec.axles[1]),
+        spec.glass_rear,
+    ]
     return merged_lines(fixed, wanted, 0.03)
 
 
@@ -243,7 +269,10 @@ def cabin_part(spec: CarSpec, rear_glass: bool, sunroof: bool) -> Part:
         ((grid.side == "-z") & pane & (cx < _GLASS_EDGE), "glass"),
         ((grid.side == "+z") & pane & (cx < _GLASS_EDGE) & rear_glass, "glass"),
         (flank & pane & window, "glass"),
-        (flank & (cv < low) & (cv > low - 0.045) & (cu > spec.windows[0][0]) & (cu < spec.windows[-1][1]), "line"),
+        (
+            flank & (cv < low) & (cv > low - 0.045) & (cu > spec.windows[0][0]) & (cu < spec.windows[-1][1]),
+            "line",
+        ),
         (flank & pane & (cu > spec.windows[0][0]) & (cu < spec.windows[-1][1]), "pillar"),
         ((grid.side == "+y") & (cx < 0.55) & (cu > 0.15) & (cu < spec.windows[0][1]) & sunroof, "sunroof"),
         ((cv > high) & (cx < 0.2) & ~flank, "roof_stripe"),
@@ -254,7 +283,7 @@ def cabin_part(spec: CarSpec, rear_glass: bool, sunroof: bool) -> Part:
 
 
 def _glass_range(spec: CarSpec) -> tuple[float, float]:
-    """v at which windows start and end."""
+    """V at which windows start and end."""
     rise = spec.height - spec.belt + _EMBEDDED
     return (_EMBEDDED + 0.055) / rise, 0.82
 
@@ -265,6 +294,12 @@ def windscreen_part(spec: CarSpec) -> Part:
     xs = [side * line for line in (0.45, _GLASS_EDGE, 1.0) for side in (-1, 1)]
     grid = box_grid(sorted(xs), [0.0, low, 0.5 * (low + high), high - 0.08, high], [0.0, 1.0])
     x, v, behind = grid.points.T
-    vertices = cabin_points(spec, x, v, np.zeros_like(x)) + 0.035 * behind[:, None] * np.array([0.0, 0.0, 1.0])
-    pane = (np.abs(grid.centres[:, 0]) < _GLASS_EDGE) & (grid.centres[:, 1] > low) & (grid.centres[:, 1] < high - 0.08)
+    vertices = cabin_points(spec, x, v, np.zeros_like(x)) + 0.035 * behind[:, None] * np.array(
+        [0.0, 0.0, 1.0]
+    )
+    pane = (
+        (np.abs(grid.centres[:, 0]) < _GLASS_EDGE)
+        & (grid.centres[:, 1] > low)
+        & (grid.centres[:, 1] < high - 0.08)
+    )
     return grid.part(vertices, np.where(pane & ((grid.side == "-z") | (grid.side == "+z")), "glass", "frame"))

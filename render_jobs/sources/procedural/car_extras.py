@@ -35,7 +35,7 @@ def round_lamps(spec: CarSpec, draw: Draw) -> list[Part]:
     parts: list[Part] = []
     for x in (0.76, 0.50) if double else (0.72,):
         at, y, z = on_body(spec, x, 0.5 * (spec.bands[2] + spec.bands[4]), spec.front)
-        parts += lamp.moved(at, y, z - 0.01).both_sides()
+        parts += lamp.moved(at, y, z + 0.015).both_sides()
     return parts
 
 
@@ -94,7 +94,9 @@ def spoiler(spec: CarSpec, draw: Draw) -> list[Part]:
     z = spec.rear - 0.20
     y = float(shoulder(spec, np.array([z]))[0])
     if draw.chance(0.5):
-        return [tapered_box((1.45 * spec.half, 0.09, 0.16), (0.95, 0.35), "paint").moved(y=y + 0.07, z=z + 0.08)]
+        return [
+            tapered_box((1.45 * spec.half, 0.09, 0.16), (0.95, 0.35), "paint").moved(y=y + 0.07, z=z + 0.08)
+        ]
     rise = draw.uniform(0.15, 0.24)
     wing = rounded_box((1.62 * spec.half, 0.045, 0.26), 0.022, "paint", 1).turned("x", 4.0)
     post = box((0.05, rise + 0.08, 0.12), "trim").moved(0.5 * spec.half, y + 0.5 * rise - 0.04, z)
@@ -121,10 +123,10 @@ def chrome_bumpers(spec: CarSpec) -> list[Part]:
         bar = rounded_box((2.06 * spec.half, 0.12, 0.12), 0.05, "chrome", segments=1, cuts=(6, 1, 1))
         across = bar.vertices[:, 0] / spec.half
         bow = spec.bow if sign < 0 else 0.5 * spec.bow
-        bend = -sign * (0.6 * bow * across**2 + 0.10 * np.abs(across) ** 8)
+        bend = -sign * (bow * across**2 + 0.06 * np.abs(across) ** 8)
         _, y, at = on_body(spec, 0.0, 0.24, z)
         bent = Part(bar.vertices + np.outer(bend, [0.0, 0.0, 1.0]), bar.faces, bar.materials)
-        parts.append(bent.moved(y=y, z=at + sign * 0.03))
+        parts.append(bent.moved(y=y, z=at + sign * 0.015))
     return parts
 
 

@@ -25,7 +25,9 @@ class WheelSpec:
 def draw_wheel(draw: Draw, radius: float, width: float, style: str) -> WheelSpec:
     """Draws a rim for a tyre; working vehicles tend to plain discs."""
     plain = style in {"van", "pickup"}
-    design = draw.weighted({"spokes": 0.5, "twin": 0.2, "disc": 0.35 if plain else 0.15, "cap": 0.25 if plain else 0.1})
+    design = draw.weighted(
+        {"spokes": 0.5, "twin": 0.2, "disc": 0.35 if plain else 0.15, "cap": 0.25 if plain else 0.1}
+    )
     rim = draw.uniform(0.60, 0.68) if plain else draw.uniform(0.64, 0.76)
     return WheelSpec(radius, width, rim * radius, design, draw.choice((5, 5, 5, 6, 7, 8)))
 
@@ -39,7 +41,11 @@ def wheel_parts(spec: WheelSpec, segments: int = 20) -> list[Part]:
     ]  # fmt: skip
     names = ["tyre", "tyre", "tyre", "tyre", "tyre", "rim"]
     if spec.design == "disc":
-        tyre += [(0.62 * spec.rim, 0.55 * half), (0.45 * spec.rim, 0.80 * half), (0.2 * spec.rim, 0.80 * half)]
+        tyre += [
+            (0.62 * spec.rim, 0.55 * half),
+            (0.45 * spec.rim, 0.80 * half),
+            (0.2 * spec.rim, 0.80 * half),
+        ]
         names += ["rim", "rim", "rim_dark"]
     elif spec.design == "cap":
         tyre += [(0.55 * spec.rim, 0.98 * half), (0.18 * spec.rim, 1.04 * half)]
@@ -59,7 +65,12 @@ def _spokes(spec: WheelSpec) -> list[Part]:
     hub = lathe([(0.26 * rim, 0.35 * half), (0.26 * rim, 0.76 * half), (0.18 * rim, 0.84 * half)], 10, "rim")
     parts = [hub]
     wide, narrow = (0.10 * rim, 0.065 * rim) if spec.design == "twin" else (0.17 * rim, 0.11 * rim)
-    outline = [(0.12 * rim, -wide), (0.925 * rim, -narrow * 1.2), (0.925 * rim, narrow * 1.2), (0.12 * rim, wide)]
+    outline = [
+        (0.12 * rim, -wide),
+        (0.925 * rim, -narrow * 1.2),
+        (0.925 * rim, narrow * 1.2),
+        (0.12 * rim, wide),
+    ]
     spoke = extruded(outline, 0.30 * half, "rim").turned("x", -90.0).moved(y=0.62 * half)
     offsets = (-9.0, 9.0) if spec.design == "twin" else (0.0,)
     for angle in np.arange(spec.spokes) * 360.0 / spec.spokes:

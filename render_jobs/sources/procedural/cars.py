@@ -43,10 +43,16 @@ def _paint(mesh: Mesh, spec: CarSpec, livery: str, draw: Draw) -> None:
     bright = draw.chance(0.65)
     body = paint.from_palette(draw, paint.CAR_BRIGHT if bright else paint.CAR_QUIET)
     second = paint.from_palette(draw, paint.CAR_QUIET[:4] if bright else paint.CAR_BRIGHT)
-    two_tone = draw.chance({"hatchback": 0.35, "micro": 0.5, "suv": 0.3, "van": 0.25, "bus": 0.6}.get(spec.style, 0.1))
+    two_tone = draw.chance(
+        {"hatchback": 0.35, "micro": 0.5, "suv": 0.3, "van": 0.25, "bus": 0.6}.get(spec.style, 0.1)
+    )
     striped = draw.chance({"coupe": 0.3, "hatchback": 0.12}.get(spec.style, 0.02))
     if livery == "taxi":
-        body, two_tone, striped = draw.choice(((0.97, 0.77, 0.10), (0.94, 0.90, 0.78), (0.12, 0.12, 0.13))), False, False
+        body, two_tone, striped = (
+            draw.choice(((0.97, 0.77, 0.10), (0.94, 0.90, 0.78), (0.12, 0.12, 0.13))),
+            False,
+            False,
+        )
     elif livery == "police":
         body, second, two_tone, striped = (0.10, 0.11, 0.14), (0.95, 0.95, 0.94), True, False
     roof = second if two_tone else body
@@ -89,9 +95,9 @@ def _fixed_colours(draw: Draw) -> dict[str, Rgb]:
         "rail": paint.grey(draw.choice((0.14, 0.70))),
         "dark": paint.grey(0.07),
         "under": paint.grey(0.08),
-        "grille": paint.grey(draw.choice((0.09, 0.14, 0.60))),
-        "headlamp": (0.95, 0.96, 0.97) if draw.chance(0.75) else (0.97, 0.92, 0.70),
-        "indicator": (0.96, 0.58, 0.14) if draw.chance(0.4) else (0.90, 0.92, 0.93),
+        "grille": paint.grey(draw.choice((0.09, 0.12, 0.15, 0.55))),
+        "headlamp": (0.86, 0.90, 0.94) if draw.chance(0.75) else (0.97, 0.92, 0.70),
+        "indicator": (0.96, 0.58, 0.14) if draw.chance(0.4) else (0.82, 0.85, 0.88),
         "taillamp": paint.varied(draw, (0.80, 0.06, 0.07)),
         "tyre": paint.grey(0.11),
         "rim": paint.grey(rim),
@@ -107,7 +113,15 @@ def _fixed_colours(draw: Draw) -> dict[str, Rgb]:
 def _draw_face(spec: CarSpec, draw: Draw) -> FaceSpec:
     tall = spec.style in TALL_BACK or spec.style in {"pickup", "truck"}
     clad = {"suv": 0.6, "offroad": 0.6, "pickup": 0.4, "truck": 0.6, "van": 0.3, "hatchback": 0.15}
-    lamps = {"offroad": 0.7, "micro": 0.5, "roadster": 0.4, "pickup": 0.3, "hatchback": 0.2, "suv": 0.15, "van": 0.25}
+    lamps = {
+        "offroad": 0.7,
+        "micro": 0.5,
+        "roadster": 0.4,
+        "pickup": 0.3,
+        "hatchback": 0.2,
+        "suv": 0.15,
+        "van": 0.25,
+    }
     return FaceSpec(
         grille=draw.choice((0.45, 0.45, 0.64, 0.2)),
         grille_band=draw.choice(((2, 3), (2, 3), (1, 3), (2, 4))),
@@ -158,7 +172,9 @@ def _add_extras(mesh: Mesh, spec: CarSpec, livery: str, draw: Draw) -> None:
         mesh.add("rack", *extras.roof_rack(spec))
     if draw.chance({"coupe": 0.45, "hatchback": 0.3, "sedan": 0.12, "suv": 0.2}.get(style, 0.0)):
         mesh.add("spoiler", *extras.spoiler(spec, draw))
-    if draw.chance({"pickup": 0.35, "offroad": 0.2, "roadster": 0.3, "micro": 0.3, "sedan": 0.1}.get(style, 0.0)):
+    if draw.chance(
+        {"pickup": 0.35, "offroad": 0.2, "roadster": 0.3, "micro": 0.3, "sedan": 0.1}.get(style, 0.0)
+    ):
         mesh.add("bumpers", *extras.chrome_bumpers(spec))
     if style == "roadster":
         mesh.add("cockpit", *extras.cockpit(spec))

@@ -115,7 +115,9 @@ def box_grid(xs: Sequence[float], ys: Sequence[float], zs: Sequence[float]) -> G
             sheet = np.moveaxis(index, axis, 0)[end]
             if axis == 1:  # the remaining axes come as (x, z); outward needs (z, x)
                 sheet = sheet.T
-            quads = np.stack([sheet[:-1, :-1], sheet[1:, :-1], sheet[1:, 1:], sheet[:-1, 1:]], axis=-1).reshape(-1, 4)
+            quads = np.stack(
+                [sheet[:-1, :-1], sheet[1:, :-1], sheet[1:, 1:], sheet[:-1, 1:]], axis=-1
+            ).reshape(-1, 4)
             faces.append(quads if sign == "+" else quads[:, ::-1])
             sides.append(np.full(len(quads), f"{sign}{'xyz'[axis]}"))
     quads = np.concatenate(faces)

@@ -31,7 +31,9 @@ def write_mesh(mesh: Mesh, folder: Path, title: str) -> Path:
     used = sorted({str(name) for _, part in mesh.parts for name in part.materials})
     missing = [name for name in used if name not in mesh.colours]
     assert not missing, f"materials without a colour: {missing}"
-    (folder / "model_normalized.mtl").write_bytes(_mtl_text({name: mesh.colours[name] for name in used}).encode())
+    (folder / "model_normalized.mtl").write_bytes(
+        _mtl_text({name: mesh.colours[name] for name in used}).encode()
+    )
     path = folder / "model_normalized.obj"
     path.write_bytes(_obj_text(mesh, title).encode())
     return path

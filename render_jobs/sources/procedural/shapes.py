@@ -87,7 +87,9 @@ def _lathe_faces(n_rings: int, segments: int) -> Ints:
         low, high = 1 + ring * segments, 1 + (ring + 1) * segments
         faces.append(np.stack([low + here, low + after, high + after, high + here], axis=1))
     top = 1 + (n_rings - 1) * segments
-    faces.append(np.stack([top + here, top + after, np.full_like(here, last), np.full_like(here, last)], axis=1))
+    faces.append(
+        np.stack([top + here, top + after, np.full_like(here, last), np.full_like(here, last)], axis=1)
+    )
     return np.concatenate(faces)
 
 
@@ -112,7 +114,12 @@ def loop_lathe(section: Sequence[tuple[float, float]], angle: Floats, material: 
 
 
 def rod(
-    start: Sequence[float], end: Sequence[float], radius: float, material: str, segments: int = 8, taper: float = 1.0
+    start: Sequence[float],
+    end: Sequence[float],
+    radius: float,
+    material: str,
+    segments: int = 8,
+    taper: float = 1.0,
 ) -> Part:
     """A round rod between two points; `taper` is the radius at the end over that at the start."""
     a, b = np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64)
@@ -133,7 +140,9 @@ def extruded(outline: Sequence[tuple[float, float]], depth: float, material: str
     back = np.column_stack([flat, np.full(n, -depth / 2)])
     here, after = np.arange(n), (np.arange(n) + 1) % n
     walls = np.stack([n + here, n + after, after, here], axis=1)
-    fan = np.stack([np.zeros(n - 2, dtype=np.int64), np.arange(1, n - 1), np.arange(2, n), np.arange(2, n)], axis=1)
+    fan = np.stack(
+        [np.zeros(n - 2, dtype=np.int64), np.arange(1, n - 1), np.arange(2, n), np.arange(2, n)], axis=1
+    )
     far = np.stack([fan[:, 1], fan[:, 0], fan[:, 2], fan[:, 3]], axis=1) + n
     faces = np.concatenate([walls, fan, far]).astype(np.int64)
     return Part(np.concatenate([front, back]), faces, np.full(len(faces), material))

@@ -136,7 +136,9 @@ def _chaise_span(spec: SofaSpec) -> tuple[float, float]:
 
 def _base(spec: SofaSpec) -> list[Part]:
     y = spec.leg_height + spec.base_height / 2
-    main = rounded_box((2 * spec.half_inner + 0.02, spec.base_height, spec.depth - 0.03), 0.02, "fabric").moved(y=y)
+    main = rounded_box(
+        (2 * spec.half_inner + 0.02, spec.base_height, spec.depth - 0.03), 0.02, "fabric"
+    ).moved(y=y)
     if not spec.chaise:
         return [main]
     low, high = _chaise_span(spec)
@@ -158,7 +160,9 @@ def _seat_cushions(spec: SofaSpec) -> list[Part]:
         count = 1 if spec.bench else max(1, round((stop - start) / spec.seat_width))
         width = (stop - start) / count
         for i in range(count):
-            part = cushion((width - 0.008, spec.cushion_height, back - edge), spec.puff, "cushion", spec.roundness)
+            part = cushion(
+                (width - 0.008, spec.cushion_height, back - edge), spec.puff, "cushion", spec.roundness
+            )
             y = spec.leg_height + spec.base_height + spec.cushion_height / 2 - 0.01
             parts.append(part.moved(start + (i + 0.5) * width, y, 0.5 * (edge + back)))
     return parts
@@ -174,7 +178,9 @@ def _back(spec: SofaSpec) -> list[Part]:
     if spec.back_style == "cushions":
         return parts + _back_cushions(spec)
     if spec.back_style == "buttoned":
-        button = lathe([(0.0, -0.012), (0.022, 0.0), (0.016, 0.008), (0.0, 0.011)], 8, "button").turned("x", -90.0)
+        button = lathe([(0.0, -0.012), (0.022, 0.0), (0.016, 0.008), (0.0, 0.011)], 8, "button").turned(
+            "x", -90.0
+        )
         columns = 3 * spec.seats
         pitch = 2 * spec.half_inner / columns
         for row in range(3):
@@ -215,7 +221,10 @@ def _arm(spec: SofaSpec, side: int) -> list[Part]:
         panel = rounded_box((0.8 * spec.arm_width, height - radius, depth), 0.02, "fabric")
         profile = [(0.8, -0.5), (1.0, -0.49), (1.0, 0.49), (0.8, 0.5)]
         roll = lathe([(r * radius, t * (depth + 0.03)) for r, t in profile], 16, "fabric").turned("x", 90.0)
-        parts = [panel.moved(y=(height - radius) / 2), roll.moved(x=side * 0.1 * spec.arm_width, y=height - radius)]
+        parts = [
+            panel.moved(y=(height - radius) / 2),
+            roll.moved(x=side * 0.1 * spec.arm_width, y=height - radius),
+        ]
     else:
         panel = rounded_box((spec.arm_width, height, depth), 0.6 * spec.roundness, "fabric", cuts=(1, 1, 3))
         if spec.arm_style == "sloped":

@@ -39,7 +39,12 @@ def parse_object_id(text: str) -> tuple[str, int]:
         UsageError: If no object has this id.
     """
     class_name, dash, number = text.rpartition("-")
-    if not dash or class_name not in CLASSES or not number.isdecimal() or object_id(class_name, int(number)) != text:
+    if (
+        not dash
+        or class_name not in CLASSES
+        or not number.isdecimal()
+        or object_id(class_name, int(number)) != text
+    ):
         raise UsageError(f"{text!r} names no procedural object: expected e.g. {object_id('car', 12)!r}")
     return class_name, int(number)
 
@@ -88,7 +93,9 @@ class ProceduralSource:
             UsageError: Unknown class, or no count given.
         """
         if not classes:
-            raise UsageError(f"source procedural is unlimited: say how many of which class, e.g. car:64 ({_known()})")
+            raise UsageError(
+                f"source procedural is unlimited: say how many of which class, e.g. car:64 ({_known()})"
+            )
         entries = []
         for asked, count in classes.items():
             class_name = class_of(asked)

@@ -32,15 +32,33 @@ def driver_part(driver: Driver, depth: float) -> Part:
     backs = ["ring"] * 3
     if driver.kind == "woofer":
         deep = min(0.8 * d, 0.42 * r)
-        inside = [(r * 0.99, 0.008), (r * 0.93, 0.012), (r * 0.86, 0.004), (r * 0.36, -deep), (r * 0.24, -0.6 * deep)]
+        inside = [
+            (r * 0.99, 0.008),
+            (r * 0.93, 0.012),
+            (r * 0.86, 0.004),
+            (r * 0.36, -deep),
+            (r * 0.24, -0.6 * deep),
+        ]
         names = ["ring", "surround", "surround", "cone", "cap", "cap"]
         inside.append((0.0, -0.45 * deep))
     elif driver.kind == "dome":
-        inside = [(r * 0.70, 0.006), (r * 0.62, -0.1 * r), (r * 0.5, 0.08 * r), (r * 0.3, 0.22 * r), (0.0, 0.28 * r)]
+        inside = [
+            (r * 0.70, 0.006),
+            (r * 0.62, -0.1 * r),
+            (r * 0.5, 0.08 * r),
+            (r * 0.3, 0.22 * r),
+            (0.0, 0.28 * r),
+        ]
         names = ["ring", "surround", "dome", "dome", "dome"]
     elif driver.kind == "horn":
         deep = min(0.85 * d, 0.5 * r)
-        inside = [(r * 0.95, 0.006), (r * 0.6, -0.65 * deep), (r * 0.3, -deep), (r * 0.2, -0.8 * deep), (0.0, -0.75 * deep)]
+        inside = [
+            (r * 0.95, 0.006),
+            (r * 0.6, -0.65 * deep),
+            (r * 0.3, -deep),
+            (r * 0.2, -0.8 * deep),
+            (0.0, -0.75 * deep),
+        ]
         names = ["ring", "surround", "surround", "dome", "dome"]
     else:
         inside = [(r * 0.92, 0.006), (r * 0.80, -0.95 * d), (0.0, -0.95 * d)]
@@ -49,7 +67,11 @@ def driver_part(driver: Driver, depth: float) -> Part:
 
 
 def plate_with_hole(
-    bounds: tuple[float, float, float, float], centre: tuple[float, float], radius: float, depth: float, material: str
+    bounds: tuple[float, float, float, float],
+    centre: tuple[float, float],
+    radius: float,
+    depth: float,
+    material: str,
 ) -> Part:
     """A rectangular plate (x0, x1, y0, y1) with a round hole; its front lies in z = 0, its back in z = `depth`."""
     x0, x1, y0, y1 = bounds
@@ -72,7 +94,11 @@ def plate_with_hole(
 
 
 def baffle(
-    size: tuple[float, float], rows: Sequence[tuple[Driver | None, float]], depth: float, corner: float, material: str
+    size: tuple[float, float],
+    rows: Sequence[tuple[Driver | None, float]],
+    depth: float,
+    corner: float,
+    material: str,
 ) -> list[Part]:
     """A front of plates stacked from the bottom, each with one driver or closed, and the drivers.
 
@@ -123,7 +149,10 @@ def shell(size: tuple[float, float, float], corner: float, material: str) -> Par
     middles = ((width / 2 - corner, height - corner, 0), (corner - width / 2, height - corner, 90))
     middles += ((corner - width / 2, corner, 180), (width / 2 - corner, corner, 270))
     outline = [
-        (x + corner * float(np.cos(np.radians(start + turn))), y + corner * float(np.sin(np.radians(start + turn))))
+        (
+            x + corner * float(np.cos(np.radians(start + turn))),
+            y + corner * float(np.sin(np.radians(start + turn))),
+        )
         for x, y, start in middles
         for turn in (0, 30, 60, 90)
     ]

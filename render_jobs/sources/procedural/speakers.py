@@ -64,7 +64,9 @@ def build_speaker(k: int) -> Mesh:
 
 
 def _paint(mesh: Mesh, kind: str, draw: Draw) -> None:
-    wooden = draw.chance({"retro": 0.9, "monitor": 0.1, "guitar": 0.25, "column": 0.1, "sphere": 0.15}.get(kind, 0.5))
+    wooden = draw.chance(
+        {"retro": 0.9, "monitor": 0.1, "guitar": 0.25, "column": 0.1, "sphere": 0.15}.get(kind, 0.5)
+    )
     body = paint.from_palette(draw, paint.WOOD if wooden else _BODY, 1.5)
     plain = not wooden and draw.chance(0.55)
     front = body if plain else paint.from_palette(draw, _BODY[:4] + _BODY, 1.0)
@@ -108,10 +110,15 @@ def _grille(mesh: Mesh, width: float, low: float, high: float, z: float) -> None
 def _stand(mesh: Mesh, width: float, depth: float, height: float, draw: Draw) -> None:
     """A stand with a foot plate, one or two columns, and a top plate."""
     foot = rounded_box((1.15 * width, 0.02, 1.1 * depth), 0.006, "dark", segments=1)
-    mesh.add("stand", foot.moved(y=0.01), box((0.85 * width, 0.014, 0.8 * depth), "dark").moved(y=height - 0.006))
+    mesh.add(
+        "stand", foot.moved(y=0.01), box((0.85 * width, 0.014, 0.8 * depth), "dark").moved(y=height - 0.006)
+    )
     xs = (-0.22 * width, 0.22 * width) if draw.chance(0.4) else (0.0,)
     for x in xs:
-        mesh.add("stand", rod((x, 0.012, 0.0), (x, height - 0.006, 0.0), 0.022 if len(xs) > 1 else 0.032, "dark", 12))
+        mesh.add(
+            "stand",
+            rod((x, 0.012, 0.0), (x, height - 0.006, 0.0), 0.022 if len(xs) > 1 else 0.032, "dark", 12),
+        )
 
 
 def _bookshelf(mesh: Mesh, draw: Draw) -> None:
@@ -119,7 +126,10 @@ def _bookshelf(mesh: Mesh, draw: Draw) -> None:
     width, depth = height * draw.uniform(0.56, 0.74), height * draw.uniform(0.70, 1.0)
     woofer = min(0.40 * width, 0.23 * height)
     tweeter = woofer * draw.uniform(0.30, 0.46)
-    rows: Rows = [(Driver("woofer", woofer), 2.5 * woofer), (Driver(draw.choice(("dome", "horn")), tweeter), 3.2 * tweeter)]
+    rows: Rows = [
+        (Driver("woofer", woofer), 2.5 * woofer),
+        (Driver(draw.choice(("dome", "horn")), tweeter), 3.2 * tweeter),
+    ]
     if draw.chance(0.35):
         rows.insert(0, (Driver("port", 0.35 * woofer), 1.0 * woofer))
     if draw.chance(0.2):
@@ -166,7 +176,11 @@ def _monitor(mesh: Mesh, draw: Draw) -> None:
     width, depth = height * draw.uniform(0.62, 0.74), height * draw.uniform(0.72, 0.9)
     woofer = min(0.40 * width, 0.25 * height)
     horn = woofer * draw.uniform(0.55, 0.72)
-    rows: Rows = [(None, 0.45 * woofer), (Driver("woofer", woofer), 2.3 * woofer), (Driver("horn", horn), 2.3 * horn)]
+    rows: Rows = [
+        (None, 0.45 * woofer),
+        (Driver("woofer", woofer), 2.3 * woofer),
+        (Driver("horn", horn), 2.3 * horn),
+    ]
     _cabinet(mesh, (width, height, depth), rows, draw.uniform(0.012, 0.035), 0.0, 0.055)
     slot = rounded_box((0.62 * width, 0.06 * height, 0.012), 0.004, "port", segments=1)
     mesh.add("slot", slot.moved(y=0.075 * height, z=-depth / 2 + 0.0045))
@@ -198,7 +212,9 @@ def _guitar(mesh: Mesh, draw: Draw) -> None:
     cloth = rounded_box((width - 2 * edge, height - 2 * edge - head, 0.02), 0.006, "cloth", segments=1)
     mesh.add("grille", cloth.moved(y=lift + (height - head) / 2, z=-depth / 2))
     if head:  # a combo amplifier's panel with knobs
-        panel = box((width - 2 * edge, 0.62 * head, 0.016), "trim").moved(y=lift + height - 0.72 * head, z=-depth / 2)
+        panel = box((width - 2 * edge, 0.62 * head, 0.016), "trim").moved(
+            y=lift + height - 0.72 * head, z=-depth / 2
+        )
         mesh.add("panel", panel)
         knob = lathe([(0.013, 0.0), (0.011, 0.022), (0.0, 0.023)], 10, "dark").turned("x", -90.0)
         count = draw.integer(4, 8)
@@ -211,7 +227,13 @@ def _guitar(mesh: Mesh, draw: Draw) -> None:
             for z in (-1, 1):
                 at = (x * (width / 2 - 0.021), lift + 0.021 + y * (height - 0.042), z * (depth / 2 - 0.021))
                 mesh.add("corners", corner.moved(*at))
-        mesh.add("feet", *(box((0.04, lift + 0.01, 0.04), "dark").moved(x * 0.4 * width, 0.5 * lift, s * 0.3 * depth) for s in (-1, 1)))
+        mesh.add(
+            "feet",
+            *(
+                box((0.04, lift + 0.01, 0.04), "dark").moved(x * 0.4 * width, 0.5 * lift, s * 0.3 * depth)
+                for s in (-1, 1)
+            ),
+        )
     strap = rounded_box((0.26, 0.016, 0.03), 0.006, "dark", segments=1)
     mesh.add("handle", strap.moved(y=lift + height + 0.022))
     mesh.add("handle", *box((0.03, 0.036, 0.03), "trim").moved(x=0.12, y=lift + height + 0.012).both_sides())
@@ -230,7 +252,10 @@ def _retro(mesh: Mesh, draw: Draw) -> None:
     edge = 0.03 + 0.4 * radius
     split = draw.choice((0.0, 0.0, 0.25))
     cloth_size = (width - 2 * edge, (1 - split) * (height - 2 * edge), 0.024)
-    mesh.add("grille", rounded_box(cloth_size, 0.010, "cloth").moved(y=lift + edge + cloth_size[1] / 2, z=-depth / 2))
+    mesh.add(
+        "grille",
+        rounded_box(cloth_size, 0.010, "cloth").moved(y=lift + edge + cloth_size[1] / 2, z=-depth / 2),
+    )
     if split:
         y = lift + height - edge - 0.5 * split * (height - 2 * edge)
         for i in range(3):
@@ -265,8 +290,14 @@ def _sphere(mesh: Mesh, draw: Draw) -> None:
     mesh.add("foot", foot, rod((0.0, 0.01, 0.0), (0.0, stem + 0.02, 0.0), 0.016, "trim", 10))
     if draw.chance(0.5):
         top = driver_part(Driver("dome", 0.28 * radius), 0.02)
-        pod = lathe([(0.0, -0.5), (0.8, -0.35), (1.0, 0.0), (1.0, 0.5)], 16, "body").scaled(0.36 * radius, 0.9 * radius, 0.36 * radius)
-        mesh.add("tweeter", pod.turned("x", -90.0).moved(y=y + 1.22 * radius), top.moved(y=y + 1.22 * radius, z=-0.45 * radius))
+        pod = lathe([(0.0, -0.5), (0.8, -0.35), (1.0, 0.0), (1.0, 0.5)], 16, "body").scaled(
+            0.36 * radius, 0.9 * radius, 0.36 * radius
+        )
+        mesh.add(
+            "tweeter",
+            pod.turned("x", -90.0).moved(y=y + 1.22 * radius),
+            top.moved(y=y + 1.22 * radius, z=-0.45 * radius),
+        )
 
 
 def _column(mesh: Mesh, draw: Draw) -> None:

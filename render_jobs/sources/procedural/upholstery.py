@@ -39,7 +39,9 @@ LEG_STYLES: dict[str, float] = {"peg": 0.34, "block": 0.2, "metal": 0.16, "bun":
 
 def draw_leg_height(draw: Draw, style: str) -> float:
     """Height of legs of a style."""
-    return draw.within({"peg": (0.10, 0.20), "metal": (0.10, 0.18), "plinth": (0.04, 0.07)}.get(style, (0.05, 0.10)))
+    return draw.within(
+        {"peg": (0.10, 0.20), "metal": (0.10, 0.18), "plinth": (0.04, 0.07)}.get(style, (0.05, 0.10))
+    )
 
 
 def legs(style: str, height: float, corners: list[tuple[float, float]], splay: float = 0.04) -> list[Part]:

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from render_jobs.sources.base import ObjectEntry, SourceSpec, make_source
+from render_jobs.sources.shapenet import ShapeNetSource
+from render_jobs.sources.synsets import SYNSETS, class_of, synset_of
+from storage.errors import ConfigError, EnvironmentProblem, UsageError
+from tests.test_render_jobs.meshes import COLOURED_CUBE, write_mesh
+
+CAR, SOFA = "02958343", "04256520"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Seven cars in v2 layout, one sofa in v1 layout, and things that are no objects."""
+    for i in range(7):
+        model = tmp_path / "root" / CAR / f"m{i}"
+        write_mesh(model / "models", COLOURED_CUBE, "newmtl paint\nmap_Kd ../images/t.png\n")
+        (model / "models" / "mesh.obj").rename(model / "models" / "model_normalized.obj")
+        (model / "images").mkdir()
+        (model / "images" / "t.png").write_bytes(b"x" * i)
+    write_mesh(tmp_path / "root" / SOFA / "s0", COLOURED_CUBE).rename(
+        tmp_path / "root" / SOFA / "s0" / "model.obj"
+    )
+    (tmp_path / "root" / SOFA / "no_mesh").mkdir()
+    (tmp_path / "root" / ".hidden").mkdir()
+    (tmp_path / "root" / "LICENSES" / "old").mkdir(parents=True)
+    (tmp_path / "root" / "README.md").write_text("x")
+    return tmp_path / "root"
+
+
+def test_both_layouts_are_listed_with_readable_ids(root: Path) -> None:
+    entries = ShapeNetSource(str(root)).list({"sofa": None, CAR: None}, 0)
+    assert [e.object_id for e in entries] == ["sofa-s0", *(f"car-m{i}" for i in range(7))]
+    assert entries[0].location == f"{SOFA}/s0/model.obj"
+    assert entries[1].location == f"{CAR}/m0/models/model_normalized.obj"
+    assert {e.class_name for e in entries} == {"sofa", "car"}
+    assert all(re.fullmatch("[0-9a-f]{64}", e.fingerprint) for e in entries)
+    assert ShapeNetSource(str(root)).list({}, 0) == [*entries[1:], entries[0]], "no classes: all, by synset"
+
+
+def test_an_id_that_names_its_class_already_stays_as_it_is(root: Path) -> None:
+    (root / CAR / "m0").rename(root / CAR / "car-000012")
+    assert ShapeNetSource(str(root)).list({"car": None}, 0)[0].object_id == "car-000012"
+
+
+def test_a_part_is_drawn_by_the_seed(root: Path) -> None:
+    source = ShapeNetSource(str(root))
+    chosen = {seed: [e.object_id for e in source.list({"car": 3}, seed)] for seed in range(20)}
+    assert all(len(ids) == 3 and ids == sorted(ids) for ids in chosen.values())
+    assert chosen[5] == [e.object_id for e in source.list({"car": 3, "sofa": None}, 5)][:3]
+    assert {i for ids in chosen.values() for i in ids} == {f"car-m{i}" for i in range(7)}
+    assert source.list({"car": 0}, 0) == []
+
+
+def test_fingerprints_follow_content_and_not_place(root: Path, tmp_path: Path) -> None:
+    before = {e.object_id: e.fingerprint for e in ShapeNetSource(str(root)).list({"car": None}, 0)}
+    assert len(set(before.values())) == 7, "the textures differ in size"
+    moved = tmp_path / "elsewhere"
+    shutil.move(root, moved)
+    mesh = moved / CAR / "m3" / "models" / "model_normalized.obj"
+    mesh.write_text(mesh.read_text().replace("0.5", "0.6", 1))
+    after = {e.object_id: e.fingerprint for e in ShapeNetSource(str(moved)).list({"car": None}, 0)}
+    assert {i for i in before if before[i] != after[i]} == {"car-m3"}
+
+
+def test_local_meshes_are_used_in_place(root: Path, tmp_path: Path) -> None:
+    source = ShapeNetSource(str(root))
+    entry = source.list({"car": 1}, 0)[0]
+    assert source.fetch(entry, tmp_path) == root / entry.location
+    with pytest.raises(FileNotFoundError, match="car/gone"):
+        source.fetch(ObjectEntry("car-x", "car", "car/gone/model.obj", ""), tmp_path)
+
+
+def test_remote_meshes_come_with_materials_and_textures(root: Path, tmp_path: Path) -> None:
+    remote = fsspec.filesystem("memory")
+    remote.put(str(root), "/bucket/shapenet", recursive=True)
+    source = ShapeNetSource("memory://bucket/shapenet")
+    local = ShapeNetSource(str(root)).list({}, 0)
+    assert source.list({}, 0) == local, "the same list and fingerprints over any file system"
+    for entry in (local[0], local[-1]):
+        folder = tmp_path / entry.object_id
+        folder.mkdir()
+        path = source.fetch(entry, folder)
+        assert path.is_relative_to(folder)
+        assert path.read_bytes() == (root / entry.location).read_bytes()
+    assert (tmp_path / "car-m0" / "model" / "images" / "t.png").is_file()
+    assert (tmp_path / "car-m0" / "model" / "models" / "mesh.mtl").is_file()
+    with pytest.raises(FileNotFoundError):
+        source.fetch(ObjectEntry("car-x", "car", f"{CAR}/gone/model.obj", ""), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [({"boat": None}, "no class 'boat'.*car, sofa"), ({"car": 8}, "8 of class car asked for, 7 are there")],
+)
+def test_what_is_not_there_is_said(root: Path, classes: dict[str, int | None], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ShapeNetSource(str(root)).list(classes, 0)
+
+
+def test_a_missing_folder_and_an_unknown_protocol(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is not a folder"):
+        ShapeNetSource(str(tmp_path / "gone")).list({}, 0)
+    with pytest.raises(EnvironmentProblem, match="nosuch"):
+        ShapeNetSource("nosuch://place")
+
+
+def test_specs_are_checked_and_made_absolute(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root.parent)
+    spec = SourceSpec(kind="shapenet", path="root").model_dump()
+    assert spec["path"] == str(root)
+    assert make_source(json.loads(json.dumps(spec))).name == "shapenet"
+    assert make_source({"kind": "procedural"}).name == "procedural"
+    assert SourceSpec(kind="shapenet", path="s3://bucket/x").path == "s3://bucket/x"
+    for bad in (
+        {"kind": "shapenet"},
+        {"kind": "procedural", "path": "x"},
+        {"kind": "other"},
+        {"kind": "procedural", "n": 1},
+    ):
+        with pytest.raises(ConfigError, match="source") as caught:
+            make_source(bad)
+        assert os.linesep not in str(caught.value)
+
+
+def test_synsets_go_both_ways() -> None:
+    assert len(set(SYNSETS.values())) == len(SYNSETS) == 55, "ShapeNetCore v2 has 55 classes"
+    assert synset_of("car") == synset_of(CAR) == CAR
+    assert class_of(CAR) == "car"
+    assert class_of("99999999") == synset_of("99999999") == "99999999"
