@@ -28,7 +28,9 @@ SourcePath = Annotated[str | None, typer.Option("--path", help="Folder or URL of
 Classes = Annotated[str | None, typer.Option(help="car:1000,sofa:1000 (a name alone: all of them).")]
 Views = Annotated[int | None, typer.Option(help="Views per object.", min=2)]
 Resolution = Annotated[int | None, typer.Option(help="Width and height of a view in pixels.", min=8)]
-Seed = Annotated[int | None, typer.Option(help="Seed of cameras, held-out split and choice of objects.", min=0)]
+Seed = Annotated[
+    int | None, typer.Option(help="Seed of cameras, held-out split and choice of objects.", min=0)
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -38,13 +40,20 @@ def register(app: typer.Typer) -> None:
 
 
 def _source_overrides(
-    source: str | None, path: str | None, classes: str | None, views: int | None, resolution: int | None, seed: int | None
+    source: str | None,
+    path: str | None,
+    classes: str | None,
+    views: int | None,
+    resolution: int | None,
+    seed: int | None,
 ) -> dict[str, Any]:
     """Returns the config keys that the flags set."""
     from storage.errors import UsageError
 
     if source == "shapenet" and path is None:
-        raise UsageError("--source shapenet needs --path: the folder that holds <synset>/<id>/models/model_normalized.obj")
+        raise UsageError(
+            "--source shapenet needs --path: the folder that holds <synset>/<id>/models/model_normalized.obj"
+        )
     given: dict[str, Any] = {
         "source.kind": source,
         "source.path": path if path is None or "://" in path else os.path.abspath(path),  # noqa: PTH100 a URL may stand here too
@@ -69,7 +78,9 @@ def plan(
     preset: Preset = None,
     settings: Settings = None,
     workers: Workers = None,
-    calibrate: Annotated[bool, typer.Option(help="Measure this machine on a few objects to predict times.")] = True,
+    calibrate: Annotated[
+        bool, typer.Option(help="Measure this machine on a few objects to predict times.")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Say what a dataset will hold and cost, before anything runs. Writes nothing."""
@@ -112,7 +123,9 @@ def render(
 
     store = Store(root)
     overrides = _source_overrides(source, path, classes, views, resolution, seed)
-    config = resolve_config(store, preset, settings, overrides | compute_overrides(executor, ray_address, workers))
+    config = resolve_config(
+        store, preset, settings, overrides | compute_overrides(executor, ray_address, workers)
+    )
     with ComputeSession(config.compute) as session:
         result = run_render(store, config, shard, session, make_progress(), dict(os.environ))
     sys.exit(finish_stage(result, root, as_json))

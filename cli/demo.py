@@ -18,7 +18,9 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    root: Annotated[str, typer.Argument(help="Where the dataset goes: a folder or any fsspec URL.")] = "demo-dataset",
+    root: Annotated[
+        str, typer.Argument(help="Where the dataset goes: a folder or any fsspec URL.")
+    ] = "demo-dataset",
     preset: Annotated[str, typer.Option(help="Preset by name, or a YAML file.")] = "demo",
     settings: Settings = None,
     executor: ExecutorName = None,
@@ -52,7 +54,9 @@ def demo(
     where = str(store.local_path(key) or f"{store.url}/{key}")
     figures = evaluate_dataset(root, "default")
     if as_json:
-        print_json("demo", {"report": where, "evaluation": figures, "seconds": round(time.monotonic() - began, 1)})
+        print_json(
+            "demo", {"report": where, "evaluation": figures, "seconds": round(time.monotonic() - began, 1)}
+        )
     else:
         print(evaluation_text(figures))
         print(f"\nreport: {where}")

@@ -36,7 +36,9 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    root: Annotated[str | None, typer.Argument(help="A dataset or folder (any fsspec URL) that must be reachable.")] = None,
+    root: Annotated[
+        str | None, typer.Argument(help="A dataset or folder (any fsspec URL) that must be reachable.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Check versions, Blender, writable folders, memory, disk, GPU and the store."""
@@ -71,7 +73,9 @@ def _python() -> Iterator[Finding]:
     if sys.version_info[:2] == (3, 11):
         yield Finding("python", "ok", version)
     else:
-        yield Finding("python", "note", version, "only Python 3.11 can render: bpy 5.0.1 has wheels for nothing else")
+        yield Finding(
+            "python", "note", version, "only Python 3.11 can render: bpy 5.0.1 has wheels for nothing else"
+        )
 
 
 def _pins() -> dict[str, str]:
@@ -85,7 +89,19 @@ def _pins() -> dict[str, str]:
 def _packages() -> Iterator[Finding]:
     pins = _pins()
     extras = {"bpy": "render", "torch": "train", "diffusers": "train", "ray": "train"}
-    for name in ("torch", "bpy", "numpy", "ray", "pyarrow", "diffusers", "zarr", "fsspec", "s3fs", "pydantic", "typer"):
+    for name in (
+        "torch",
+        "bpy",
+        "numpy",
+        "ray",
+        "pyarrow",
+        "diffusers",
+        "zarr",
+        "fsspec",
+        "s3fs",
+        "pydantic",
+        "typer",
+    ):
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -97,7 +113,9 @@ def _packages() -> Iterator[Finding]:
         if pin is None or version.split("+")[0] == pin:
             yield Finding(name, "ok", version)
         else:
-            yield Finding(name, "note", f"{version}, tested with {pin}", "make setup installs the tested versions")
+            yield Finding(
+                name, "note", f"{version}, tested with {pin}", "make setup installs the tested versions"
+            )
 
 
 def _no_torchvision() -> Iterator[Finding]:
@@ -105,7 +123,10 @@ def _no_torchvision() -> Iterator[Finding]:
         yield Finding("torchvision", "ok", "absent, as it must be")
     else:
         yield Finding(
-            "torchvision", "problem", "installed; it breaks diffusers beside this torch", "pip uninstall torchvision"
+            "torchvision",
+            "problem",
+            "installed; it breaks diffusers beside this torch",
+            "pip uninstall torchvision",
         )
 
 
@@ -123,21 +144,30 @@ def _folders() -> Iterator[Finding]:
 
 
 def _shared_memory() -> Iterator[Finding]:
-    folder = Path("/dev/shm")  # noqa: S108 Ray's object store lives there
+    folder = Path("/dev/shm")  # Ray's object store lives there
     if not folder.exists():
-        yield Finding("/dev/shm", "note", "not there", "Ray falls back to the temporary folder, slowly; mount a tmpfs")
+        yield Finding(
+            "/dev/shm", "note", "not there", "Ray falls back to the temporary folder, slowly; mount a tmpfs"
+        )
         return
     free = shutil.disk_usage(folder).free
     if free >= MIN_SHM_BYTES:
         yield Finding("/dev/shm", "ok", f"{free / 2**30:.1f} GiB free")
     else:
-        yield Finding("/dev/shm", "note", f"{free / 2**20:.0f} MiB free", "in a container: --shm-size=2g or more")
+        yield Finding(
+            "/dev/shm", "note", f"{free / 2**20:.0f} MiB free", "in a container: --shm-size=2g or more"
+        )
 
 
 def _disk() -> Iterator[Finding]:
     free = shutil.disk_usage(Path.cwd()).free
     state: Literal["ok", "note"] = "ok" if free >= MIN_DISK_BYTES else "note"
-    yield Finding("disk", state, f"{free / 2**30:.1f} GiB free here", "" if state == "ok" else "the demo needs about 1 GiB")
+    yield Finding(
+        "disk",
+        state,
+        f"{free / 2**30:.1f} GiB free here",
+        "" if state == "ok" else "the demo needs about 1 GiB",
+    )
 
 
 def _gpu() -> Iterator[Finding]:
@@ -159,7 +189,9 @@ def _blender() -> Iterator[Finding]:
     from render_jobs.worker import RenderFailure
     from storage.errors import EnvironmentProblem
 
-    libraries = " ".join((Path(__file__).resolve().parents[1] / "deploy/debian-libraries.txt").read_text().split())
+    libraries = " ".join(
+        (Path(__file__).resolve().parents[1] / "deploy/debian-libraries.txt").read_text().split()
+    )
     try:
         version, seconds = render_cube(16)
     except (RenderFailure, EnvironmentProblem) as error:
@@ -176,7 +208,7 @@ def _store(root: str) -> Finding:
     try:
         names = Store(root).list("")
     except (FpipeError, OSError) as error:
-        return Finding("store", "problem", f"{root}: {error}", "check the URL, the credentials and the network")
+        return Finding(
+            "store", "problem", f"{root}: {error}", "check the URL, the credentials and the network"
+        )
     return Finding("store", "ok", f"{root} answers, {len(names)} entries")
-
-

@@ -40,7 +40,7 @@ def train_shared(
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train autoencoder, base planes and renderer on a sample of the objects. Resumes from its last checkpoint."""
+    """Train autoencoder, base planes and renderer on a sample of the objects; resumes if interrupted."""
     from cli.logs import make_progress, say
     from cli.outcome import finish_stage
     from pipeline.compute import ComputeSession
@@ -48,7 +48,9 @@ def train_shared(
     from storage.store import Store
 
     store = Store(root)
-    config = resolve_config(store, preset, settings, compute_overrides(executor, ray_address, workers), ("train", "fit"))
+    config = resolve_config(
+        store, preset, settings, compute_overrides(executor, ray_address, workers), ("train", "fit")
+    )
     with ComputeSession(config.compute) as session:
         version, result = run_training(store, config, session, make_progress())
     if as_json:
@@ -61,7 +63,9 @@ def fit_objects(
     root: Root,
     shard: Shard = "all",
     name: FitName = "default",
-    shared: Annotated[str | None, typer.Option(help="shared_version to fit to; default: the last one trained.")] = None,
+    shared: Annotated[
+        str | None, typer.Option(help="shared_version to fit to; default: the last one trained.")
+    ] = None,
     preset: Preset = None,
     settings: Settings = None,
     executor: ExecutorName = None,
@@ -80,7 +84,9 @@ def fit_objects(
     store = Store(root)
     trained = published_shared(store)
     overrides = compute_overrides(executor, ray_address, workers)
-    config = resolve_config(store, preset, settings, overrides, ("fit",), stored=trained and trained["config"])
+    config = resolve_config(
+        store, preset, settings, overrides, ("fit",), stored=trained and trained["config"]
+    )
     with ComputeSession(config.compute) as session:
         result = run_fit(store, config, name, shared, shard, session, make_progress(), os.environ)
     sys.exit(finish_stage(result, root, as_json))

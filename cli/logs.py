@@ -1,6 +1,7 @@
-"""Owns what goes to stderr: progress (rich on a terminal, log lines elsewhere), log configuration and final messages.
+"""Owns what goes to stderr: progress, log configuration and final messages.
 
-stdout carries data only; everything here is talk.
+Progress is drawn by rich on a terminal, log lines elsewhere. stdout carries
+data only; everything here is talk.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ LINE_EVERY_S = 10.0
 def configure_logging(verbose: bool) -> None:
     """Sends the project's log lines to stderr, others from warnings up; call once."""
     logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S"
+        stream=sys.stderr,
+        level=logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
     )
     for name in ("pipeline", "render_jobs", "storage", "cli"):
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.WARNING)
@@ -41,7 +45,9 @@ def make_progress() -> Progress:
 
 def _figures_text(figures: dict[str, Any]) -> str:
     return "  ".join(
-        f"{name.replace('_', ' ')} {value:.4g}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
+        f"{name.replace('_', ' ')} {value:.4g}"
+        if isinstance(value, float)
+        else f"{name.replace('_', ' ')} {value}"
         for name, value in figures.items()
     )
 
@@ -80,12 +86,16 @@ class LineProgress:
         elapsed = time.monotonic() - self._began
         new = self._done - self._first
         left = f", {duration_text(elapsed / new * (self._total - self._done))} left" if new else ""
-        say(f"{self._stage}: {self._done}/{self._total} {self._unit}{left}  {_figures_text(self._figures)}".rstrip())
+        self._say(left)
+
+    def _say(self, when: str) -> None:
+        figures = _figures_text(self._figures)
+        say(f"{self._stage}: {self._done}/{self._total} {self._unit}{when}  {figures}".rstrip())
 
     def finish(self) -> None:
         """See Progress."""
         elapsed = duration_text(time.monotonic() - self._began)
-        say(f"{self._stage}: {self._done}/{self._total} {self._unit} in {elapsed}  {_figures_text(self._figures)}".rstrip())
+        self._say(f" in {elapsed}")
 
     def say(self, message: str) -> None:
         """See Progress."""
@@ -105,7 +115,14 @@ class TerminalProgress:
 
     def start(self, stage: str, total: int, unit: str, done: int = 0) -> None:
         """See Progress."""
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         self._figures = {}
         self._bar = Progress(

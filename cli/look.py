@@ -35,10 +35,12 @@ def status(root: Root, as_json: AsJson = False) -> None:
 def evaluate(
     root: Root,
     name: FitOption = None,
-    recompute: Annotated[bool, typer.Option(help="Render every object again from the store instead of reading metrics.")] = False,
+    recompute: Annotated[
+        bool, typer.Option(help="Render every object again from the store instead of reading metrics.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print PSNR and SSIM on held-out views of every object, with the autoencoder's ceiling and two baselines."""
+    """Print PSNR and SSIM on held-out views of all objects, with the ceiling and two baselines."""
     from cli.tables import evaluation_text
     from pipeline.evaluate import evaluate_dataset
 

@@ -1,7 +1,8 @@
 """Owns the `fpipe` command: the Typer app, and the one place where errors become exit codes.
 
-Exit codes: 0 done · 1 bug · 2 usage · 3 environment · 4 config or store mismatch · 42 finished with failed objects ·
-75 drained on SIGTERM, run me again · 130 Ctrl-C. Commands import what they need when they run, so that `--help` is quick.
+Exit codes: 0 done · 1 bug · 2 usage · 3 environment · 4 config or store mismatch · 42 finished with failed
+objects · 75 drained on SIGTERM, run me again · 130 Ctrl-C. Commands import what they need when they run, so
+that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ app = typer.Typer(
     name="fpipe",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Builds datasets of tri-plane neural representations from meshes: render, train the shared components, fit.",
+    help="Builds datasets of tri-plane neural representations from meshes.",
 )
 for module in (demo, doctor, data, learn, look):
     module.register(app)

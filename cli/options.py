@@ -13,14 +13,24 @@ if TYPE_CHECKING:
     from pipeline.config import PipelineConfig
     from storage.store import Store
 
-Root = Annotated[str, typer.Argument(help="The dataset: a folder or any fsspec URL.", metavar="ROOT", show_default=False)]
-Preset = Annotated[str | None, typer.Option(help="Preset by name (see `fpipe info --presets`), or a YAML file.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, repeatable.", metavar="KEY=VALUE")]
+Root = Annotated[
+    str, typer.Argument(help="The dataset: a folder or any fsspec URL.", metavar="ROOT", show_default=False)
+]
+Preset = Annotated[
+    str | None, typer.Option(help="Preset by name (see `fpipe info --presets`), or a YAML file.")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="section.key=value, repeatable.", metavar="KEY=VALUE")
+]
 Shard = Annotated[str, typer.Option(help="3, 0..7 (inclusive), 0,4,9-12, i/n, all or auto (job arrays).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 ExecutorName = Annotated[str | None, typer.Option("--executor", help="ray or local.")]
-RayAddress = Annotated[str | None, typer.Option(help="Address of a Ray cluster; without it Ray starts on this machine.")]
-Workers = Annotated[int | None, typer.Option(help="Tasks at a time; default: the cores of this machine.", min=1)]
+RayAddress = Annotated[
+    str | None, typer.Option(help="Address of a Ray cluster; without it Ray starts on this machine.")
+]
+Workers = Annotated[
+    int | None, typer.Option(help="Tasks at a time; default: the cores of this machine.", min=1)
+]
 
 
 def parse_classes(text: str) -> dict[str, int | None]:
@@ -35,7 +45,9 @@ def parse_classes(text: str) -> dict[str, int | None]:
     for part in text.split(","):
         name, colon, number = part.strip().partition(":")
         if not name or (colon and not number.isdigit()) or (colon and int(number) == 0):
-            raise UsageError(f"--classes {text!r}: write car:1000,sofa:500, or a name alone for all of a class")
+            raise UsageError(
+                f"--classes {text!r}: write car:1000,sofa:500, or a name alone for all of a class"
+            )
         if name in classes:
             raise UsageError(f"--classes {text!r}: {name} is named twice")
         classes[name] = int(number) if colon else None
@@ -58,8 +70,9 @@ def resolve_config(
 ) -> PipelineConfig:
     """Builds the configuration of a command.
 
-    A dataset remembers the configuration that it was planned with: it is the base of every later command, and a preset
-    given to one replaces only the sections that the command uses. Resources ("compute") are never remembered.
+    A dataset remembers the configuration that it was planned with: it is the base of every later command,
+    and a preset given to one replaces only the sections that the command uses. Resources ("compute") are
+    never remembered.
 
     Args:
         store: the dataset, which need not exist yet.

@@ -7,7 +7,13 @@ from typing import Any
 from cli.logs import duration_text
 from cli.tables import bytes_text
 
-STAGES = {"start": "starting Ray", "render": "render", "train_shared": "train-shared", "fit_objects": "fit-objects", "total": "in all"}
+STAGES = {
+    "start": "starting Ray",
+    "render": "render",
+    "train_shared": "train-shared",
+    "fit_objects": "fit-objects",
+    "total": "in all",
+}
 
 
 def plan_text(found: dict[str, Any]) -> str:
@@ -17,7 +23,8 @@ def plan_text(found: dict[str, Any]) -> str:
     sizes = found["bytes"]
     lines = [
         f"objects   {found['objects']}: {classes}",
-        f"views     {found['views']} ({found['views_per_object']} per object, {width}×{height} px), {found['view_shards']} shards",
+        f"views     {found['views']} ({found['views_per_object']} per object, {width}×{height} px),"
+        f" {found['view_shards']} shards",
         f"training  {found['regime1_objects']} objects jointly, then all are fitted",
         f"bytes     views {bytes_text(sizes['views'])} ({bytes_text(sizes['views_per_object'])} per object),"
         f" planes {bytes_text(sizes['planes'])} ({bytes_text(sizes['planes_per_object'])} per object)",
@@ -27,6 +34,10 @@ def plan_text(found: dict[str, Any]) -> str:
     if found["seconds"] is None:
         lines.append("time      not measured (--no-calibrate)")
         return "\n".join(lines)
-    lines.append(f"time      with {found['workers']} workers like this machine's cores, measured on a few objects:")
-    lines += [f"          {STAGES[name]:<13} {duration_text(value)}" for name, value in found["seconds"].items()]
+    lines.append(
+        f"time      with {found['workers']} workers like this machine's cores, measured on a few objects:"
+    )
+    lines += [
+        f"          {STAGES[name]:<13} {duration_text(value)}" for name, value in found["seconds"].items()
+    ]
     return "\n".join(lines)

@@ -12,7 +12,10 @@ def table(rows: Sequence[Sequence[str]], right: bool = True) -> str:
     lines = []
     for row in rows:
         cells = [row[0].ljust(widths[0])]
-        cells += [cell.rjust(width) if right else cell.ljust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        cells += [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width in zip(row[1:], widths[1:], strict=True)
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
@@ -51,12 +54,30 @@ def evaluation_text(found: dict[str, Any]) -> str:
 def status_text(found: dict[str, Any]) -> str:
     """One line per stage, then failures, then the next command."""
     rows = [["stage", "shards", "left", "objects", "ok", "failed"]]
-    for name, stage in [*found["stages"].items(), *((f"fit {name}", fit) for name, fit in found["fits"].items())]:
-        numbers = (f"{stage['done']}/{stage['shards']}", len(stage["left"]), stage["objects"], stage["ok"], stage["failed"])
+    for name, stage in [
+        *found["stages"].items(),
+        *((f"fit {name}", fit) for name, fit in found["fits"].items()),
+    ]:
+        numbers = (
+            f"{stage['done']}/{stage['shards']}",
+            len(stage["left"]),
+            stage["objects"],
+            stage["ok"],
+            stage["failed"],
+        )
         rows.append([name, *map(str, numbers)])
-    lines = [found["root"], "", table(rows), "", f"shared components: {found['shared_version'] or 'not trained'}"]
+    lines = [
+        found["root"],
+        "",
+        table(rows),
+        "",
+        f"shared components: {found['shared_version'] or 'not trained'}",
+    ]
     for name, stage in found["stages"].items():
-        lines += [f"{name}: {f['object_id']}: {f['kind']}: {f['reason']}\n    {f['repro']}" for f in stage["failures"]]
+        lines += [
+            f"{name}: {f['object_id']}: {f['kind']}: {f['reason']}\n    {f['repro']}"
+            for f in stage["failures"]
+        ]
     if found["next"]:
         lines += ["", f"next: {found['next']}"]
     return "\n".join(lines)
@@ -69,7 +90,8 @@ def info_text(found: dict[str, Any]) -> str:
     lines = [
         f"dataset      {found['root']} (schema {found['schema_version']}, {found['created']})",
         f"objects      {found['objects']}: {classes}",
-        f"views        {found['views']} per object, {width}×{height} px, {found['heldout_fraction']:.0%} held out",
+        f"views        {found['views']} per object, {width}×{height} px,"
+        f" {found['heldout_fraction']:.0%} held out",
         f"source       {' '.join(f'{key}={value}' for key, value in found['source'].items())}",
     ]
     for version, shared in found["shared"].items():
@@ -78,8 +100,9 @@ def info_text(found: dict[str, Any]) -> str:
         mark = " (published)" if name == found["published_fit"] else ""
         size = bytes_text(fit["micro_bytes_per_object"] + 4 * fit["coefficients"])
         lines.append(
-            f"fit          {name}{mark}: shared {fit['shared_version']}, micro {fit['planes']} {fit['dtype']},"
-            f" {fit['coefficients']} coefficients, {size} per object, {fit['shards_done']}/{fit['shards']} shards"
+            f"fit          {name}{mark}: shared {fit['shared_version']}, micro {fit['planes']}"
+            f" {fit['dtype']}, {fit['coefficients']} coefficients, {size} per object,"
+            f" {fit['shards_done']}/{fit['shards']} shards"
         )
     return "\n".join(lines)
 

@@ -62,14 +62,18 @@ class ComputeSession:
             else:
                 from pipeline.ray_executor import RayExecutor, ray_session
 
-                self._resources.enter_context(ray_session(self.config.ray_address, scratch, self.config.workers))
+                self._resources.enter_context(
+                    ray_session(self.config.ray_address, scratch, self.config.workers)
+                )
                 self._executor = RayExecutor(self.config.max_attempts)
         return self._executor
 
     def shared_folder(self, store: Store) -> str:
-        """Returns a folder that all nodes see: private scratch on this machine, inside the dataset on a cluster."""
+        """Returns a folder that all nodes see: scratch here, inside the dataset on a cluster."""
         assert self._scratch is not None, "the executor comes first"
-        return str(self._scratch / "train") if self.config.ray_address is None else f"{store.url}/runs/ray-train"
+        return (
+            str(self._scratch / "train") if self.config.ray_address is None else f"{store.url}/runs/ray-train"
+        )
 
     @property
     def planned_workers(self) -> int:

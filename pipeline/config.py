@@ -1,7 +1,8 @@
 """Assembles the configuration of a whole dataset from presets, files, flags and environment.
 
-Each stage's model sits beside its code; this module only puts them together, reads YAML, and checks rules that cross
-stages. Precedence, lowest first: defaults · preset or stored config · FPIPE_SECTION__KEY environment · flags and `--set`.
+Each stage's model sits beside its code; this module only puts them together, reads YAML, and checks rules
+that cross stages. Precedence, lowest first: defaults · preset or stored config · FPIPE_SECTION__KEY
+environment · flags and `--set`.
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ class SourceConfig(SourceSpec):
 
     kind: Literal["procedural", "shapenet"] = "procedural"
     classes: dict[str, int | None] = Field(
-        default_factory=dict, description="Class name or synset and how many of it, null for all; empty: every class."
+        default_factory=dict,
+        description="Class name or synset and how many of it, null for all; empty: every class.",
     )
-    seed: int = Field(0, ge=0, description="Chooses which objects, where there are more than asked for.")
+    seed: int = Field(
+        default=0, ge=0, description="Chooses which objects, where there are more than asked for."
+    )
 
     def spec(self) -> dict[str, Any]:
         """Returns what render_jobs.sources.base.make_source needs."""
@@ -41,20 +45,42 @@ class ComputeConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    executor: Literal["ray", "local"] = Field("ray", description="Ray tasks, or plain processes of this machine.")
-    ray_address: str | None = Field(None, description="A cluster's address; unset starts Ray on this machine.")
-    workers: int | None = Field(None, ge=1, description="Tasks at a time that shard sizes are planned for; unset: cores.")
-    render_cpus: float = Field(1.0, gt=0, description="Cores per render task (Blender renders on one).")
-    render_memory_bytes: int = Field(0, ge=0, description="Memory that Ray reserves per render task, 0 for none.")
-    train_workers: int = Field(1, ge=1, description="Ray Train workers (ranks) of the joint training.")
-    train_cpus: int | None = Field(None, ge=1, description="Cores per training worker; unset: all divided by the workers.")
-    train_gpus: float = Field(0.0, ge=0, description="GPUs per training worker.")
-    checkpoint_every_s: float = Field(20.0, gt=0, description="Seconds of training that a kill costs at most.")
-    fit_cpus: float = Field(1.0, gt=0, description="Cores, and torch threads, per fit task.")
-    fit_gpus: float = Field(0.0, ge=0, description="GPUs per fit task, fractions allowed.")
-    max_attempts: int = Field(3, ge=1, description="Tries per shard for failures that may pass (lost node, store).")
-    fit_deadline_s: float = Field(86_400.0, gt=0, description="Seconds after which a fit task ends itself.")
-    limits: ExecutionLimits = Field(default_factory=ExecutionLimits, description="Bounds per object when rendering.")
+    executor: Literal["ray", "local"] = Field(
+        default="ray", description="Ray tasks, or plain processes of this machine."
+    )
+    ray_address: str | None = Field(
+        default=None, description="A cluster's address; unset starts Ray on this machine."
+    )
+    workers: int | None = Field(
+        default=None, ge=1, description="Tasks at a time that shard sizes are planned for; unset: cores."
+    )
+    render_cpus: float = Field(
+        default=1.0, gt=0, description="Cores per render task (Blender renders on one)."
+    )
+    render_memory_bytes: int = Field(
+        default=0, ge=0, description="Memory that Ray reserves per render task, 0 for none."
+    )
+    train_workers: int = Field(
+        default=1, ge=1, description="Ray Train workers (ranks) of the joint training."
+    )
+    train_cpus: int | None = Field(
+        default=None, ge=1, description="Cores per training worker; unset: all divided by the workers."
+    )
+    train_gpus: float = Field(default=0.0, ge=0, description="GPUs per training worker.")
+    checkpoint_every_s: float = Field(
+        default=20.0, gt=0, description="Seconds of training that a kill costs at most."
+    )
+    fit_cpus: float = Field(default=1.0, gt=0, description="Cores, and torch threads, per fit task.")
+    fit_gpus: float = Field(default=0.0, ge=0, description="GPUs per fit task, fractions allowed.")
+    max_attempts: int = Field(
+        default=3, ge=1, description="Tries per shard for failures that may pass (lost node, store)."
+    )
+    fit_deadline_s: float = Field(
+        default=86_400.0, gt=0, description="Seconds after which a fit task ends itself."
+    )
+    limits: ExecutionLimits = Field(
+        default_factory=ExecutionLimits, description="Bounds per object when rendering."
+    )
 
 
 class PipelineConfig(BaseModel):
@@ -64,8 +90,12 @@ class PipelineConfig(BaseModel):
 
     source: SourceConfig = Field(default_factory=SourceConfig, description="Where the meshes come from.")
     render: RenderConfig = Field(default_factory=RenderConfig, description="Views and their quality.")
-    train: TrainConfig = Field(default_factory=TrainConfig, description="Joint training of the shared components.")
-    fit: FitConfig = Field(default_factory=FitConfig, description="Fitting objects to frozen shared components.")
+    train: TrainConfig = Field(
+        default_factory=TrainConfig, description="Joint training of the shared components."
+    )
+    fit: FitConfig = Field(
+        default_factory=FitConfig, description="Fitting objects to frozen shared components."
+    )
     compute: ComputeConfig = Field(default_factory=ComputeConfig, description="Executors and resources.")
 
     @model_validator(mode="after")
@@ -85,7 +115,9 @@ class PipelineConfig(BaseModel):
 def preset_names() -> list[str]:
     """Returns the names of the presets that come with fpipe."""
     folder = resources.files("pipeline") / "presets"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
 
 
 def read_preset(preset: str) -> dict[str, Any]:
@@ -99,7 +131,9 @@ def read_preset(preset: str) -> dict[str, Any]:
     elif Path(preset).is_file():
         text = Path(preset).read_text()
     else:
-        raise ConfigError(f"no preset {preset!r}: use one of {', '.join(preset_names())}, or the path of a YAML file")
+        raise ConfigError(
+            f"no preset {preset!r}: use one of {', '.join(preset_names())}, or the path of a YAML file"
+        )
     try:
         values = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:

@@ -1,9 +1,9 @@
-"""Runs the shards of a stage as independent tasks: the interface, and the executor that uses processes of this machine.
+"""Runs the shards of a stage as independent tasks: the interface, and an executor on this machine.
 
-A task is `function(**arguments) -> dict`, importable by name, idempotent, and owns whole shards. Its process ends itself
-when it overruns its deadline, which starts when the task does. A task that fails in a way that may pass (its process
-died, its node was lost, the store did not answer) is tried again; any other failure is reported once and the other
-tasks go on.
+A task is `function(**arguments) -> dict`, importable by name, idempotent, and owns whole shards. Its process
+ends itself when it overruns its deadline, which starts when the task does. A task that fails in a way that
+may pass (its process died, its node was lost, the store did not answer) is tried again; any other failure is
+reported once and the other tasks go on.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any, Literal, Protocol
 from storage.errors import FpipeError, TransientError
 
 TaskFunction = Callable[..., dict[str, Any]]
+
 
 @dataclass(frozen=True)
 class Task:
@@ -57,8 +58,8 @@ class TaskFailure:
     """Why a task failed.
 
     Attributes:
-        kind: "raised" for an error of the input or the code, "transient" for one that may pass, "died" when the process or
-            its node was lost.
+        kind: "raised" for an error of the input or the code, "transient" for one that may pass, "died" when
+            the process or its node was lost.
         message: one line.
         exit_code: the process exit code that the error asks for (see storage.errors), 1 for unknown errors.
         trace: traceback, where there is one.
@@ -72,7 +73,7 @@ class TaskFailure:
 
 @dataclass(frozen=True)
 class TaskOutcome:
-    """How one task ended: with a result, or with a failure after that many attempts; `node` is where, if known."""
+    """How one task ended, after that many attempts: with a result or a failure; `node` says where."""
 
     shard: int
     attempts: int
@@ -86,16 +87,20 @@ class Executor(Protocol):
 
     name: str
 
-    def run(self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources) -> Iterator[TaskOutcome]:
+    def run(
+        self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources
+    ) -> Iterator[TaskOutcome]:
         """Yields one outcome per task. Closing the iterator abandons what is still running."""
         ...
 
 
-def run_task(function: TaskFunction, deadline_s: float | None, arguments: Mapping[str, Any]) -> dict[str, Any] | TaskFailure:
+def run_task(
+    function: TaskFunction, deadline_s: float | None, arguments: Mapping[str, Any]
+) -> dict[str, Any] | TaskFailure:
     """Calls function(**arguments) in a worker; ends the whole process when it takes longer than deadline_s.
 
-    The watchdog is a C thread of faulthandler, so it works while the interpreter is stuck in native code. Every exception
-    becomes a TaskFailure, which any process can unpickle.
+    The watchdog is a C thread of faulthandler, so it works while the interpreter is stuck in native code.
+    Every exception becomes a TaskFailure, which any process can unpickle.
     """
     if deadline_s is not None:
         faulthandler.dump_traceback_later(deadline_s, exit=True, file=sys.__stderr__ or sys.stderr)
@@ -143,10 +148,14 @@ class LocalExecutor:
     max_attempts: int = 3
     name: str = "local"
 
-    def run(self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources) -> Iterator[TaskOutcome]:
+    def run(
+        self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources
+    ) -> Iterator[TaskOutcome]:
         """See Executor."""
         context = multiprocessing.get_context("spawn")
-        waiting: collections.deque[tuple[float, int, Task]] = collections.deque((0.0, 1, task) for task in tasks)
+        waiting: collections.deque[tuple[float, int, Task]] = collections.deque(
+            (0.0, 1, task) for task in tasks
+        )
         running: dict[multiprocessing.connection.Connection, tuple[Task, int, Any]] = {}
         try:
             while waiting or running:
@@ -154,7 +163,8 @@ class LocalExecutor:
                     _, attempt, task = waiting.popleft()
                     receiver, sender = context.Pipe(duplex=False)
                     process = context.Process(
-                        target=_run_in_process, args=(sender, function, resources.deadline_s, dict(task.arguments), os.getpid())
+                        target=_run_in_process,
+                        args=(sender, function, resources.deadline_s, dict(task.arguments), os.getpid()),
                     )
                     process.start()
                     sender.close()
@@ -179,13 +189,15 @@ class LocalExecutor:
 def _receive(
     connection: multiprocessing.connection.Connection, process: Any, task: Task, attempt: int
 ) -> TaskOutcome:
-    """Reads the answer of a task's process, or makes one from its exit code when it died without answering."""
+    """Reads the answer of a task's process; one that died without answering gives a failure."""
     value: dict[str, Any] | TaskFailure
     try:
         value = connection.recv()
     except EOFError:
         process.join()
-        value = TaskFailure("died", f"the process of shard {task.shard} ended with code {process.exitcode} without an answer")
+        value = TaskFailure(
+            "died", f"the process of shard {task.shard} ended with code {process.exitcode} without an answer"
+        )
     connection.close()
     process.join()
     return to_outcome(task, attempt, value, platform.node())
@@ -213,4 +225,3 @@ def _end_with_parent(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="fpipe-parent-watch").start()
-

@@ -23,7 +23,9 @@ from storage.store import Store
 from storage.views import ViewsStore
 
 
-def fit_header(store: Store, plan: Plan, config: PipelineConfig, name: str, shared_version: str, workers: int) -> FitHeader:
+def fit_header(
+    store: Store, plan: Plan, config: PipelineConfig, name: str, shared_version: str, workers: int
+) -> FitHeader:
     """Returns the header of a fit: what its arrays look like and how they are cut into shards."""
     meta = read_shared_meta(store, shared_version)
     fit = config.content("fit")
@@ -81,7 +83,9 @@ def fit_objects(
     if all(shard in done for shard in chosen):
         progress.say(f"fit-objects: all {len(chosen)} shards of fit {name} are done")
         _publish_when_complete(store, planes, name)
-        return StageResult("fit-objects", len(chosen), skipped=len(chosen), objects_failed=len(planes.failures()))
+        return StageResult(
+            "fit-objects", len(chosen), skipped=len(chosen), objects_failed=len(planes.failures())
+        )
     _require_views(store, planes, [shard for shard in chosen if shard not in done])
     compute = config.compute
     with record_run(store, "fit-objects", config.model_dump(mode="json")) as run:
@@ -121,7 +125,10 @@ def _require_views(store: Store, planes: PlanesStore, shards: Sequence[int]) -> 
     missing = sorted({row // size for shard in shards for row in planes.shard_rows(shard)} - done)
     if missing:
         names = ",".join(map(str, missing))
-        raise UsageError(f"fit-objects: views of shards {names} are not rendered; run fpipe render {store.url} --shard {names}")
+        raise UsageError(
+            f"fit-objects: views of shards {names} are not rendered; "
+            f"run fpipe render {store.url} --shard {names}"
+        )
 
 
 def _publish_when_complete(store: Store, planes: PlanesStore, name: str) -> None:

@@ -1,12 +1,13 @@
-"""Says before anything runs what a dataset will hold and cost: objects, views, bytes, and time on this machine.
+"""Says before anything runs what a dataset will hold and cost: objects, views, bytes, time.
 
-Times come from doing a little of every stage for real on a few objects of the source, in a scratch folder; a step of the
-joint training costs the same for 3 objects as for 500, because it always sees a batch of the same size. Limits: times are
-of this machine with this load, and objects vary; forecasts are not kept.
+Times come from doing a little of every stage for real on a few objects of the source, in a scratch folder; a
+step of the joint training costs the same for 3 objects as for 500, because it always sees a batch of the
+same size. Limits: times are of this machine with this load, and objects vary; forecasts are not kept.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
@@ -64,7 +65,9 @@ def forecast(config: PipelineConfig, calibrate: bool = True) -> dict[str, Any]:
     measured = _measure(config, entries) if calibrate else None
     n, views = len(entries), config.render.views
     object_bytes = measured.views_bytes if measured else views_bytes_per_object(config)
-    micro_bytes = 3 * config.train.f_mic * config.train.resolution**2 * (2 if config.fit.dtype == "float16" else 4)
+    micro_bytes = (
+        3 * config.train.f_mic * config.train.resolution**2 * (2 if config.fit.dtype == "float16" else 4)
+    )
     planes_bytes = micro_bytes + 4 * config.train.n_base
     per_shard = choose_objects_per_shard(n, views_bytes_per_object(config), workers)
     found: dict[str, Any] = {
@@ -104,7 +107,7 @@ def _seconds(measured: Calibration, n: int, workers: int) -> dict[str, float]:
 
 
 def _measure(config: PipelineConfig, entries: list[ObjectEntry]) -> Calibration:
-    """Renders a few objects into a scratch dataset, then times a few steps of training and fitting on them."""
+    """Renders a few objects into a scratch dataset, then times a few steps of learning on them."""
     with scratch_folder() as folder:
         store = Store(folder / "calibration")
         render_s, start_s, views_bytes = _measure_render(store, config, entries)
@@ -120,7 +123,9 @@ def _sample(entries: list[ObjectEntry]) -> dict[str, int]:
     return {name: min(count, available[name]) for name, count in wanted.items()}
 
 
-def _measure_render(store: Store, config: PipelineConfig, entries: list[ObjectEntry]) -> tuple[float, float, int]:
+def _measure_render(
+    store: Store, config: PipelineConfig, entries: list[ObjectEntry]
+) -> tuple[float, float, int]:
     """Returns core-seconds per object, seconds of start, and stored bytes per object."""
     from render_jobs.job import render_shard
 
@@ -154,17 +159,26 @@ def _measure_learning(store: Store, config: PipelineConfig) -> tuple[float, floa
     objects = read_training_views(store, plan, rows)
     settings = config.train.settings()
     wanted = max(settings.joint_objects, settings.warmup_objects)
-    copies = [replace(objects[i % len(objects)], object_id=f"{objects[i % len(objects)].object_id}-{i}") for i in range(wanted)]
+    copies = [
+        replace(objects[i % len(objects)], object_id=f"{objects[i % len(objects)].object_id}-{i}")
+        for i in range(wanted)
+    ]
     trainer = build_trainer(copies, config.train.shortened(CALIBRATION_STEPS), "cpu")
     seconds: dict[str, list[float]] = defaultdict(list)
     while trainer.phase != "done":
         point = trainer.step()
         seconds[point.phase].append(point.seconds)
-    counts = {"autoencoder": settings.autoencoder.steps, "warmup": settings.warmup_steps, "joint": settings.joint_steps}
+    counts = {
+        "autoencoder": settings.autoencoder.steps,
+        "warmup": settings.warmup_steps,
+        "joint": settings.joint_steps,
+    }
     train_s = sum(min(seconds[phase]) * count for phase, count in counts.items() if seconds[phase])
     shared = trainer.shared_components()
     version = shared.save(store, trainer.codes(), {})
-    shared_bytes = sum(store.size(f"shared/{version}/{name}") for name in ("base_planes.safetensors", "renderer.safetensors"))
+    shared_bytes = sum(
+        store.size(f"shared/{version}/{name}") for name in ("base_planes.safetensors", "renderer.safetensors")
+    )
     torch.set_num_threads(1)
     fit_s = _measure_fit(config, shared.freeze(), copies, fit_objects)
     torch.set_num_threads(usable_cores())
@@ -172,16 +186,20 @@ def _measure_learning(store: Store, config: PipelineConfig) -> tuple[float, floa
 
 
 def _measure_fit(config: PipelineConfig, shared: Any, objects: Any, fit: Any) -> float:
-    """Returns core-seconds per object: a short fit's time per step, per phase, times the steps of a whole one."""
+    """Returns core-seconds per object: a short fit's seconds per step, times the steps of a whole one."""
     settings = config.fit.settings()
     total = 0.0
     for name in ("latent_steps", "rgb_steps"):
         steps = getattr(settings, name)
         if not steps:
             continue
-        times: list[float] = []
         short = replace(settings, **{"latent_steps": 0, "rgb_steps": 0, name: CALIBRATION_STEPS})
-        fit(shared, objects, short, on_step=lambda done, of: times.append(time.monotonic()))
-        gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
-        total += min(gaps) * steps
+        total += _step_seconds(shared, objects, short, fit) * steps
     return total / len(objects)
+
+
+def _step_seconds(shared: Any, objects: Any, settings: Any, fit: Any) -> float:
+    """Returns the seconds of the quickest step of a short fit: the others were disturbed."""
+    times: list[float] = []
+    fit(shared, objects, settings, on_step=lambda done, of: times.append(time.monotonic()))
+    return min(later - earlier for earlier, later in itertools.pairwise(times))

@@ -1,11 +1,12 @@
 """Cleans up after a driver that may die at any moment: its processes and its scratch folder.
 
-Started by `pipeline.scratch.Scratch` as a process of its own session, with nothing but the standard library. It waits for the
-end of its standard input, which comes when the driver closes it or dies (SIGKILL included), then ends every process of
-this machine that belongs to the driver and removes the scratch folder.
+Started by `pipeline.scratch.Scratch` as a process of its own session, with nothing but the standard library.
+It waits for the end of its standard input, which comes when the driver closes it or dies (SIGKILL included),
+then ends every process of this machine that belongs to the driver and removes the scratch folder.
 
-A process belongs to the driver when its environment carries the driver's token or when it holds a file of the scratch
-folder open. Both are looked at, because Ray's processes overwrite their environment with their title.
+A process belongs to the driver when its environment carries the driver's token or when it holds a file of
+the scratch folder open. Both are looked at, because Ray's processes overwrite their environment with their
+title.
 
 The driver itself is left alone: when it closes the pipe on purpose it lives on.
 
@@ -22,11 +23,11 @@ import time
 from pathlib import Path
 
 GRACE_S = 2.0
-"""Time in which processes that end by themselves may do so (Ray's notice the loss of their head within a second)."""
+"""Time in which processes may end by themselves (Ray's notice the loss of their head within a second)."""
 
 
 def processes_of(token: str, folder: str, driver: int) -> list[int]:
-    """Returns the ids of live processes, the driver apart, that carry the token or hold a file under folder open."""
+    """Returns the live processes, the driver apart, that carry the token or have a file of folder open."""
     spared = {os.getpid(), driver}
     return [
         pid

@@ -1,7 +1,7 @@
 """Runs the shards of a stage as Ray tasks, on this machine or on a cluster.
 
-Only a bounded window of tasks is in Ray's hands at a time (10⁶ queued ones cost gigabytes in the driver). Retries are the
-driver's decision: Ray's own are off, so that an attempt is counted once.
+Only a bounded window of tasks is in Ray's hands at a time (10⁶ queued ones cost gigabytes in the driver).
+Retries are the driver's decision: Ray's own are off, so that an attempt is counted once.
 """
 
 from __future__ import annotations
@@ -54,7 +54,11 @@ def ray_session(address: str | None, scratch: Path, cpus: int | None = None) -> 
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault(
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
+    )  # CPU tasks still see a GPU of their node
+    # One line about token authentication at every start is noise to people who never leave this machine.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     common: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
     try:
         if address is None:
@@ -81,7 +85,9 @@ class RayExecutor:
     max_attempts: int = 3
     name: str = "ray"
 
-    def run(self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources) -> Iterator[TaskOutcome]:
+    def run(
+        self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources
+    ) -> Iterator[TaskOutcome]:
         """See pipeline.executor.Executor."""
         remote = ray.remote(_run_task_on_node).options(
             num_cpus=resources.cpus,
@@ -91,8 +97,10 @@ class RayExecutor:
             scheduling_strategy="SPREAD",
         )
         shared_function = ray.put(function)
-        waiting: collections.deque[tuple[float, int, Task]] = collections.deque((0.0, 1, task) for task in tasks)
-        running: dict[ray.ObjectRef, tuple[Task, int]] = {}
+        waiting: collections.deque[tuple[float, int, Task]] = collections.deque(
+            (0.0, 1, task) for task in tasks
+        )
+        running: dict[Any, tuple[Task, int]] = {}
         try:
             while waiting or running:
                 window = WINDOW_PER_SLOT * slots(resources)
@@ -109,7 +117,12 @@ class RayExecutor:
                     outcome = _receive(reference, task, attempt)
                     if may_pass(outcome) and attempt < self.max_attempts:
                         assert outcome.failure is not None
-                        LOGGER.warning("shard %d, attempt %d: %s; trying again", task.shard, attempt, outcome.failure.message)
+                        LOGGER.warning(
+                            "shard %d, attempt %d: %s; trying again",
+                            task.shard,
+                            attempt,
+                            outcome.failure.message,
+                        )
                         waiting.append((time.monotonic() + retry_pause_s(attempt), attempt + 1, task))
                     else:
                         yield outcome
@@ -127,14 +140,14 @@ def _run_task_on_node(
 
 def slots(resources: TaskResources) -> int:
     """Returns how many such tasks the cluster can run at once, at least 1."""
-    total = ray.cluster_resources()
+    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     by_cpu = total.get("CPU", 0.0) // resources.cpus if resources.cpus else 1
     by_gpu = total.get("GPU", 0.0) // resources.gpus if resources.gpus else by_cpu
     return max(1, int(min(by_cpu, by_gpu)))
 
 
-def _receive(reference: ray.ObjectRef, task: Task, attempt: int) -> TaskOutcome:
-    """Fetches a task's answer; what Ray itself raises (crashed worker, lost node, memory) counts as a death."""
+def _receive(reference: Any, task: Task, attempt: int) -> TaskOutcome:
+    """Fetches a task's answer; what Ray itself raises (crash, lost node, memory) counts as a death."""
     try:
         value, node = ray.get(reference)
         return to_outcome(task, attempt, value, node)

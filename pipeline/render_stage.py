@@ -36,7 +36,9 @@ def list_objects(config: PipelineConfig) -> list[ObjectEntry]:
     source = make_source(config.source.spec())
     entries = source.list(dict(config.source.classes), config.source.seed)
     if not entries:
-        raise UsageError(f"source {source.name}: no objects found for {dict(config.source.classes) or 'any class'}")
+        raise UsageError(
+            f"source {source.name}: no objects found for {dict(config.source.classes) or 'any class'}"
+        )
     return entries
 
 
@@ -60,7 +62,9 @@ def make_plan(store: Store, config: PipelineConfig, workers: int) -> Plan:
         n_views=config.render.views,
         height=config.render.height,
         width=config.render.width,
-        objects_per_views_shard=choose_objects_per_shard(len(entries), views_bytes_per_object(config), workers),
+        objects_per_views_shard=choose_objects_per_shard(
+            len(entries), views_bytes_per_object(config), workers
+        ),
         heldout_fraction=config.render.heldout_fraction,
         seed=config.render.seed,
         source=config.source.spec(),
@@ -86,7 +90,14 @@ def stored_config(store: Store) -> dict[str, Any] | None:
     return values
 
 
-def render(store: Store, config: PipelineConfig, shards: str, session: ComputeSession, progress: Progress, environment: dict[str, str]) -> StageResult:
+def render(
+    store: Store,
+    config: PipelineConfig,
+    shards: str,
+    session: ComputeSession,
+    progress: Progress,
+    environment: dict[str, str],
+) -> StageResult:
     """Plans the dataset if that has not been done, then renders the shards that are left.
 
     Args:
@@ -121,5 +132,3 @@ def render(store: Store, config: PipelineConfig, shards: str, session: ComputeSe
             progress,
             run,
         )
-
-

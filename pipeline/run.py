@@ -1,7 +1,7 @@
 """Records what a run of a stage did: runs/<stage>/<run>/run.json and events.jsonl in the dataset.
 
-The record holds the resolved config, versions, hardware, git revision and a summary; credentials never reach it, because
-only named facts are written.
+The record holds the resolved config, versions, hardware, git revision and a summary; credentials never reach
+it, because only named facts are written.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ class Run:
             "run_id": self.run_id,
             "state": state,
             "started": self._started.isoformat(timespec="seconds"),
-            "ended": None if state == "running" else datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "ended": None
+            if state == "running"
+            else datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - self._clock, 3),
             "config": self._config,
             "versions": versions(),
@@ -82,7 +84,7 @@ class Run:
 
 @contextlib.contextmanager
 def record_run(store: Store, stage: str, config: dict[str, Any]) -> Iterator[Run]:
-    """Yields a Run whose record is written at the start and at the end, with state "failed" if the block raises."""
+    """Yields a Run whose record is written at the start and at the end ("failed" if the block raises)."""
     run = Run(store, stage, config)
     run.write("running")
     try:
@@ -95,7 +97,7 @@ def record_run(store: Store, stage: str, config: dict[str, Any]) -> Iterator[Run
 
 
 def versions() -> dict[str, str | None]:
-    """Returns the installed versions of Python and the packages that decide results, None for those not installed."""
+    """Returns the versions of Python and of the packages that decide results, None where missing."""
     found: dict[str, str | None] = {"python": platform.python_version(), "fpipe": _version("fpipe")}
     return found | {name: _version(name) for name in PACKAGES}
 
@@ -131,7 +133,13 @@ def git_revision() -> str | None:
     if not (tree / ".git").exists():
         return None
     try:
-        head = subprocess.run(["git", "-C", str(tree), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        head = subprocess.run(
+            ["git", "-C", str(tree), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
         changes = subprocess.run(
             ["git", "-C", str(tree), "status", "--porcelain", "--untracked-files=no"],
             capture_output=True,

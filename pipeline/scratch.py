@@ -1,7 +1,8 @@
 """Owns the private scratch folder of one driver, and the guardian process that removes it whatever happens.
 
-Temporary files of the driver and of everything that it starts (Ray, Blender) go into one folder: `TMPDIR` points there, so
-that code which knows nothing of fpipe follows. Limits: processes on other nodes clean up after themselves.
+Temporary files of the driver and of everything that it starts (Ray, Blender) go into one folder: `TMPDIR`
+points there, so that code which knows nothing of fpipe follows. Limits: processes on other nodes clean up
+after themselves.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ TOKEN_VARIABLE = "FPIPE_DRIVER_TOKEN"
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Yields a fresh folder (mode 0700) that is gone, with all processes that use it, once the block or the driver ends.
+    """Yields a fresh private folder; it and all processes that use it go when the block or driver ends.
 
     The path is short, because Ray puts Unix sockets below it and their paths may have 107 bytes at most.
 
@@ -33,11 +34,19 @@ def scratch_folder() -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix="fpipe-"))
     except OSError as error:
         raise EnvironmentProblem(
-            f"no temporary folder could be made in {tempfile.gettempdir()} ({error}); set TMPDIR to a writable folder"
+            f"no temporary folder could be made in {tempfile.gettempdir()} ({error}); "
+            "set TMPDIR to a writable folder"
         ) from error
     token = f"fpipe-{secrets.token_hex(12)}"
     guardian = subprocess.Popen(
-        [sys.executable, "-I", str(Path(__file__).with_name("guardian.py")), token, str(folder), str(os.getpid())],
+        [
+            sys.executable,
+            "-I",
+            str(Path(__file__).with_name("guardian.py")),
+            token,
+            str(folder),
+            str(os.getpid()),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

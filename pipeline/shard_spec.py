@@ -1,7 +1,8 @@
 """Reads `--shard`: which of a stage's shards one command does.
 
-Forms: `3`, `0..7` (inclusive), `0,4,9-12`, `i/n` (shards ≡ i mod n), `all`, and `auto`, which is i/n from the environment of
-a job array: FPIPE_SHARD ("i/n"), Slurm's array variables, or Kubernetes' JOB_COMPLETION_INDEX with FPIPE_NUM_SHARDS.
+Forms: `3`, `0..7` (inclusive), `0,4,9-12`, `i/n` (shards ≡ i mod n), `all`, and `auto`, which is i/n from
+the environment of a job array: FPIPE_SHARD ("i/n"), Slurm's array variables, or Kubernetes'
+JOB_COMPLETION_INDEX with FPIPE_NUM_SHARDS.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def parse_shards(spec: str, n_shards: int, environment: Mapping[str, str]) -> li
         if last < first:
             raise UsageError(f"--shard {spec}: {part.strip()} runs backwards")
         if last >= n_shards:
-            raise UsageError(f"--shard {spec}: shard {last} does not exist, this stage has shards 0..{n_shards - 1}")
+            raise UsageError(
+                f"--shard {spec}: shard {last} does not exist, this stage has shards 0..{n_shards - 1}"
+            )
         shards.update(range(first, last + 1))
     return sorted(shards)
 
@@ -62,7 +65,10 @@ def _from_environment(environment: Mapping[str, str]) -> str:
         if "JOB_COMPLETION_INDEX" in environment:
             return f"{int(environment['JOB_COMPLETION_INDEX'])}/{int(environment['FPIPE_NUM_SHARDS'])}"
     except (KeyError, ValueError) as error:
-        raise UsageError(f"--shard auto: the job array's environment is incomplete or not numeric ({error})") from error
+        raise UsageError(
+            f"--shard auto: the job array's environment is incomplete or not numeric ({error})"
+        ) from error
     raise UsageError(
-        "--shard auto: none of FPIPE_SHARD (i/n), SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX with FPIPE_NUM_SHARDS is set"
+        "--shard auto: none of FPIPE_SHARD (i/n), SLURM_ARRAY_TASK_ID or "
+        "JOB_COMPLETION_INDEX with FPIPE_NUM_SHARDS is set"
     )

@@ -1,4 +1,4 @@
-"""Drives the stages that consist of independent shards: choose what is left, run it, record it, say what comes next.
+"""Drives the stages that consist of independent shards: choose what is left, run it, record it.
 
 A shard that is done is skipped, so that every command is also the command that resumes it.
 """
@@ -71,7 +71,8 @@ class ShardsFailedError(FpipeError, RuntimeError):
         shard, failure = next(iter(result.failed.items()))
         names = ",".join(str(number) for number in sorted(result.failed))
         super().__init__(
-            f"{result.stage}: {len(result.failed)} of {result.shards} shards failed (--shard {names}); shard {shard}: {failure.message}"
+            f"{result.stage}: {len(result.failed)} of {result.shards} shards failed (--shard {names}); "
+            f"shard {shard}: {failure.message}"
         )
         self.result = result
         self.exit_code = failure.exit_code
@@ -114,21 +115,40 @@ def run_shards(
     began = time.monotonic()
     left = [shard for shard in shards if shard not in done]
     result = StageResult(stage, shards=len(shards), skipped=len(shards) - len(left))
-    progress.start(stage, sum(sizes[shard] for shard in shards), "objects", sum(sizes[s] for s in shards if s in done))
+    progress.start(
+        stage, sum(sizes[shard] for shard in shards), "objects", sum(sizes[s] for s in shards if s in done)
+    )
     tasks = [Task(shard, {"shard": shard, "attempt": new_attempt(), **arguments}) for shard in left]
     try:
         for outcome in executor.run(function, tasks, resources):
             if outcome.result is None:
                 assert outcome.failure is not None
-                progress.say(f"{stage}: shard {outcome.shard} failed: {_said(outcome.failure, result.failed)}")
+                progress.say(
+                    f"{stage}: shard {outcome.shard} failed: {_said(outcome.failure, result.failed)}"
+                )
                 result.failed[outcome.shard] = outcome.failure
-                failure = {"kind": outcome.failure.kind, "error": outcome.failure.message, "trace": outcome.failure.trace}
-                run.event("shard_failed", shard=outcome.shard, attempts=outcome.attempts, node=outcome.node, **failure)
+                failure = {
+                    "kind": outcome.failure.kind,
+                    "error": outcome.failure.message,
+                    "trace": outcome.failure.trace,
+                }
+                run.event(
+                    "shard_failed",
+                    shard=outcome.shard,
+                    attempts=outcome.attempts,
+                    node=outcome.node,
+                    **failure,
+                )
                 continue
             result.done += 1
             result.objects_ok += int(outcome.result["n_ok"])
             result.objects_failed += int(outcome.result["n_failed"])
-            run.event("shard_done", attempts=outcome.attempts, node=outcome.node, **{"shard": outcome.shard, **outcome.result})
+            run.event(
+                "shard_done",
+                attempts=outcome.attempts,
+                node=outcome.node,
+                **{"shard": outcome.shard, **outcome.result},
+            )
             figures = {"failed": result.objects_failed} if result.objects_failed else {}
             progress.advance(sizes[outcome.shard], **figures)
     finally:
@@ -143,4 +163,8 @@ def run_shards(
 def _said(failure: TaskFailure, before: Mapping[int, TaskFailure]) -> str:
     """Returns the message, with its traceback when it is a bug (exit code 1) that was not shown yet."""
     is_new = all(failure.message != other.message for other in before.values())
-    return f"{failure.message}\n{failure.trace}".rstrip() if is_new and failure.exit_code == 1 else failure.message
+    return (
+        f"{failure.message}\n{failure.trace}".rstrip()
+        if is_new and failure.exit_code == 1
+        else failure.message
+    )

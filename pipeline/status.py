@@ -26,7 +26,11 @@ def dataset_status(store: Store) -> dict[str, Any]:
     """
     plan = read_plan(store)
     views = _open_views(store)
-    stages = {"render": _shards_status(views, plan) if views else _nothing(plan.n_views_shards, plan.header.n_objects)}
+    stages = {
+        "render": _shards_status(views, plan)
+        if views
+        else _nothing(plan.n_views_shards, plan.header.n_objects)
+    }
     fits = {name: _shards_status(PlanesStore.open(store, name), plan) for name in list_fits(store)}
     trained = published_shared(store)
     return {
@@ -47,7 +51,15 @@ def _open_views(store: Store) -> ViewsStore | None:
 
 
 def _nothing(shards: int, objects: int) -> dict[str, Any]:
-    return {"shards": shards, "done": 0, "left": list(range(shards)), "objects": objects, "ok": 0, "failed": 0, "failures": []}
+    return {
+        "shards": shards,
+        "done": 0,
+        "left": list(range(shards)),
+        "objects": objects,
+        "ok": 0,
+        "failed": 0,
+        "failures": [],
+    }
 
 
 def _shards_status(data: ViewsStore | PlanesStore, plan: Plan) -> dict[str, Any]:
@@ -63,7 +75,13 @@ def _shards_status(data: ViewsStore | PlanesStore, plan: Plan) -> dict[str, Any]
         "failed": int((status == Status.FAILED).sum()),
         "failure_kinds": dict(Counter(failure.kind for _, _, failure in failures)),
         "failures": [
-            {"row": row, "object_id": object_id, "kind": failure.kind, "reason": failure.reason, "repro": failure.repro}
+            {
+                "row": row,
+                "object_id": object_id,
+                "kind": failure.kind,
+                "reason": failure.reason,
+                "repro": failure.repro,
+            }
             for row, object_id, failure in failures[:MAX_FAILURES]
         ],
     }
@@ -112,7 +130,19 @@ def dataset_info(store: Store) -> dict[str, Any]:
 
 def _shared_summary(store: Store, version: str) -> dict[str, Any]:
     meta = read_shared_meta(store, version)
-    names = ("plane_resolution", "plane_order", "f_mic", "f_mac", "n_base", "latent_shape", "factor", "box_half", "near", "far", "n_regime1")
+    names = (
+        "plane_resolution",
+        "plane_order",
+        "f_mic",
+        "f_mac",
+        "n_base",
+        "latent_shape",
+        "factor",
+        "box_half",
+        "near",
+        "far",
+        "n_regime1",
+    )
     return {name: meta[name] for name in names if name in meta}
 
 
@@ -127,5 +157,8 @@ def _fit_summary(store: Store, name: str) -> dict[str, Any]:
         "objects_per_shard": header.objects_per_shard,
         "shards_done": len(planes.done()),
         "shards": planes.n_shards,
-        "micro_bytes_per_object": 3 * header.f_mic * header.resolution**2 * (2 if header.dtype == "float16" else 4),
+        "micro_bytes_per_object": 3
+        * header.f_mic
+        * header.resolution**2
+        * (2 if header.dtype == "float16" else 4),
     }

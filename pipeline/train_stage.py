@@ -20,7 +20,9 @@ from storage.store import Store
 from storage.views import ViewsStore
 
 
-def train_shared(store: Store, config: PipelineConfig, session: ComputeSession, progress: Progress) -> tuple[str, StageResult]:
+def train_shared(
+    store: Store, config: PipelineConfig, session: ComputeSession, progress: Progress
+) -> tuple[str, StageResult]:
     """Trains, or finds the result of the same training, and makes it the dataset's default.
 
     Args:
@@ -50,12 +52,14 @@ def train_shared(store: Store, config: PipelineConfig, session: ComputeSession, 
         version = str(summary["shared_version"])
         run.summary = {**summary, "seconds": round(time.monotonic() - began, 3)}
     _publish(store, version, config)
-    done = StageResult("train-shared", 1, done=1, objects_ok=int(summary["objects"]), seconds=time.monotonic() - began)
+    done = StageResult(
+        "train-shared", 1, done=1, objects_ok=int(summary["objects"]), seconds=time.monotonic() - began
+    )
     return version, done
 
 
 def published_shared(store: Store) -> dict[str, Any] | None:
-    """Returns {"shared_version", "config"} of the dataset's default shared components, None when there are none."""
+    """Returns {"shared_version", "config"} of the dataset's default shared components, if any."""
     try:
         found: dict[str, Any] = json.loads(store.read(layout.PUBLISHED_SHARED))
     except FileNotFoundError:
@@ -77,7 +81,8 @@ def _require_views(store: Store) -> None:
     if missing:
         names = ",".join(map(str, missing[:20])) + ("…" if len(missing) > 20 else "")
         raise UsageError(
-            f"train-shared: {len(missing)} of {views.n_shards} view shards are not rendered ({names}); run fpipe render {store.url}"
+            f"train-shared: {len(missing)} of {views.n_shards} view shards are not rendered ({names}); "
+            f"run fpipe render {store.url}"
         )
 
 
@@ -115,7 +120,9 @@ def _run(
         "checkpoint_every_s": compute.checkpoint_every_s,
     }
     progress.say(f"train-shared: {config.train.total_steps} steps in one process")
-    for outcome in executor.run(train_rank, [Task(0, arguments)], TaskResources(cpus=cpus, gpus=compute.train_gpus)):
+    for outcome in executor.run(
+        train_rank, [Task(0, arguments)], TaskResources(cpus=cpus, gpus=compute.train_gpus)
+    ):
         if outcome.failure is not None:
             error = FpipeError(f"train-shared: {outcome.failure.message}")
             error.exit_code = outcome.failure.exit_code

@@ -40,14 +40,19 @@ def clean_environment(**extra: str) -> dict[str, str]:
 def fpipe(*arguments: str | Path, **environment: str) -> Finished:
     """Runs the command line for real and waits for its end."""
     done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=500, env=clean_environment(**environment), check=False
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env=clean_environment(**environment),
+        check=False,
     )
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished dataset: two objects of each of four classes, rendered by Blender, trained and fitted under Ray."""
+    """A finished dataset: two objects of each of four classes, rendered by Blender, fitted under Ray."""
     root = tmp_path_factory.mktemp("tiny") / "dataset"
     done = fpipe("demo", root, "--preset", TINY, "--json")
     assert done.code == 0, done.err

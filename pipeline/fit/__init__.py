@@ -1,0 +1,1 @@
+"""Fitting objects to frozen shared components (regime 2)."""

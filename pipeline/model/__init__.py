@@ -1,0 +1,1 @@
+"""The representation: planes, rays, compositing, renderer, autoencoder, shared components."""

@@ -106,7 +106,8 @@ def ridges(rows: Sequence[Ridge], unit: str, decimals: int, width: int) -> Html:
     scale = Scale(low, high, gutter_px, width - (66 if wide else 6))
     edges = np.linspace(low, high, (57 if wide else 37))
     counts = [np.histogram(values, edges)[0] for values in finite]
-    unit_px = (row_px - (18 if wide else 30)) / max(1, *(int(c.max(initial=0)) for c in counts))
+    tallest = max(1, *(int(c.max(initial=0)) for c in counts))
+    unit_px = min(12.0, (row_px - (18 if wide else 30)) / tallest)
     height = top_px + row_px * len(rows) + 36
     parts = _axis(scale, top_px, height - 34, unit, 8 if wide else 5)
     for index, (row, values, bins) in enumerate(zip(rows, finite, counts, strict=True)):

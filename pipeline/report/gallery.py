@@ -125,7 +125,8 @@ class GalleryMaker:
     def _pairs(self, fitted: Sequence[ObjectRecord]) -> list[tuple[ObjectRecord, ObjectRecord]]:
         """The two good fits (upper half) of a class whose coefficients lie farthest apart.
 
-        One pair of each of the largest classes; two of the only class, where there is one.
+        One pair of each of the largest classes; two of the only class, where there is one; where no class has
+        two such fits, two objects of any class.
         """
         names = [record.class_name for record in fitted]
         ordered = sorted(set(names), key=lambda name: (-names.count(name), name))
@@ -136,7 +137,7 @@ class GalleryMaker:
             upper = [record for record in members[len(members) // 2 :] if record.row not in used]
             if len(upper) >= 2:
                 pairs.append(self._farthest(upper[-64:]))
-        return pairs
+        return pairs or ([self._farthest(fitted[-64:])] if len(fitted) >= 2 else [])
 
     def _farthest(self, records: Sequence[ObjectRecord]) -> tuple[ObjectRecord, ObjectRecord]:
         own = np.stack([self._planes.values(record.row)["coefficients"] for record in records]).astype(

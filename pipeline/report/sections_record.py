@@ -182,11 +182,9 @@ def _conventions(meta: Mapping[str, Any]) -> list[tuple[Child, Child]]:
     span = f"[−{half:g}, {half:g}]³" if isinstance(half, int | float) else "[−box_half, box_half]³"
     axes = "xy, xz, zx, as the released code has them" if meta.get("axes") == "eg3d" else "xy, xz, yz"
     channels = f"{meta.get('f_mic', 'F_mic')} + {meta.get('f_mac', 'F_mac')} channels"
-    layout = (
-        f": p runs over {axes}; col along the first axis of the plane’s name, row along the second, both up."
-    )
+    layout = f": p runs over {axes}; col along the first axis of the plane’s name, row along the second."
     return [
-        ("Planes", join(el("code", "planes[p, f, row, col]"), layout)),
+        ("Planes", join(el("code", "planes[p, f, row, col]"), layout, " Both increase.")),
         ("Features", f"Micro planes first, then macro planes: {channels}."),
         (
             "Extent",

@@ -1,7 +1,7 @@
-"""Checkpoints of the joint training on any store: two slots per rank, each replaced whole, the last two steps kept.
+"""Checkpoints of the joint training on any store: two slots per rank, each replaced whole.
 
-Nothing is deleted, so no store needs a delete and a torn write cannot lose the checkpoint before it. Files are read with
-`weights_only=True`: a store cannot run code.
+Nothing is deleted, so no store needs a delete and a torn write cannot lose the checkpoint before it. Files
+are read with `weights_only=True`: a store cannot run code.
 """
 
 from __future__ import annotations
@@ -62,7 +62,11 @@ class Checkpoints:
             found: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return None
-        except (RuntimeError, EOFError, pickle.UnpicklingError):  # damaged: as if it were not there, the other slot counts
+        except (
+            RuntimeError,
+            EOFError,
+            pickle.UnpicklingError,
+        ):  # damaged: as if it were not there, the other slot counts
             return None
         return found
 

@@ -1,7 +1,7 @@
-"""One rank's part of train-shared, from the dataset's views to stored shared components. Knows nothing of Ray.
+"""One rank's part of train-shared, from the dataset's views to stored shared components, without Ray.
 
-The result depends on the dataset, the config, the seed, the number of ranks and the threads, not on where or how often
-it was interrupted: budgets are steps, and a checkpoint continues with the same bits.
+The result depends on the dataset, the config, the seed, the number of ranks and the threads, not on where or
+how often it was interrupted: budgets are steps, and a checkpoint continues with the same bits.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def finished_version(store: Store, plan: Plan, train: dict[str, Any]) -> str | N
     return str(result["shared_version"])
 
 
-def choose_objects(plan: Plan, status: np.ndarray[Any, np.dtype[np.uint8]], count: int, seed: int) -> list[int]:
+def choose_objects(
+    plan: Plan, status: np.ndarray[Any, np.dtype[np.uint8]], count: int, seed: int
+) -> list[int]:
     """Returns the rows of regime 1: a seeded sample of the rendered objects, stratified by class, ascending.
 
     Args:
@@ -126,7 +128,9 @@ def train_rank(
             "train_config": train,
             "train_hash": train_hash(plan, train),
             "plan_hash": plan.plan_hash,
-            "curve": [{"step": point.step, "phase": point.phase, "losses": point.losses} for point in trainer.curve],
+            "curve": [
+                {"step": point.step, "phase": point.phase, "losses": point.losses} for point in trainer.curve
+            ],
         }
         version = trainer.shared_components().save(store, codes, info)
         summary["shared_version"] = version
@@ -151,7 +155,12 @@ def read_training_views(store: Store, plan: Plan, rows: Sequence[int]) -> list[T
         found = views.read(row)
         objects.append(
             TrainingViews.of(
-                plan.rows[row].object_id, found.images, found.cam2world, found.intrinsics, found.heldout, found.has_alpha
+                plan.rows[row].object_id,
+                found.images,
+                found.cam2world,
+                found.intrinsics,
+                found.heldout,
+                found.has_alpha,
             )
         )
     return objects
@@ -160,7 +169,9 @@ def read_training_views(store: Store, plan: Plan, rows: Sequence[int]) -> list[T
 def _autoencoder(config: TrainConfig) -> Autoencoder:
     if config.autoencoder.pretrained is not None:
         return load_autoencoder(config.autoencoder.pretrained)
-    return new_autoencoder(config.autoencoder.size, seed=config.seed, latent_channels=config.autoencoder.latent_channels)
+    return new_autoencoder(
+        config.autoencoder.size, seed=config.seed, latent_channels=config.autoencoder.latent_channels
+    )
 
 
 def _resume(trainer: JointTrainer, checkpoints: Checkpoints, world: int) -> None:
@@ -175,7 +186,12 @@ def _resume(trainer: JointTrainer, checkpoints: Checkpoints, world: int) -> None
 
 
 def _train(
-    trainer: JointTrainer, checkpoints: Checkpoints, rank: int, world: int, every_s: float, on_step: OnStep | None
+    trainer: JointTrainer,
+    checkpoints: Checkpoints,
+    rank: int,
+    world: int,
+    every_s: float,
+    on_step: OnStep | None,
 ) -> None:
     saved = time.monotonic()
     while trainer.phase != "done":

@@ -1,7 +1,8 @@
 """Runs train-shared under Ray Train: one worker per rank, restarted from the dataset's own checkpoints.
 
-Ray Train's checkpoint store is not used: `ray.train.report` may return before a checkpoint is registered, and a run name
-reused with another config resumes silently. The dataset's checkpoints know their config's hash.
+Ray Train's checkpoint store is not used: `ray.train.report` may return before a checkpoint is registered,
+and a run name reused with another config resumes silently. The dataset's checkpoints know their config's
+hash.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def train_with_ray(
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
             use_gpu=gpus_per_worker > 0,
-            resources_per_worker={"CPU": cpus_per_worker} | ({"GPU": gpus_per_worker} if gpus_per_worker else {}),
+            resources_per_worker={"CPU": cpus_per_worker}
+            | ({"GPU": gpus_per_worker} if gpus_per_worker else {}),
         ),
         run_config=ray.train.RunConfig(
             name=f"train-{time.time_ns()}",

@@ -12,7 +12,11 @@ from tests.conftest import TINY, fpipe
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("render", "ROOT", "--set", "render.vews=3"), 4, "render.vews: no such setting, did you mean render.views?"),
+        (
+            ("render", "ROOT", "--set", "render.vews=3"),
+            4,
+            "render.vews: no such setting, did you mean render.views?",
+        ),
         (("render", "ROOT", "--set", "render.views=none"), 4, "render.views"),
         (("render", "ROOT", "--set", "render.views"), 4, "section.key=value"),
         (("render", "ROOT", "--set", "render.width=100"), 4, "multiple of 8"),
@@ -75,5 +79,16 @@ def test_a_file_in_place_of_the_root(tmp_path):
 
 def test_help_names_every_command():
     done = fpipe("--help")
-    for name in ("demo", "doctor", "plan", "render", "train-shared", "fit-objects", "status", "evaluate", "report", "info"):
+    for name in (
+        "demo",
+        "doctor",
+        "plan",
+        "render",
+        "train-shared",
+        "fit-objects",
+        "status",
+        "evaluate",
+        "report",
+        "info",
+    ):
         assert name in done.out

@@ -29,7 +29,14 @@ def test_evaluate_prints_the_figures_of_every_regime(tiny_dataset):
     for name in REGIMES:
         part = found[name]
         assert part["psnr_db"]["p05"] <= part["psnr_db"]["median"]
-        for figure in ("psnr_db", "ssim", "foreground_psnr_db", "ceiling_psnr_db", "white_psnr_db", "nearest_view_psnr_db"):
+        for figure in (
+            "psnr_db",
+            "ssim",
+            "foreground_psnr_db",
+            "ceiling_psnr_db",
+            "white_psnr_db",
+            "nearest_view_psnr_db",
+        ):
             assert np.isfinite(part[figure]["mean"]), figure
         assert part["lpips"]["mean"] is None
 
@@ -80,7 +87,9 @@ def test_status_and_info(tiny_dataset):
 
 def test_runs_record_what_they_ran_with(tiny_dataset):
     for stage in ("render", "train-shared", "fit-objects"):
-        records = [json.loads(path.read_text()) for path in (tiny_dataset / "runs" / stage).glob("*/run.json")]
+        records = [
+            json.loads(path.read_text()) for path in (tiny_dataset / "runs" / stage).glob("*/run.json")
+        ]
         assert [record["state"] for record in records] == ["done"]
         assert records[0]["versions"]["torch"]
         assert records[0]["config"]["render"]["views"] == 8
@@ -95,7 +104,7 @@ class Disturbed:
         self.mark = f"kill-test-{temporary.name}-{time.monotonic_ns()}"
 
     def kill_when(self, condition, *arguments: str) -> None:
-        """Starts a command, kills its driver with SIGKILL once the condition holds, and checks that nothing is left."""
+        """Starts a command, kills its driver with SIGKILL once the condition holds; nothing may be left."""
         environment = clean_environment(TMPDIR=str(self.temporary), KILL_TEST_MARK=self.mark)
         with subprocess.Popen(
             command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
@@ -129,7 +138,9 @@ def test_killed_in_every_stage_and_resumed_gives_the_same_dataset(tiny_dataset, 
     committed = {path: path.read_bytes() for path in root.glob("views.zarr/images/c*")}
     assert 0 < len(committed) < 8
     job.finish("render", str(root), "--preset", str(TINY))
-    assert all(path.read_bytes() == data for path, data in committed.items()), "a committed shard was written again"
+    assert all(path.read_bytes() == data for path, data in committed.items()), (
+        "a committed shard was written again"
+    )
 
     training = ("train-shared", str(root), "--set", "compute.checkpoint_every_s=0.5")
     job.kill_when(lambda: files(root, "runs/train-shared/*/checkpoint-*") >= 2, *training)

@@ -1,4 +1,4 @@
-"""LocalExecutor against real faults; the tasks live in tests.conformance.faults so that other processes can import them."""
+"""LocalExecutor against real faults; other processes import the tasks from tests.conformance.faults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ def run(function, count=3, workers=2, deadline_s=None, attempts=2, **arguments):
 
 def test_every_task_answers_once():
     outcomes = run(faults.square, count=5)
-    assert {shard: outcome.result["value"] for shard, outcome in outcomes.items()} == {0: 0, 1: 1, 2: 4, 3: 9, 4: 16}
+    assert {shard: outcome.result["value"] for shard, outcome in outcomes.items()} == {
+        0: 0,
+        1: 1,
+        2: 4,
+        3: 9,
+        4: 16,
+    }
 
 
 def test_an_error_is_reported_with_its_exit_code_and_the_others_go_on():
@@ -53,7 +59,9 @@ def test_a_hanging_task_ends_itself_at_its_deadline():
 
 def test_closing_the_iterator_abandons_what_runs(tmp_path):
     tasks = [Task(shard, {"shard": shard, "folder": str(tmp_path)}) for shard in range(2)]
-    outcomes = LocalExecutor(2, 1).run(faults.first_answers_second_writes_its_pid_and_hangs, tasks, TaskResources())
+    outcomes = LocalExecutor(2, 1).run(
+        faults.first_answers_second_writes_its_pid_and_hangs, tasks, TaskResources()
+    )
     assert next(outcomes).shard == 0
     pid = faults.wait_for_pid(tmp_path)
     outcomes.close()

@@ -23,8 +23,8 @@ with scratch_folder() as folder:
     plain = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     # Like Ray's processes: no readable environment, but a file of the folder open.
     log = open(folder / "log", "w")
-    bare = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True, env={}, stdout=log)
-    print(folder, plain.pid, bare.pid, flush=True)
+    bare = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True,
+    env={}, stdout=log) print(folder, plain.pid, bare.pid, flush=True)
     time.sleep(600)
 """
 
@@ -46,7 +46,9 @@ def stranger():
 
 def test_a_killed_driver_leaves_nothing(stranger, tmp_path):
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen([sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True, env=environment) as driver:
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True, env=environment
+    ) as driver:
         folder, *pids = driver.stdout.readline().split()
         assert (Path(folder) / "file").exists()
         assert all(is_alive(int(pid)) for pid in pids)

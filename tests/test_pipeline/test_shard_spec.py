@@ -48,7 +48,15 @@ def test_refusals_say_why(spec, said):
     [
         ({"FPIPE_SHARD": "2/5"}, [2, 7]),
         ({"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "4"}, [3, 7]),
-        ({"SLURM_ARRAY_TASK_ID": "14", "SLURM_ARRAY_TASK_MIN": "10", "SLURM_ARRAY_TASK_STEP": "2", "SLURM_ARRAY_TASK_COUNT": "4"}, [2, 6]),
+        (
+            {
+                "SLURM_ARRAY_TASK_ID": "14",
+                "SLURM_ARRAY_TASK_MIN": "10",
+                "SLURM_ARRAY_TASK_STEP": "2",
+                "SLURM_ARRAY_TASK_COUNT": "4",
+            },
+            [2, 6],
+        ),
         ({"JOB_COMPLETION_INDEX": "0", "FPIPE_NUM_SHARDS": "6"}, [0, 6]),
     ],
 )
@@ -57,12 +65,19 @@ def test_auto_reads_the_job_array(environment, shards):
 
 
 def test_members_of_a_job_array_share_the_shards_without_overlap():
-    members = [parse_shards("auto", 23, {"JOB_COMPLETION_INDEX": str(i), "FPIPE_NUM_SHARDS": "5"}) for i in range(5)]
+    members = [
+        parse_shards("auto", 23, {"JOB_COMPLETION_INDEX": str(i), "FPIPE_NUM_SHARDS": "5"}) for i in range(5)
+    ]
     assert sorted(shard for member in members for shard in member) == list(range(23))
 
 
 @pytest.mark.parametrize(
-    "environment", [{"SLURM_ARRAY_TASK_ID": "3"}, {"JOB_COMPLETION_INDEX": "1"}, {"JOB_COMPLETION_INDEX": "x", "FPIPE_NUM_SHARDS": "2"}]
+    "environment",
+    [
+        {"SLURM_ARRAY_TASK_ID": "3"},
+        {"JOB_COMPLETION_INDEX": "1"},
+        {"JOB_COMPLETION_INDEX": "x", "FPIPE_NUM_SHARDS": "2"},
+    ],
 )
 def test_an_incomplete_job_array_is_refused(environment):
     with pytest.raises(UsageError, match="incomplete or not numeric"):

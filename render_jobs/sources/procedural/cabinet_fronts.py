@@ -1,6 +1,7 @@
-"""Fronts of cabinets: doors and drawers in several styles, with their handles. Lengths in metres, front towards -z.
+"""Fronts of cabinets: doors and drawers in several styles, with their handles.
 
-A front is built in the plane of the carcass' front edge, z = 0, and stands `THICK` proud of it.
+Lengths in metres, front towards -z. A front is built in the plane of the carcass' front edge, z = 0, and stands
+`THICK` proud of it.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ class Area:
 class FrontStyle:
     """How doors and drawers look.
 
-    `panel` is "flat", "shaker" or "ribbed"; `handle` "knob", "bar", "cup", "strip" or "none". Lengths in metres.
+    `panel` is "flat", "shaker" or "ribbed"; `handle` "knob", "bar", "cup", "strip" or "none". Lengths in
+    metres.
     """
 
     panel: str

@@ -1,9 +1,9 @@
 """Cabinets: sideboards, chests of drawers, wardrobes, nightstands, media units, display cabinets and hutches.
 
-Distribution of kinds: sideboard 0.24, chest 0.2, wardrobe 0.15, nightstand 0.11, media 0.12, display 0.1, hutch 0.08.
-A kind sets size and layout: columns of stacked doors, drawers, open shelves and glass. Fronts are flat 0.45, framed 0.35 or
-ribbed 0.2; colours are all wood 0.35, all lacquer 0.3, wood with lacquered fronts 0.25, or blocks of colours 0.1.
-Metres, y from the ground, the front towards -z.
+Distribution of kinds: sideboard 0.24, chest 0.2, wardrobe 0.15, nightstand 0.11, media 0.12, display 0.1,
+hutch 0.08. A kind sets size and layout: columns of stacked doors, drawers, open shelves and glass. Fronts are
+flat 0.45, framed 0.35 or ribbed 0.2; colours are all wood 0.35, all lacquer 0.3, wood with lacquered fronts
+0.25, or blocks of colours 0.1. Metres, y from the ground, the front towards -z.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _SIZES: dict[str, tuple[Range, Range, Range]] = {
 
 @dataclass(frozen=True)
 class CabinetSpec:
-    """One cabinet; `width`, `depth` and the heights in metres. `body_top` is the height below the top plate."""
+    """One cabinet; lengths in metres. `body_top` is the height below the top plate."""
 
     kind: str
     width: float

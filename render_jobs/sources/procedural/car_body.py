@@ -1,9 +1,9 @@
 """The shell of a car: lower body with wheel arches, and the cabin above the belt line.
 
-Both are box grids warped by a `CarSpec`. Parameters of the lower body: x in [-1, 1] across, v in [0, 1] from sill
-to shoulder, z in metres. Parameters of the cabin: x in [-1, 1], v in [0, 1] from inside the body to the roof, u in
-[0, 1] from windscreen to rear window. Materials are chosen by parameter, so windows and lamps are cells of the
-surface itself, and nothing lies on top of it.
+Both are box grids warped by a `CarSpec`. Parameters of the lower body: x in [-1, 1] across, v in [0, 1] from
+sill to shoulder, z in metres. Parameters of the cabin: x in [-1, 1], v in [0, 1] from inside the body to the
+roof, u in [0, 1] from windscreen to rear window. Materials are chosen by parameter, so windows and lamps are
+cells of the surface itself, and nothing lies on top of it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _EMBEDDED = 0.07
 
 
 def shoulder(spec: CarSpec, z: Floats) -> Floats:
-    """Height of the upper edge of the body's side: bonnet, belt line, boot; it swells where a wheel needs room."""
+    """Height of the upper edge of the body's side; it swells where a wheel needs room."""
     hood = spec.cowl - spec.front
     knots = [
         (spec.front, spec.nose),
@@ -106,7 +106,7 @@ def _plan(spec: CarSpec, z: Floats) -> Floats:
 
 
 def _end_shift(spec: CarSpec, x: Floats, v: Floats, z: Floats) -> Floats:
-    """How far front and rear faces give way from the plane ends: bow across, profile over the height; metres."""
+    """How far front and rear give way from the plane ends, in metres: bow across, profile over the height."""
     lip = spec.bands[1]
     front = smooth_curve(
         v, [(0, 0.10), (0.1, 0.02), (lip, 0.0), (lip + 0.05, 0.02), (0.8, 0.04), (1, 0.06 + spec.rake)]
@@ -131,12 +131,12 @@ def _in_pit(pit: Pit, x: Floats, z: Floats) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class FaceSpec:
-    """Where lamps and openings lie on the ends of a car: half-widths in [0, 1], and bands of the body's levels.
+    """Where lamps and openings lie on the ends of a car.
 
     `head_from`, `tail_from`, `grille`, `intake`: x at which lamps start, grille and intake end. `head_band`,
-    `tail_band`, `grille_band`: indices into `CarSpec.bands` of the lower and upper edge. `clad`: sills, arches and
-    bumpers of dark plastic; `valance`: a dark lower part of the rear; `cells`: whether headlamps are cells of the
-    surface (else they are added as round parts).
+    `tail_band`, `grille_band`: indices into `CarSpec.bands` of the lower and upper edge. `clad`: sills,
+    arches and bumpers of dark plastic; `valance`: a dark lower part of the rear; `cells`: whether headlamps
+    are cells of the surface (else they are added as round parts).
     """
 
     grille: float
@@ -152,7 +152,7 @@ class FaceSpec:
 
 
 def body_part(spec: CarSpec, face: FaceSpec) -> Part:
-    """The lower body; materials paint, stripe, sill, trim, dark, grille, headlamp, taillamp, seam, bed, under."""
+    """The lower body, without lamps that are parts of their own."""
     xs = [side * line for line in (*_LINES_X, 1.0) for side in (-1, 1)]
     if spec.pit is not None:
         xs += [-spec.pit.edge, spec.pit.edge]

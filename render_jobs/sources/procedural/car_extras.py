@@ -1,4 +1,4 @@
-"""What is mounted on a car's shell: lamps, mirrors, plates, racks, spoilers, and what open and working cars carry."""
+"""What is mounted on a car's shell: lamps, mirrors, plates, racks, spoilers, seats, cargo boxes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def round_lamps(spec: CarSpec, draw: Draw) -> list[Part]:
     double = draw.chance(0.3)
     profile = [(1.16, -0.12), (1.16, 0.03), (1.0, 0.05), (0.92, 0.03), (0.5, 0.055), (0.0, 0.065)]
     names = ["chrome", "chrome", "headlamp", "headlamp", "headlamp"]
-    lamp = lathe([(r * radius, y) for r, y in profile], 14, names).turned("x", -90.0)
+    lamp = lathe([(r * radius, y) for r, y in profile], 12, names).turned("x", -90.0)
     parts: list[Part] = []
     for x in (0.76, 0.50) if double else (0.72,):
         at, y, z = on_body(spec, x, 0.5 * (spec.bands[2] + spec.bands[4]), spec.front)
@@ -120,7 +120,7 @@ def chrome_bumpers(spec: CarSpec) -> list[Part]:
     """Separate bumper bars, bent like the ends of the body."""
     parts = []
     for z, sign in ((spec.front, -1.0), (spec.rear, 1.0)):
-        bar = rounded_box((2.06 * spec.half, 0.12, 0.12), 0.05, "chrome", segments=1, cuts=(6, 1, 1))
+        bar = rounded_box((2.06 * spec.half, 0.12, 0.12), 0.05, "chrome", segments=1, cuts=(4, 1, 1))
         across = bar.vertices[:, 0] / spec.half
         bow = spec.bow if sign < 0 else 0.5 * spec.bow
         bend = -sign * (bow * across**2 + 0.06 * np.abs(across) ** 8)

@@ -29,8 +29,8 @@ class StyleRanges:
 
     `length`, `width`, `height`, `sill`, `wheel` in metres. `axle_front`, `axle_rear`, `cowl`, `roof_rear` and
     `glass_rear` are fractions of the length from the front; `screen` is one from the cowl, and so is the
-    `glass_rear` of a pickup or truck from the end of its roof. `belt`, `nose` and `tail` are fractions of the height,
-    `base` and `roof` of the width.
+    `glass_rear` of a pickup or truck from the end of its roof. `belt`, `nose` and `tail` are fractions of the
+    height, `base` and `roof` of the width.
     """
 
     length: Range

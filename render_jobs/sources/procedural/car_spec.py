@@ -1,12 +1,13 @@
 """What distinguishes one car from another: proportions drawn per body style.
 
-Distribution of styles: see `STYLES`. Each style has its own range for every proportion; within a style all are
-independent and uniform, unless the code says otherwise.
+Distribution of styles: see `STYLES`. Each style has its own range for every proportion; within a style all
+are independent and uniform, unless the code says otherwise.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from render_jobs.sources.procedural.car_ranges import RANGES, STYLES, WINDOWS, Range, StyleRanges
 from render_jobs.sources.procedural.draw import Draw
@@ -17,7 +18,7 @@ TALL_BACK = frozenset({"suv", "offroad", "hatchback", "micro", "wagon", "van", "
 
 @dataclass(frozen=True)
 class Pit:
-    """An opening in the top of the body: a pickup's bed, a roadster's cockpit. `edge` is a parameter x, the rest metres."""
+    """An opening in the top: bed or cockpit. `edge` is a parameter x of the body, the rest metres."""
 
     start: float
     stop: float
@@ -181,7 +182,7 @@ def _draw_windows(draw: Draw, style: str) -> tuple[Range, ...]:
         return draw.choice(WINDOWS[style])
     count = draw.integer(5, 7)
     edges = [0.03 + 0.94 * i / count for i in range(count + 1)]
-    return tuple((low, high - 0.012) for low, high in zip(edges[:-1], edges[1:], strict=True))
+    return tuple((low, high - 0.012) for low, high in pairwise(edges))
 
 
 def _pit(style: str, cowl: float, glass_rear: float, length: float, wheel_top: float) -> Pit | None:

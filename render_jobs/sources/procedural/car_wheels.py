@@ -29,10 +29,11 @@ def draw_wheel(draw: Draw, radius: float, width: float, style: str) -> WheelSpec
         {"spokes": 0.5, "twin": 0.2, "disc": 0.35 if plain else 0.15, "cap": 0.25 if plain else 0.1}
     )
     rim = draw.uniform(0.60, 0.68) if plain else draw.uniform(0.64, 0.76)
-    return WheelSpec(radius, width, rim * radius, design, draw.choice((5, 5, 5, 6, 7, 8)))
+    spokes = draw.choice((5, 6)) if design == "twin" else draw.choice((5, 5, 5, 6, 7, 8))
+    return WheelSpec(radius, width, rim * radius, design, spokes)
 
 
-def wheel_parts(spec: WheelSpec, segments: int = 20) -> list[Part]:
+def wheel_parts(spec: WheelSpec, segments: int = 18) -> list[Part]:
     """Tyre and rim centred at the origin; materials tyre, rim, rim_dark."""
     half, r = spec.width / 2, spec.radius
     tyre = [
@@ -62,7 +63,7 @@ def wheel_parts(spec: WheelSpec, segments: int = 20) -> list[Part]:
 def _spokes(spec: WheelSpec) -> list[Part]:
     """Flat spokes and a hub, in the frame of the lathe (axis y)."""
     half, rim = spec.width / 2, spec.rim
-    hub = lathe([(0.26 * rim, 0.35 * half), (0.26 * rim, 0.76 * half), (0.18 * rim, 0.84 * half)], 10, "rim")
+    hub = lathe([(0.26 * rim, 0.35 * half), (0.26 * rim, 0.76 * half), (0.18 * rim, 0.84 * half)], 8, "rim")
     parts = [hub]
     wide, narrow = (0.10 * rim, 0.065 * rim) if spec.design == "twin" else (0.17 * rim, 0.11 * rim)
     outline = [

@@ -1,7 +1,7 @@
 """Random draws that give the same numbers on every platform and numpy version.
 
-numpy promises that the raw stream of a bit generator never changes, but not that of `Generator.uniform` and the like.
-So everything here is derived from `PCG64.random_raw` by exact arithmetic.
+numpy promises that the raw stream of a bit generator never changes, but not that of `Generator.uniform` and
+the like. So everything here is derived from `PCG64.random_raw` by exact arithmetic.
 """
 
 from __future__ import annotations
@@ -64,10 +64,11 @@ class Draw:
     def weighted(self, options: Mapping[T, float]) -> T:
         """One of the keys, with probability proportional to its value."""
         target = self.unit() * sum(options.values())
-        chosen = None
-        for chosen, weight in options.items():  # noqa: B007 - the last key stands if rounding runs past the end
+        last = None
+        for option, weight in options.items():
             target -= weight
             if target < 0:
-                break
-        assert chosen is not None, "no options"
-        return chosen
+                return option
+            last = option  # stands if rounding runs past the end
+        assert last is not None, "no options"
+        return last

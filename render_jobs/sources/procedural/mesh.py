@@ -1,8 +1,8 @@
 """What shapes are made of: parts (quads with a material each), parameter grids to warp, and the whole mesh.
 
-Conventions: y is up, the front of an object looks along -z (as in ShapeNetCore v2), x is to its left when it is
-seen from the front. Faces wind counter-clockwise seen from outside. Lengths are in any unit: the writer scales
-objects to bounding-box diagonal 1.
+Conventions: y is up, the front of an object looks along -z (as in ShapeNetCore v2), x is to its left when it
+is seen from the front. Faces wind counter-clockwise seen from outside. Lengths are in any unit: the writer
+scales objects to bounding-box diagonal 1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Rgb = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Part:
-    """A closed surface: vertices [N, 3], quads [Q, 4] (a triangle repeats its last index), one material per quad."""
+    """A closed surface: vertices [N, 3], quads [Q, 4] (a triangle repeats its last index), materials [Q]."""
 
     vertices: Floats
     faces: Ints
@@ -84,8 +84,8 @@ class Mesh:
 class Grid:
     """The surface of a box cut along given lines, to be warped and painted by its parameters.
 
-    `points` [N, 3] are the parameters of the vertices, `centres` [Q, 3] those of the middles of the quads, and
-    `side` [Q] names the side of the box that a quad belongs to: "+x", "-x", "+y", "-y", "+z" or "-z".
+    `points` [N, 3] are the parameters of the vertices, `centres` [Q, 3] those of the middles of the quads,
+    and `side` [Q] names the side of the box that a quad belongs to: "+x", "-x", "+y", "-y", "+z" or "-z".
     """
 
     points: Floats
@@ -125,7 +125,10 @@ def box_grid(xs: Sequence[float], ys: Sequence[float], zs: Sequence[float]) -> G
 
 
 def smooth_curve(at: Floats, knots: Sequence[tuple[float, float]]) -> Floats:
-    """Monotone cubic through the knots (x ascending, y): no overshoot; constant beyond the ends (Fritsch-Carlson)."""
+    """Monotone cubic through the knots (x ascending, y), constant beyond the ends.
+
+    Tangents are harmonic means of the neighbouring slopes (Fritsch and Butland 1984), so nothing overshoots.
+    """
     x, y = np.array(knots, dtype=np.float64).T
     step = np.diff(x)
     slope = np.diff(y) / step

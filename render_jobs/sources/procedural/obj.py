@@ -1,7 +1,7 @@
 """Writes a mesh in ShapeNetCore v2 layout: normalised OBJ and MTL, the same bytes on every run.
 
-`<synset>/<id>/models/model_normalized.{obj,mtl}`: bounding box centred on the origin with diagonal 1, y up, front
-along -z, triangles, LF line ends. Kd holds *linear* colour, which is how Blender reads it; no textures.
+`<synset>/<id>/models/model_normalized.{obj,mtl}`: bounding box centred on the origin with diagonal 1, y up,
+front along -z, triangles, LF line ends. Kd holds *linear* colour, which is how Blender reads it; no textures.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ def linear_from_srgb(colour: Rgb) -> Rgb:
 
 
 def triangles_of(vertices: Ints, faces: Ints) -> tuple[Ints, Ints]:
-    """Quads [Q, 4] cut along their shorter diagonal: triangles [T, 3] with area, and the quad [T] each came from.
+    """Quads [Q, 4] cut along their shorter diagonal.
+
+    Returns:
+        Triangles [T, 3], those without area left out, and the quad [T] that each came from.
 
     `vertices` are integers, so that the choice does not depend on rounding; on a tie the first diagonal wins.
     """

@@ -1,4 +1,4 @@
-"""Ready-made parts: rounded boxes, tapered boxes, bodies of revolution, rods, extruded outlines. All are closed."""
+"""Ready-made closed parts: boxes, rounded boxes, bodies of revolution, rods, extruded outlines."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def lathe(profile: Sequence[tuple[float, float]], segments: int, materials: Sequ
         profile: (radius, y) from the lower end to the upper one along the outside; an end with radius 0 is a
             pole, an end with a radius is closed by a flat disc.
         segments: Quads around.
-        materials: One name for all, or one per step of the profile (flat end discs take that of their neighbour).
+        materials: One name for all, or one per step of the profile; end discs take that of their neighbour.
     """
     steps = list(profile)
     names = [materials] * (len(steps) - 1) if isinstance(materials, str) else list(materials)
@@ -78,7 +78,7 @@ def lathe(profile: Sequence[tuple[float, float]], segments: int, materials: Sequ
 
 
 def _lathe_faces(n_rings: int, segments: int) -> Ints:
-    """Faces of a lathe: a fan, bands between rings, a fan; vertex 0 is the lower pole, the last one the upper."""
+    """Fan, bands between rings, fan; vertex 0 is the lower pole, the last one the upper."""
     here = np.arange(segments)
     after = (here + 1) % segments
     last = 1 + n_rings * segments
@@ -101,7 +101,7 @@ def ring(outer: float, inner: float, depth: float, segments: int, material: str)
 
 
 def loop_lathe(section: Sequence[tuple[float, float]], angle: Floats, material: str) -> Part:
-    """A ring about the y axis with a closed cross-section (radius, y), counter-clockwise with radius to the right."""
+    """A ring about y with a cross-section (radius, y) that runs counter-clockwise, radius to the right."""
     n, m = len(section), len(angle)
     vertices = np.array([[r * np.sin(a), y, r * np.cos(a)] for r, y in section for a in angle])
     here, after = np.arange(m), (np.arange(m) + 1) % m
@@ -133,7 +133,7 @@ def rod(
 
 
 def extruded(outline: Sequence[tuple[float, float]], depth: float, material: str) -> Part:
-    """A convex outline in the x-y plane, counter-clockwise seen from +z, extruded to `depth` centred on z = 0."""
+    """A convex outline in x and y, counter-clockwise seen from +z, `depth` thick and centred on z = 0."""
     n = len(outline)
     flat = np.array(outline, dtype=np.float64)
     front = np.column_stack([flat, np.full(n, depth / 2)])

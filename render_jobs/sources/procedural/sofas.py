@@ -1,8 +1,8 @@
 """Sofas: one to four seats, straight or with a chaise, in several arm, back and leg styles.
 
-Distribution: 1 to 4 seats with 0.14, 0.34, 0.36, 0.16; a chaise with 0.28 from two seats on; arms box 0.26, slim 0.20,
-rolled 0.20, sloped 0.18, pad 0.16 (a chaise has box or slim ones); back of cushions 0.55, tight 0.25, buttoned 0.20;
-leather with 0.25. Metres, y from the ground, the back towards +z.
+Distribution: 1 to 4 seats with 0.14, 0.34, 0.36, 0.16; a chaise with 0.28 from two seats on; arms box 0.26,
+slim 0.20, rolled 0.20, sloped 0.18, pad 0.16 (a chaise has box or slim ones); back of cushions 0.55, tight
+0.25, buttoned 0.20; leather with 0.25. Metres, y from the ground, the back towards +z.
 """
 
 from __future__ import annotations

@@ -86,8 +86,8 @@ class ProceduralSource:
     def list(self, classes: dict[str, int | None], seed: int) -> list[ObjectEntry]:
         """Lists the first n objects of each class asked for.
 
-        The family has no end, so "all" has no meaning here, and which n objects there are does not depend on `seed`:
-        a dataset that grows keeps those it has.
+        The family has no end, so "all" has no meaning here, and which n objects there are does not depend on
+        `seed`: a dataset that grows keeps those it has.
 
         Raises:
             UsageError: Unknown class, or no count given.

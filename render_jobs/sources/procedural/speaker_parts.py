@@ -7,16 +7,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from render_jobs.sources.procedural.mesh import Part, box_grid
+from render_jobs.sources.procedural.mesh import Floats, Part, box_grid
 from render_jobs.sources.procedural.shapes import extruded, lathe
 
+_CHAMFER = 0.2
+"""Of the front's edges, as a fraction of its thickness."""
 _SIDES = 24
 """Quads around a driver; a multiple of 8, so that plates with a hole have points at their corners."""
 
 
 @dataclass(frozen=True)
 class Driver:
-    """Something round in the front: `kind` is "woofer", "dome", "horn" or "port"; `radius` that of the hole."""
+    """Something round in the front: a "woofer", "dome", "horn" or "port"; `radius` is the hole's, metres."""
 
     kind: str
     radius: float
@@ -66,23 +68,30 @@ def driver_part(driver: Driver, depth: float) -> Part:
     return lathe([*back, *inside], _SIDES, [*backs, *names]).turned("x", -90.0)
 
 
+Bounds = tuple[float, float, float, float]
+"""x0, x1, y0, y1."""
+
+
 def plate_with_hole(
-    bounds: tuple[float, float, float, float],
-    centre: tuple[float, float],
-    radius: float,
-    depth: float,
-    material: str,
+    bounds: Bounds, face: Bounds, centre: tuple[float, float], radius: float, depth: float, material: str
 ) -> Part:
-    """A rectangular plate (x0, x1, y0, y1) with a round hole; its front lies in z = 0, its back in z = `depth`."""
-    x0, x1, y0, y1 = bounds
+    """A rectangular plate with a round hole and chamfered edges.
+
+    Args:
+        bounds: Of the plate, whose back lies in z = `depth`.
+        face: Of its front, which lies in z = 0.
+        centre: Of the hole.
+        radius: Of the hole.
+        depth: Thickness.
+        material: Of every face.
+    """
     angle = 2 * np.pi * np.arange(_SIDES) / _SIDES
-    cos, sin = np.cos(angle), np.sin(angle)
-    circle = np.column_stack([centre[0] + radius * cos, centre[1] + radius * sin])
-    reach = np.maximum(np.abs(cos), np.abs(sin))  # on a unit square, so the corners are hit at 45 degrees
-    square = np.column_stack([cos / reach, sin / reach])
-    edge = np.column_stack([x0 + (square[:, 0] + 1) / 2 * (x1 - x0), y0 + (square[:, 1] + 1) / 2 * (y1 - y0)])
-    chamfer = 0.25 * depth
-    loops = [(edge, depth), (edge, chamfer), (edge, 0.0), (circle, 0.0), (circle, depth)]
+    round_line = np.column_stack([np.cos(angle), np.sin(angle)])
+    circle = np.array(centre) + radius * round_line
+    # Scaled to the square of half-width 1, the points at 45 degrees are its corners.
+    square = round_line / np.abs(round_line).max(axis=1, keepdims=True)
+    edge, front = _placed(square, bounds), _placed(square, face)
+    loops = [(edge, depth), (edge, _CHAMFER * depth), (front, 0.0), (circle, 0.0), (circle, depth)]
     vertices = np.concatenate([np.column_stack([loop, np.full(_SIDES, z)]) for loop, z in loops])
     here, after = np.arange(_SIDES), (np.arange(_SIDES) + 1) % _SIDES
     faces = []
@@ -91,6 +100,21 @@ def plate_with_hole(
         faces.append(np.stack([low + after, low + here, high + here, high + after], axis=1))
     quads = np.concatenate(faces)
     return Part(vertices, quads, np.full(len(quads), material))
+
+
+def _placed(square: Floats, bounds: Bounds) -> Floats:
+    """Points of the square [-1, 1]^2 stretched to a rectangle."""
+    x0, x1, y0, y1 = bounds
+    low, high = np.array([x0, y0]), np.array([x1, y1])
+    return low + (square + 1) / 2 * (high - low)
+
+
+def _closed_plate(bounds: Bounds, face: Bounds, depth: float, material: str) -> Part:
+    """A plate like `plate_with_hole`, without the hole."""
+    grid = box_grid((-1.0, 1.0), (-1.0, 1.0), (0.0, _CHAMFER * depth, depth))
+    square, z = grid.points[:, :2], grid.points[:, 2]
+    flat = np.where((z == 0.0)[:, None], _placed(square, face), _placed(square, bounds))
+    return grid.part(np.column_stack([flat, z]), material)
 
 
 def baffle(
@@ -110,44 +134,46 @@ def baffle(
         material: Of the plates.
     """
     width, height = size
+    chamfer = _CHAMFER * depth
     total = sum(share for _, share in rows)
     parts, y = [], 0.0
-    for driver, share in rows:
+    for i, (driver, share) in enumerate(rows):
         top = y + share / total * height
+        bounds = (-width / 2, width / 2, y, top)
+        low = y + (chamfer if i == 0 else 0.0)
+        high = top - (chamfer if i == len(rows) - 1 else 0.0)
+        face = (chamfer - width / 2, width / 2 - chamfer, low, high)
         middle = 0.5 * (y + top)
         if driver:
-            bounds = (-width / 2, width / 2, y, top)
-            plate = plate_with_hole(bounds, (0.0, middle), driver.radius, depth, material)
+            room = 0.5 * min(width, top - y) - 1.2 * chamfer
+            driver = replace(driver, radius=min(driver.radius, room / 1.09))
+            plate = plate_with_hole(bounds, face, (0.0, middle), driver.radius, depth, material)
             parts.append(driver_part(driver, depth).moved(y=middle))
         else:
-            grid = box_grid((-width / 2, width / 2), (y, top), (0.0, 0.25 * depth, depth))
-            plate = grid.part(grid.points.copy(), material)
-        parts.append(_outlined(plate, size, corner, 0.2 * depth))
+            plate = _closed_plate(bounds, face, depth, material)
+        parts.append(_rounded_outline(plate, size, corner, chamfer))
         y = top
     return parts
 
 
-def _outlined(plate: Part, size: tuple[float, float], corner: float, chamfer: float) -> Part:
-    """Rounds a plate's corners where they are those of the whole front, and pulls its front edge in there."""
-    vertices = plate.vertices.copy()
-    half, height = size[0] / 2, size[1]
-    face = vertices[:, 2] == 0.0
-    for chosen, margin in ((face, chamfer), (~face, 0.0)):
-        points = vertices[chosen, :2]
-        low, high = np.array([margin - half, margin]), np.array([half - margin, height - margin])
-        points = np.clip(points, low, high)
-        core = np.clip(points, low + corner, high - corner)
-        out = points - core
-        distance = np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
-        vertices[chosen, :2] = core + out * np.minimum(1.0, corner / distance)
-    return replace(plate, vertices=vertices)
+def _rounded_outline(plate: Part, size: tuple[float, float], corner: float, chamfer: float) -> Part:
+    """A plate whose corners are rounded where they are those of the whole front."""
+    margin = np.where(plate.vertices[:, 2:] == 0.0, chamfer, 0.0)
+    low = np.array([-size[0] / 2, 0.0]) + margin + corner
+    high = np.array([size[0] / 2, size[1]]) - margin - corner
+    points = plate.vertices[:, :2]
+    core = np.clip(points, low, high)
+    out = points - core
+    distance = np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
+    flat = core + out * np.minimum(1.0, corner / distance)
+    return replace(plate, vertices=np.column_stack([flat, plate.vertices[:, 2]]))
 
 
 def shell(size: tuple[float, float, float], corner: float, material: str) -> Part:
-    """The box behind a front: width, height (from y = 0) and depth (from z = 0 backwards), with rounded corners."""
+    """The box behind a front: width, height from y = 0, depth from z = 0 backwards; corners rounded."""
     width, height, depth = size
-    middles = ((width / 2 - corner, height - corner, 0), (corner - width / 2, height - corner, 90))
-    middles += ((corner - width / 2, corner, 180), (width / 2 - corner, corner, 270))
+    x, y = width / 2 - corner, height - corner
+    middles = [(x, y, 0.0), (-x, y, 90.0), (-x, corner, 180.0), (x, corner, 270.0)]
     outline = [
         (
             x + corner * float(np.cos(np.radians(start + turn))),

@@ -1,8 +1,9 @@
-"""Loudspeakers: bookshelf and tower boxes, studio monitors, subwoofers, guitar cabinets, retro and round ones.
+"""Loudspeakers: bookshelf, tower, studio monitor, subwoofer, guitar cabinet, retro, sphere and column.
 
-Distribution of kinds: bookshelf 0.24, tower 0.22, monitor 0.12, subwoofer 0.10, guitar 0.08, retro 0.10, sphere 0.07,
-column 0.07 (a smart speaker). Boxes have one to five drivers in a chamfered front, in the body's colour or another one,
-some behind a cloth grille, some on a stand. Metres, y from the ground, the front towards -z.
+Distribution of kinds: bookshelf 0.24, tower 0.22, monitor 0.12, subwoofer 0.10, guitar 0.08, retro 0.10,
+sphere 0.07, column 0.07 (a smart speaker). Boxes have one to five drivers in a chamfered front, in the body's
+colour or another one, some behind a cloth grille, some on a stand. Metres, y from the ground, the front
+towards -z.
 """
 
 from __future__ import annotations
@@ -29,16 +30,17 @@ KINDS: dict[str, float] = {
     "column": 0.07,
 }
 _CONES: tuple[Rgb, ...] = (
-    (0.16, 0.16, 0.17), (0.85, 0.84, 0.80), (0.90, 0.72, 0.16), (0.74, 0.44, 0.24), (0.66, 0.68, 0.70), (0.30, 0.32, 0.36),
-    (0.62, 0.16, 0.14), (0.20, 0.34, 0.50),
+    (0.16, 0.16, 0.17), (0.85, 0.84, 0.80), (0.90, 0.72, 0.16), (0.74, 0.44, 0.24), (0.66, 0.68, 0.70),
+    (0.30, 0.32, 0.36), (0.62, 0.16, 0.14), (0.20, 0.34, 0.50),
 )  # fmt: skip
 _CLOTH: tuple[Rgb, ...] = (
     (0.14, 0.14, 0.15), (0.30, 0.30, 0.32), (0.62, 0.58, 0.50), (0.76, 0.66, 0.48), (0.42, 0.28, 0.20),
     (0.22, 0.34, 0.42), (0.60, 0.28, 0.22), (0.72, 0.72, 0.70), (0.32, 0.42, 0.34), (0.80, 0.56, 0.22),
 )  # fmt: skip
 _BODY: tuple[Rgb, ...] = (
-    (0.93, 0.93, 0.91), (0.15, 0.15, 0.16), (0.32, 0.33, 0.35), (0.70, 0.14, 0.14), (0.14, 0.28, 0.46), (0.16, 0.38, 0.34),
-    (0.88, 0.62, 0.14), (0.82, 0.44, 0.20), (0.58, 0.66, 0.58), (0.86, 0.72, 0.68), (0.60, 0.70, 0.76), (0.40, 0.26, 0.44),
+    (0.93, 0.93, 0.91), (0.15, 0.15, 0.16), (0.32, 0.33, 0.35), (0.70, 0.14, 0.14), (0.14, 0.28, 0.46),
+    (0.16, 0.38, 0.34), (0.88, 0.62, 0.14), (0.82, 0.44, 0.20), (0.58, 0.66, 0.58), (0.86, 0.72, 0.68), (0.60, 0.70, 0.76),
+    (0.40, 0.26, 0.44),
 )  # fmt: skip
 Rows = list[tuple[Driver | None, float]]
 
@@ -90,7 +92,7 @@ def _paint(mesh: Mesh, kind: str, draw: Draw) -> None:
 def _cabinet(
     mesh: Mesh, size: tuple[float, float, float], rows: Rows, corner: float, lift: float, depth: float
 ) -> None:
-    """A box of (width, height, depth) whose front holds drivers; its foot at y = lift, its front at z = -depth/2."""
+    """A box (width, height, depth) whose front holds drivers; foot at y = lift, front at z = -depth/2."""
     width, height, total = size
     lip = 0.0015
     body = shell((width - 2 * lip, height - 2 * lip, total - depth), corner, "body")
@@ -306,7 +308,8 @@ def _column(mesh: Mesh, draw: Draw) -> None:
     taper = draw.uniform(0.8, 1.05)
     edge = 0.012
     profile = [
-        (0.93 * radius, 0.0), (radius, edge), (radius, 0.16 * height), (radius * (1 + taper) / 2, 0.5 * height),
+        (0.93 * radius, 0.0), (radius, edge), (radius, 0.16 * height),
+        (radius * (1 + taper) / 2, 0.5 * height),
         (radius * taper, 0.88 * height), (radius * taper, height - edge), (radius * taper - edge, height),
         (0.62 * radius * taper, height), (0.58 * radius * taper, height - 0.004),
     ]  # fmt: skip
