@@ -78,11 +78,11 @@ def fit_objects(
     from cli.outcome import finish_stage
     from pipeline.compute import ComputeSession
     from pipeline.fit_stage import fit_objects as run_fit
-    from pipeline.train_stage import published_shared
+    from storage.shared import read_published_shared
     from storage.store import Store
 
     store = Store(root)
-    trained = published_shared(store)
+    trained = read_published_shared(store)
     overrides = compute_overrides(executor, ray_address, workers)
     config = resolve_config(
         store, preset, settings, overrides, ("fit",), stored=trained and trained["config"]

@@ -24,9 +24,15 @@ from storage.errors import ConfigError
 
 
 class SourceConfig(SourceSpec):
-    """Which objects a dataset holds."""
+    """Which objects a dataset holds.
 
-    kind: Literal["procedural", "shapenet"] = "procedural"
+    Attributes:
+        path: Folder or fsspec URL that holds the meshes; only for sources that read files.
+    """
+
+    kind: Literal["procedural", "shapenet"] = Field(
+        default="procedural", description="Built-in meshes, or a folder in ShapeNetCore's layout."
+    )
     classes: dict[str, int | None] = Field(
         default_factory=dict,
         description="Class name or synset and how many of it, null for all; empty: every class.",

@@ -13,12 +13,11 @@ from pipeline.progress import Progress
 from pipeline.run import record_run
 from pipeline.shard_spec import parse_shards
 from pipeline.stages import StageResult, run_shards
-from pipeline.train_stage import published_shared
 from storage.documents import content_hash
 from storage.errors import UsageError
 from storage.plan import Plan, choose_objects_per_shard, read_plan
 from storage.planes import FitHeader, PlanesStore, publish_fit, published_fit
-from storage.shared import read_shared_meta
+from storage.shared import read_published_shared, read_shared_meta
 from storage.store import Store
 from storage.views import ViewsStore
 
@@ -111,7 +110,7 @@ def fit_objects(
 
 
 def _default_version(store: Store) -> str:
-    found = published_shared(store)
+    found = read_published_shared(store)
     if found is None:
         raise UsageError(f"no shared components in {store.url}; run fpipe train-shared {store.url}")
     return str(found["shared_version"])

@@ -45,12 +45,12 @@ class Run:
         self._flushed = 0.0
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Appends one event; seconds count from the start of the run."""
-        seconds = round(time.monotonic() - self._clock, 3)
-        self._events.append(json.dumps({"seconds": seconds, "event": kind, **fields}))
-        if seconds - self._flushed >= FLUSH_S:
+        """Appends one event; its `at_s` are seconds since the start of the run."""
+        at_s = round(time.monotonic() - self._clock, 3)
+        self._events.append(json.dumps({"at_s": at_s, "event": kind, **fields}))
+        if at_s - self._flushed >= FLUSH_S:
             self._flush_events()
-            self._flushed = seconds
+            self._flushed = at_s
 
     def write(self, state: str) -> None:
         """Writes run.json with this state ("running", "done", "failed") and the events so far."""

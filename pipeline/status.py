@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from pipeline.train_stage import published_shared
 from storage.errors import UsageError
 from storage.plan import Plan, read_plan
 from storage.planes import PlanesStore, list_fits, published_fit
 from storage.records import Failure, Status
-from storage.shared import list_shared_versions, read_shared_meta
+from storage.shared import list_shared_versions, read_published_shared, read_shared_meta
 from storage.store import Store
 from storage.views import ViewsStore
 
@@ -32,7 +31,7 @@ def dataset_status(store: Store) -> dict[str, Any]:
         else _nothing(plan.n_views_shards, plan.header.n_objects)
     }
     fits = {name: _shards_status(PlanesStore.open(store, name), plan) for name in list_fits(store)}
-    trained = published_shared(store)
+    trained = read_published_shared(store)
     return {
         "root": store.url,
         "objects": plan.header.n_objects,

@@ -16,6 +16,7 @@ from pipeline.train.job import finished_version, train_rank
 from storage import layout
 from storage.errors import ConfigError, FpipeError, UsageError
 from storage.plan import read_plan
+from storage.shared import read_published_shared
 from storage.store import Store
 from storage.views import ViewsStore
 
@@ -58,19 +59,10 @@ def train_shared(
     return version, done
 
 
-def published_shared(store: Store) -> dict[str, Any] | None:
-    """Returns {"shared_version", "config"} of the dataset's default shared components, if any."""
-    try:
-        found: dict[str, Any] = json.loads(store.read(layout.PUBLISHED_SHARED))
-    except FileNotFoundError:
-        return None
-    return found
-
-
 def _publish(store: Store, version: str, config: PipelineConfig) -> None:
     """Makes a version the default of later fits, which also take their configuration from here."""
     values = {"shared_version": version, "config": config.model_dump(mode="json", exclude={"compute"})}
-    if published_shared(store) != values:
+    if read_published_shared(store) != values:
         store.replace(layout.PUBLISHED_SHARED, json.dumps(values, indent=1).encode())
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import os
 import resource
 import signal
@@ -62,10 +63,10 @@ class _Server:
     """Holds the Cycles session between requests."""
 
     def __init__(self) -> None:
-        with _one_processor():
-            from render_jobs import blender
+        self._control = _single_thread()
+        from render_jobs import blender
 
-            blender.self_test()  # starts the thread pools, and shows that this Blender renders
+        blender.self_test()  # an environment in which it does not render is found before any mesh is blamed
         self._blender = blender
         self.versions = blender.versions()
         self._session: CyclesSession | None = None
@@ -135,25 +136,28 @@ def _coverage_warnings(images: npt.NDArray[np.uint8]) -> list[str]:
     return [f"{empty} of {len(images)} views are empty"] if empty else []
 
 
-@contextlib.contextmanager
-def _one_processor() -> Any:
-    """Lets Blender's thread pools believe that the machine has one processor, without staying bound to it.
+class _GlobalControl(ctypes.Structure):
+    """`tbb::global_control` of oneTBB's ABI 12."""
 
-    The pools size themselves once, by the affinity they meet. With more threads they spin beside the one
-    render thread: 31 CPU-ms a view instead of 16 at 128² on two cores. Threads that started meanwhile are set
-    free again.
+    _fields_ = (("value", ctypes.c_size_t), ("reserved", ctypes.c_ssize_t), ("parameter", ctypes.c_int))
+
+
+def _single_thread() -> object:
+    """Keeps Blender's thread pool empty; must run before bpy is imported, and the result must be kept.
+
+    One render thread per process is what we want, but the pool's own threads spin beside it: 31 CPU-ms a
+    view instead of 16 at 128² on two cores. `render.threads` does not reach them, and a process bound to one
+    processor still has one. Where the library looks different, everything works as well, only dearer.
     """
-    if not hasattr(os, "sched_getaffinity"):
-        yield
-        return
-    everywhere = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {sorted(everywhere)[os.getpid() % len(everywhere)]})
-    try:
-        yield
-    finally:
-        for task in Path("/proc/self/task").iterdir():
-            with contextlib.suppress(OSError):
-                os.sched_setaffinity(int(task.name), everywhere)
+    control = _GlobalControl(value=1, parameter=0)  # 0: max_allowed_parallelism
+    with contextlib.suppress(OSError, AttributeError, StopIteration):
+        spec = importlib.util.find_spec("bpy")
+        folders = (spec.submodule_search_locations if spec else None) or []
+        library = ctypes.CDLL(
+            str(next(path for f in folders for path in Path(f, "lib").glob("libtbb.so.12")))
+        )
+        library._ZN3tbb6detail2r16createERNS0_2d114global_controlE(ctypes.byref(control))
+    return control
 
 
 if __name__ == "__main__":

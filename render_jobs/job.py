@@ -6,6 +6,7 @@ object; only faults of the environment or the store end the task.
 
 from __future__ import annotations
 
+import errno
 import logging
 import secrets
 import shlex
@@ -31,6 +32,8 @@ from storage.store import Store
 from storage.views import ViewsShardBuilder, ViewsStore
 
 LOGGER = logging.getLogger(__name__)
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 def render_shard(
@@ -147,6 +150,10 @@ class ObjectRenderer:
             raise RenderFailure(Failure("missing_file", str(error))) from error
         except (EnvironmentProblem, TransientError):
             raise
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise EnvironmentProblem(f"no room for meshes in {folder}: {error.strerror}") from error
+            raise RenderFailure(Failure("source_error", f"{type(error).__name__}: {error}")) from error
         except Exception as error:  # the worker boundary: whatever an object provokes is recorded
             failure = Failure("source_error", f"{type(error).__name__}: {error}", traceback.format_exc())
             raise RenderFailure(failure) from error

@@ -46,4 +46,4 @@ def render_cube(size_px: int) -> tuple[str, float]:
         rendered = worker.render(mesh, cameras, camera, config)
     if not rendered.images[..., 3].any():
         raise RenderFailure(Failure("empty_render", "the cube is invisible"))
-    return str(rendered.info.get("versions", {}).get("bpy", "Blender")), time.monotonic() - began
+    return f"Blender {rendered.info['bpy']}", time.monotonic() - began

@@ -205,6 +205,11 @@ class _Child:
             raise RenderFailure(self._post_mortem()) from None
         except _EndedError as error:
             raise RenderFailure(error.failure) from None
+        except ValueError as error:
+            self._process.kill()
+            self._process.wait()
+            failure = Failure("crash", f"Blender sent what is no answer: {error}", self._log_tail())
+            raise RenderFailure(failure) from error
         return self._result(answer, images)
 
     def _result(self, answer: dict[str, Any], images: bytearray) -> Rendered:
@@ -275,6 +280,8 @@ def _child_environment(folder: Path) -> dict[str, str]:
         **inherited,
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONFAULTHANDLER": "1",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
         "PYTHONUSERBASE": site.getuserbase(),  # keeps what pip --user installed visible under the new HOME
         "HOME": private,
         "XDG_CONFIG_HOME": private,

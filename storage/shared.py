@@ -36,6 +36,15 @@ def list_shared_versions(store: Store) -> list[str]:
     return [name for name in names if store.exists(layout.shared_key(name, META_FILE))]
 
 
+def read_published_shared(store: Store) -> dict[str, Any] | None:
+    """Return {"shared_version", "config"} of the dataset's default shared components, if any."""
+    try:
+        found: dict[str, Any] = json.loads(store.read(layout.PUBLISHED_SHARED))
+    except FileNotFoundError:
+        return None
+    return found
+
+
 def read_shared_meta(store: Store, shared_version: str) -> dict[str, Any]:
     """Return `shared.json` of one version: geometry, sizes, training record.
 

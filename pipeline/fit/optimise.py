@@ -25,7 +25,6 @@ from pipeline.train.batches import (
     build_ray_bank,
     cycle,
     draw_pixels,
-    over_white,
     seeded_generator,
     view_pixels,
 )
@@ -44,6 +43,7 @@ class FitSettings:
     latent_pixels: int = 512
     rgb_steps: int = 60
     rgb_views: int = 2
+    crop_px: int = 0
     n_samples: int = 16
     dilate: int = 1
     lr_micro: float = 1e-2
@@ -173,18 +173,18 @@ class _Batch:
             cycle(len(o.rgba), s.rgb_views, visit * s.rgb_views, "views", self.seed, o.object_id)
             for o in self.objects
         ]
-        batch = view_pixels(self.bank, self.rows, views, self.generators, s.n_samples)
-        n_images = sum(len(chosen) for chosen in views)
+        batch = view_pixels(self.bank, self.rows, views, self.generators, s.n_samples, s.crop_px)
         leaves, table = self._table()
-        value, opacity = render_pixels(shared.renderer, table, self.bank, batch, shared.geometry)
-        rendered = paste_pixels(value, opacity, self.bank, batch, self.background, n_images)
-        rgb = torch.cat([self._rgb(o, chosen) for o, chosen in zip(self.objects, views, strict=True)])
-        error = (shared.autoencoder.decode(rendered) - rgb).square().reshape(len(self.rows), -1).mean(1)
+        value, opacity = render_pixels(shared.renderer, table, self.bank, batch.rays, shared.geometry)
+        background = batch.crop([self.background] * len(batch.windows))
+        rendered = paste_pixels(value, opacity, batch, background)
+        rgb = batch.rgb(self.objects, self.device)
+        n = len(self.rows)
+        error = (shared.autoencoder.decode(rendered) - rgb).square().reshape(n, -1).mean(1)
         losses = s.lambda_rgb * error
         if s.lambda_latent:
-            target = torch.cat([own[chosen] for own, chosen in zip(self.latents, views, strict=True)])
-            latent = latent_error(rendered.flatten(2).transpose(1, 2), target)
-            losses = losses + s.lambda_latent * latent.reshape(len(self.rows), -1).mean(1)
+            target = batch.crop([self._latent_map(slot, view) for slot, view, _, _ in batch.windows])
+            losses = losses + s.lambda_latent * latent_error(rendered, target).reshape(n, -1).mean(1)
         losses = losses + s.lambda_free * self._free_space(table)
         self._apply(losses, leaves, visit / max(s.rgb_steps, 1), s.lr_rgb_scale)
         return error.detach()
@@ -212,8 +212,8 @@ class _Batch:
         random = torch.stack([torch.rand(n, 3, generator=g) for g in self.generators]).to(self.device)
         return free_space(self.shared.renderer, table, self.bank, self.index, random, self.shared.geometry)
 
-    def _rgb(self, views: TrainingViews, chosen: list[int]) -> Tensor:
-        return over_white(torch.from_numpy(views.rgba[chosen]).to(self.device))
+    def _latent_map(self, row: int, view: int) -> Tensor:
+        return self.latents[row][view].T.view(-1, *self.bank.grid)
 
     def record(self, step: int, losses: Tensor) -> None:
         """Keep a point of every object's curve."""

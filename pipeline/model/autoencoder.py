@@ -1,13 +1,14 @@
 """The autoencoder: diffusers' ``AutoencoderKL`` between RGB views and the latents that the renderer renders.
 
-Conventions: RGB is sRGB in [0, 1], composited over white, [B, 3, H, W]. Latents are normalised, in (0, 1), one
-channel-wise affine map and tanh away from the mean of the VAE's posterior (never a sample):
+Conventions: RGB is sRGB in [0, 1], composited over white, [B, 3, H, W]. Latents are normalised, in (0, 1):
+one affine map per channel and a tanh away from the mean of the VAE's posterior (never a sample):
 
     latent = (1 + tanh(latent_scale * (z - latent_shift))) / 2
 
-Stable Diffusion's VAE is used as the paper does (scale 0.02, no shift); any other VAE gets scale and shift from its
-own latents of training views (`Autoencoder.fit_normaliser`). Images may be pixel-unshuffled before the VAE, which
-then works on a coarse grid with many channels: that is what makes the small sizes affordable on CPUs.
+Stable Diffusion's VAE is used as the paper does (scale 0.02, no shift); any other VAE gets scale and shift
+from its own latents of training views (`Autoencoder.fit_normaliser`). Images may be pixel-unshuffled before
+the VAE, which then works on a coarse grid with many channels: that is what makes the small sizes affordable
+on CPUs.
 
 diffusers is imported on construction only, so that this module imports without it.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,13 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
+from pipeline.model.shapes import Float
 from storage.errors import ConfigError, EnvironmentProblem
 
 NORMALISER_FILE = "fpipe_autoencoder.json"
-"""Beside diffusers' config.json: what `Autoencoder` adds to the plain ``AutoencoderKL`` of the same folder."""
+"""Beside diffusers' config.json: what `Autoencoder` adds to the plain ``AutoencoderKL`` of that folder."""
 FORMAT_VERSION = "1.0"
 
 SD_LATENT_SCALE = 0.02
@@ -38,20 +41,21 @@ INVERSE_MARGIN = 1e-4
 """Latents in [-1, 1] are clamped by this before atanh (METHOD section 3)."""
 NORMALISER_QUANTILE = 0.999
 NORMALISER_REACH = 0.75
-"""The quantile of ``|z - shift|`` lands on this value of tanh: few latents saturate, and the inverse stays tame."""
+"""That share of the strongest channel's latents stays below this value of tanh: the inverse stays tame."""
 
-_BLOCKS: dict[str, dict[str, Any]] = {
-    "tiny": {"unshuffle": 4, "latent_channels": 8, "block_out_channels": (64, 64), "layers_per_block": 1},
-    "small": {"unshuffle": 2, "latent_channels": 8, "block_out_channels": (64, 128, 128), "layers_per_block": 1},
-    "sd": {
-        "unshuffle": 1,
-        "latent_channels": 4,
-        "block_out_channels": (128, 256, 512, 512),
-        "layers_per_block": 2,
-        "mid_block_add_attention": True,
-    },
+FACTORS = (2, 4, 8)
+"""Image pixels per latent pixel that the sizes ``tiny`` and ``small`` come in."""
+# One level on a grid of f×f pixel blocks, one norm group: what `pipeline.model.linear_start` needs. The
+# widths make the cost per view about the same for all f.
+_WIDTHS = {"tiny": {2: 24, 4: 48, 8: 96}, "small": {2: 48, 4: 96, 8: 192}}
+_CHANNELS = {2: 4, 4: 4, 8: 8}
+_SD: dict[str, Any] = {  # architecture of Stable Diffusion's VAE
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "sample_size": 512,
 }
-SIZES = tuple(_BLOCKS)
+SIZES = ("tiny", "small", "sd")
 
 
 class Autoencoder(nn.Module):
@@ -62,15 +66,18 @@ class Autoencoder(nn.Module):
         unshuffle: Side in px of the pixel blocks that become channels.
         latent_scale: [C] slope of the normaliser.
         latent_shift: [C] centre of the normaliser.
+        is_new: Whether the parameters are random, so that a trainer may start them as it likes.
     """
 
     latent_scale: Tensor
     latent_shift: Tensor
 
-    def __init__(self, vae: nn.Module, unshuffle: int = 1, latent_scale: float = SD_LATENT_SCALE) -> None:
+    def __init__(self, vae: Any, unshuffle: int = 1, latent_scale: float = SD_LATENT_SCALE) -> None:
         super().__init__()
         self.vae: Any = vae
+        self.vae.to(memory_format=torch.channels_last)  # a tenth faster on CPUs
         self.unshuffle = unshuffle
+        self.is_new = False
         self.register_buffer("latent_scale", torch.full((self.latent_channels,), latent_scale))
         self.register_buffer("latent_shift", torch.zeros(self.latent_channels))
 
@@ -96,7 +103,7 @@ class Autoencoder(nn.Module):
         if self.vae.post_quant_conv is not None:
             yield from self.vae.post_quant_conv.parameters()
 
-    def encode(self, rgb: Tensor) -> Tensor:
+    def encode(self, rgb: Float[Tensor, "b 3 hh ww"]) -> Float[Tensor, "b c h w"]:
         """Normalised latents in (0, 1) of views.
 
         Args:
@@ -110,7 +117,7 @@ class Autoencoder(nn.Module):
         """
         return self.normalise(self.encode_raw(rgb))
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 hh ww"]:
         """RGB in [0, 1] (not clamped) of normalised latents.
 
         Args:
@@ -121,36 +128,42 @@ class Autoencoder(nn.Module):
         """
         return self.decode_raw(self.denormalise(latents))
 
-    def encode_raw(self, rgb: Tensor) -> Tensor:
+    def encode_raw(self, rgb: Float[Tensor, "b 3 hh ww"]) -> Float[Tensor, "b c h w"]:
         """Posterior means of the VAE, before the normaliser. Shapes as in `encode`."""
         if rgb.shape[-2] % self.factor or rgb.shape[-1] % self.factor:
             raise ValueError(
-                f"views of {rgb.shape[-2]}x{rgb.shape[-1]} px cannot be encoded: the autoencoder needs multiples "
-                f"of {self.factor} px"
+                f"views of {rgb.shape[-2]}x{rgb.shape[-1]} px cannot be encoded: "
+                f"the autoencoder needs multiples of {self.factor} px"
             )
-        blocks = F.pixel_unshuffle(rgb * 2 - 1, self.unshuffle)
-        moments = self.vae.encoder(blocks)
+        moments: Tensor = self.vae.encoder(self.to_blocks(rgb).contiguous(memory_format=torch.channels_last))
         if self.vae.quant_conv is not None:
             moments = self.vae.quant_conv(moments)
         return moments[:, : self.latent_channels]
 
-    def decode_raw(self, raw: Tensor) -> Tensor:
+    def to_blocks(self, rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d bh bw"]:
+        """Views in [0, 1] as what the VAE sees: values in [-1, 1], d = 3 * unshuffle² channels."""
+        return functional.pixel_unshuffle(rgb * 2 - 1, self.unshuffle)
+
+    def decode_raw(self, raw: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 hh ww"]:
         """RGB of latents before the normaliser. Shapes as in `decode`."""
         if self.vae.post_quant_conv is not None:
             raw = self.vae.post_quant_conv(raw)
-        return F.pixel_shuffle(self.vae.decoder(raw), self.unshuffle) / 2 + 0.5
+        blocks = self.vae.decoder(raw.contiguous(memory_format=torch.channels_last))
+        return functional.pixel_shuffle(blocks, self.unshuffle) / 2 + 0.5
 
-    def normalise(self, raw: Tensor) -> Tensor:
+    def normalise(self, raw: Float[Tensor, "*b c h w"]) -> Float[Tensor, "*b c h w"]:
         """Map posterior means [..., C, h, w] into (0, 1)."""
-        return 0.5 + 0.5 * torch.tanh(_per_channel(self.latent_scale) * (raw - _per_channel(self.latent_shift)))
+        return 0.5 + 0.5 * torch.tanh(
+            _per_channel(self.latent_scale) * (raw - _per_channel(self.latent_shift))
+        )
 
-    def denormalise(self, latents: Tensor) -> Tensor:
+    def denormalise(self, latents: Float[Tensor, "*b c h w"]) -> Float[Tensor, "*b c h w"]:
         """Inverse of `normalise`, after clamping into its range (no gradient outside)."""
         signed = (2 * latents - 1).clamp(-1 + INVERSE_MARGIN, 1 - INVERSE_MARGIN)
         return torch.atanh(signed) / _per_channel(self.latent_scale) + _per_channel(self.latent_shift)
 
     @torch.no_grad()
-    def fit_normaliser(self, raw: Tensor) -> None:
+    def fit_normaliser(self, raw: Float[Tensor, "n c h w"]) -> None:
         """Set scale and shift from posterior means of *training* views.
 
         Args:
@@ -159,17 +172,23 @@ class Autoencoder(nn.Module):
         Raises:
             ValueError: If a channel is constant or not finite: the VAE carries nothing in it.
         """
-        channels = raw.detach().float().transpose(0, 1).flatten(1)
-        shift = channels.mean(1)
-        distance, _ = (channels - shift[:, None]).abs().sort(dim=1)
-        reach = distance[:, round(NORMALISER_QUANTILE * (distance.shape[1] - 1))]
+        channels = raw.detach().float().transpose(0, 1).flatten(1).sort(dim=1).values
+        margin = round((1 - NORMALISER_QUANTILE) * (channels.shape[1] - 1))
+        low, high = channels[:, margin], channels[:, -1 - margin]
+        reach = (high - low) / 2
         if not bool(torch.isfinite(reach).all()) or bool((reach <= 0).any()):
-            raise ValueError(f"latent channels without finite spread: {reach.tolist()}; train the autoencoder longer")
-        self.latent_shift.copy_(shift)
-        self.latent_scale.copy_(torch.atanh(torch.tensor(NORMALISER_REACH)) / reach)
+            raise ValueError(
+                f"latent channels without finite spread: {reach.tolist()}; train the autoencoder longer"
+            )
+        # Full range for every channel would weigh weak and strong channels alike, one scale for all would
+        # weigh them by their effect on RGB and leave weak ones little range. Halfway between: 0.4 dB over one
+        # scale.
+        reach = (reach * reach.max()).sqrt()
+        self.latent_shift.copy_((low + high) / 2)
+        self.latent_scale.copy_(math.atanh(NORMALISER_REACH) / reach)
 
     @torch.no_grad()
-    def background_latent(self, height: int, width: int) -> Tensor:
+    def background_latent(self, height: int, width: int) -> Float[Tensor, "c h w"]:
         """Latent of an all-white view [C, height/f, width/f]; it depends on the position."""
         white = torch.ones(1, 3, height, width, device=self.latent_scale.device)
         return self.encode(white)[0]
@@ -187,24 +206,24 @@ class Autoencoder(nn.Module):
         (folder / NORMALISER_FILE).write_text(json.dumps(extra, indent=1) + "\n")
 
 
-def new_autoencoder(size: str, *, seed: int = 0, latent_channels: int | None = None) -> Autoencoder:
-    """A randomly initialised autoencoder.
+def new_autoencoder(
+    size: str, *, seed: int = 0, latent_channels: int | None = None, factor: int | None = None
+) -> Autoencoder:
+    """Build a randomly initialised autoencoder.
 
     Args:
-        size: One of `SIZES`. ``tiny`` trains in two minutes on two CPU cores; ``sd`` is Stable Diffusion's.
+        size: One of `SIZES`. ``tiny`` trains in half a minute on two CPU cores; ``sd`` is Stable Diffusion's.
         seed: Of the initial parameters; the global random state is left alone.
-        latent_channels: Overrides the size's number of latent channels.
+        latent_channels: C; default 4, or 8 for the coarsest latents of the small sizes.
+        factor: f, one of `FACTORS`, default 4; ``sd`` has 8 only.
 
     Raises:
-        ConfigError: If the size is unknown.
+        ConfigError: If the size is unknown or does not come in this factor or with so many channels.
         EnvironmentProblem: If diffusers cannot be imported.
     """
-    if size not in _BLOCKS:
+    if size not in SIZES:
         raise ConfigError(f"unknown autoencoder size {size!r}: choose one of {', '.join(SIZES)}")
-    settings = {"norm_num_groups": 32, "mid_block_add_attention": False, **_BLOCKS[size]}
-    unshuffle = settings.pop("unshuffle")
-    if latent_channels is not None:
-        settings["latent_channels"] = latent_channels
+    settings, unshuffle = _settings(size, factor, latent_channels)
     levels = len(settings["block_out_channels"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -215,14 +234,47 @@ def new_autoencoder(size: str, *, seed: int = 0, latent_channels: int | None = N
             up_block_types=("UpDecoderBlock2D",) * levels,
             **settings,
         )
-    return Autoencoder(vae, unshuffle)
+    autoencoder = Autoencoder(vae, unshuffle)
+    autoencoder.is_new = True
+    return autoencoder
+
+
+def _settings(size: str, factor: int | None, latent_channels: int | None) -> tuple[dict[str, Any], int]:
+    """Architecture in diffusers' words, and the unshuffling before it."""
+    if size == "sd":
+        if factor not in (None, 8):
+            raise ConfigError(
+                f"autoencoder size sd has factor 8, not {factor}: choose another size or leave it out"
+            )
+        return {**_SD, "latent_channels": latent_channels or _SD["latent_channels"]}, 1
+    factor = factor or 4
+    if factor not in FACTORS:
+        raise ConfigError(f"autoencoder size {size} comes in factors {FACTORS}, not {factor}")
+    width = _WIDTHS[size][factor]
+    channels = latent_channels or _CHANNELS[factor]
+    most = min(3 * factor**2, (width - 2) // 2)
+    if channels > most:
+        raise ConfigError(
+            f"autoencoder size {size} with factor {factor} holds at most {most} latent channels, "
+            f"not {channels}"
+        )
+    return {
+        "block_out_channels": (width,),
+        "layers_per_block": 1,
+        "latent_channels": channels,
+        "norm_num_groups": 1,
+        "mid_block_add_attention": False,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+        "scaling_factor": 1.0,
+    }, factor
 
 
 def load_autoencoder(source: str | Path) -> Autoencoder:
     """Load an autoencoder from a local folder or a hub id.
 
-    A folder written by `Autoencoder.save` comes back exactly. Any other ``AutoencoderKL`` gets the normaliser of
-    Stable Diffusion's VAE; call `Autoencoder.fit_normaliser` when its latents differ.
+    A folder written by `Autoencoder.save` comes back exactly. Any other ``AutoencoderKL`` gets the normaliser
+    of Stable Diffusion's VAE; call `Autoencoder.fit_normaliser` when its latents differ.
 
     Raises:
         EnvironmentProblem: If diffusers is missing, or nothing can be loaded from `source`.
@@ -242,8 +294,8 @@ def load_autoencoder(source: str | Path) -> Autoencoder:
 
 
 _HOW_TO_GET = (
-    "give a folder written by AutoencoderKL.save_pretrained (fpipe's shared/<version>/vae is one), or a hub id such "
-    "as stabilityai/sd-vae-ft-mse on a machine that reaches the hub (huggingface-cli download fetches it once)"
+    "give a folder written by AutoencoderKL.save_pretrained (shared/<version>/vae of a dataset is one), or a "
+    "hub id such as stabilityai/sd-vae-ft-mse on a machine that reaches the hub"
 )
 
 
@@ -260,7 +312,9 @@ def _from_pretrained(source: str) -> Any:
         if isinstance(error, ConfigError):
             raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise EnvironmentProblem(f"cannot load an autoencoder from {source} ({reason}): {_HOW_TO_GET}") from error
+        raise EnvironmentProblem(
+            f"cannot load an autoencoder from {source} ({reason}): {_HOW_TO_GET}"
+        ) from error
 
 
 def _with_normaliser(vae: Any, extra: Path) -> Autoencoder:
@@ -268,7 +322,9 @@ def _with_normaliser(vae: Any, extra: Path) -> Autoencoder:
         values = json.loads(extra.read_text())
         major = str(values["format_version"]).split(".")[0]
         if major != FORMAT_VERSION.split(".")[0]:
-            raise ConfigError(f"{extra} has format {values['format_version']}; this version reads {FORMAT_VERSION}")
+            raise ConfigError(
+                f"{extra} has format {values['format_version']}; this version reads {FORMAT_VERSION}"
+            )
         autoencoder = Autoencoder(vae, int(values["unshuffle"]))
         scale, shift = torch.tensor(values["latent_scale"]), torch.tensor(values["latent_shift"])
         autoencoder.latent_scale.copy_(scale)
@@ -283,7 +339,9 @@ def _autoencoder_kl() -> Any:
         with _quiet():
             return importlib.import_module("diffusers").AutoencoderKL
     except (ImportError, RuntimeError) as error:
-        raise EnvironmentProblem(f"diffusers cannot be imported ({error}): pip install 'fpipe[train]'") from error
+        raise EnvironmentProblem(
+            f"diffusers cannot be imported ({error}): pip install 'fpipe[train]'"
+        ) from error
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from pipeline.model.compositing import (
     midpoint_weights,
     stratified_depths,
 )
-from pipeline.model.planes import Axes, lookup, plane_table, plane_taps
+from pipeline.model.mlp import mlp
+from pipeline.model.planes import Axes, lookup, plane_cells, plane_table, rows_per_object
 from pipeline.model.rays import ray_span, view_rays
 from pipeline.model.shapes import Bool, Float, Int
 
@@ -72,14 +73,15 @@ class Renderer(nn.Module):
 
     def forward(self, features: Float[Tensor, "n f"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n c"]]:
         """Decode features to raw density (unbounded) and colour in [0, 1]."""
-        out = self.out(functional.softplus(self.hidden(features)))
+        out = mlp(features, self.hidden.weight, self.hidden.bias, self.out.weight, self.out.bias)
         colour = torch.sigmoid(out[:, 1:]) * _COLOUR_RANGE - 0.5 * (_COLOUR_RANGE - 1.0)
         return out[:, 0], colour
 
     def density(self, features: Float[Tensor, "n f"]) -> Float[Tensor, " n"]:
         """Raw density alone."""
-        hidden = functional.softplus(self.hidden(features))
-        return functional.linear(hidden, self.out.weight[:1], self.out.bias[:1])[:, 0]
+        return mlp(features, self.hidden.weight, self.hidden.bias, self.out.weight[:1], self.out.bias[:1])[
+            :, 0
+        ]
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class PlaneTable:
     """Planes of B objects as one lookup table.
 
     Attributes:
-        rows: [B·3·K·K, F] features.
+        rows: `plane_table` of the objects' fused planes.
         resolution: K.
         box_half: Half side of the planes' box, world units.
         axes: Plane axes.
@@ -105,9 +107,9 @@ class PlaneTable:
 
     def sample(self, points: Float[Tensor, "n 3"], object_index: Int[Tensor, " n"]) -> Float[Tensor, "n f"]:
         """Features of points, each in the planes of its object. Differentiable in the table."""
-        rows, weights = plane_taps(points, self.resolution, self.box_half, self.axes)
-        offset = (object_index * (3 * self.resolution**2)).to(rows.dtype)
-        return lookup(self.rows, rows + offset[:, None], weights)
+        cells, weights = plane_cells(points, self.resolution, self.box_half, self.axes)
+        offset = (object_index * rows_per_object(self.resolution)).to(cells.dtype)
+        return lookup(self.rows, cells + offset[:, None], weights, self.resolution)
 
 
 def render_rays(

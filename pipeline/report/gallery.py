@@ -41,7 +41,7 @@ TURNTABLE_FRAMES: Final = 30
 TURNTABLE_ELEVATION_DEG: Final = 22.0
 BLENDS: Final = 2
 BLEND_FRAMES: Final = 25
-INPUTS_PER_CLASS: Final = 24
+INPUTS: Final = 144  # of all classes together, at most 24 and at least 4 of each
 # From above and to the side: where most objects show what they are.
 _SHOWING: Final = (math.radians(45), math.radians(25))
 
@@ -152,7 +152,8 @@ class GalleryMaker:
     def _inputs(self, findings: Findings, class_name: str) -> list[tuple[str, Picture]]:
         members = [record for record in findings.objects if record.class_name == class_name]
         pictures = []
-        for record in _quantiles(members, INPUTS_PER_CLASS):
+        share = min(24, max(4, INPUTS // len(findings.class_names)))
+        for record in _quantiles(members, share):
             chosen = _most_showing(self._views.values(record.row)["cam2world"])
             own = self._views.read_views(record.row, [chosen])
             pictures.append((record.object_id, to_picture(metrics.composite(own.images)[0])))

@@ -52,7 +52,7 @@ def film(frames: Sequence[Picture], description: str, start: int = 0) -> Html:
 def object_caption(record: ObjectRecord) -> Html:
     """An object's name, its regime and its figure."""
     return join(
-        el("span", "", class_=f"regime r{record.regime}", title=f"regime {record.regime}"),
+        el("span", "", class_=f"regime r{record.regime}", role="img", aria_label=f"regime {record.regime}"),
         el("span", record.object_id, class_="name"),
         el("span", fixed(record.psnr_db, 2), el("small", " dB"), class_="figure"),
     )

@@ -24,15 +24,16 @@
     table.turnTo = (frame) => {
       const index = show(film, frame);
       const degrees = Math.round((360 * index) / total);
-      figure.setAttribute("aria-valuenow", degrees);
-      figure.setAttribute("aria-valuetext", `${degrees} degrees`);
+      film.setAttribute("aria-valuenow", degrees);
+      film.setAttribute("aria-valuetext", `${degrees} degrees`);
       if (readout) readout.textContent = `azimuth ${degrees}°`;
     };
     table.at = () => Number(film.dataset.shown || 0);
-    figure.setAttribute("role", "slider");
-    figure.setAttribute("aria-label", `Azimuth of ${figure.dataset.label}`);
-    figure.setAttribute("aria-valuemin", 0);
-    figure.setAttribute("aria-valuemax", 359);
+    film.tabIndex = 0;
+    film.setAttribute("role", "slider");
+    film.setAttribute("aria-label", `Azimuth of ${figure.dataset.label}`);
+    film.setAttribute("aria-valuemin", 0);
+    film.setAttribute("aria-valuemax", 359);
     table.turnTo(Math.floor(total / 8));
 
     let start = null;
@@ -49,7 +50,7 @@
     const release = () => { start = null; };
     film.addEventListener("pointerup", release);
     film.addEventListener("pointercancel", release);
-    figure.addEventListener("keydown", (event) => {
+    film.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: -1, ArrowRight: 1, ArrowDown: -1, ArrowUp: 1 }[event.key];
       if (event.key === "Home") table.turnTo(0);
       else if (step) table.turnTo(table.at() + step);
@@ -75,7 +76,6 @@
   const setTurning = (on) => {
     turningAll = on;
     play.textContent = on ? "Stop" : "Turn all";
-    play.setAttribute("aria-pressed", on);
   };
   if (play) {
     play.addEventListener("click", () => setTurning(!turningAll));

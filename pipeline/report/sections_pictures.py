@@ -48,7 +48,6 @@ def turntables(gallery: Gallery) -> Html | None:
             ),
             el("figcaption", object_caption(t.record)),
             class_="turntable",
-            tabindex="0",
             data_label=t.record.object_id,
         )
         for t in shown
@@ -57,7 +56,7 @@ def turntables(gallery: Gallery) -> Html | None:
     start = frames // 8
     control = el(
         "div",
-        el("button", "Turn all", type="button", class_="play", aria_pressed="false"),
+        el("button", "Turn all", type="button", class_="play"),
         el("input", type="range", min=0, max=frames - 1, value=start, class_="azimuth", aria_label="Azimuth"),
         el("output", f"{360 * start // frames}°", class_="readout"),
         class_="control script-only",

@@ -142,7 +142,6 @@ def _opening_turntable(gallery: Gallery) -> Html | None:
         el("div", el("output", "", class_="readout"), class_="dial script-only"),
         el("figcaption", object_caption(chosen.record)),
         class_="turntable opening-turntable",
-        tabindex="0",
         data_label=chosen.record.object_id,
     )
 

@@ -88,6 +88,8 @@ class RayBank:
         object_start: [B + 1] first latent pixel of each object.
         view_start: per object, [V + 1] first latent pixel of each view, counted from the object's first.
         occupancy: [B, G, G, G] what may hold something.
+        grid: Height and width of the views, latent pixels.
+        factor: f, image pixels per latent pixel.
     """
 
     origins: Tensor
@@ -99,6 +101,8 @@ class RayBank:
     object_start: Tensor
     view_start: tuple[Tensor, ...]
     occupancy: Tensor
+    grid: tuple[int, int]
+    factor: int
 
     @property
     def n_objects(self) -> int:
@@ -127,6 +131,8 @@ def build_ray_bank(
         object_start=counts.cumsum(0),
         view_start=tuple(part["view_start"] for part in parts),
         occupancy=torch.stack([part["occupancy"] for part in parts]),
+        grid=(objects[0].rgba.shape[1] // factor, objects[0].rgba.shape[2] // factor),
+        factor=factor,
     )
 
 
@@ -173,14 +179,50 @@ class RayBatch:
     Attributes:
         index: [P] into the bank.
         slot: [P] position of the pixel's object in the step's list of objects.
-        image: [P] position of the pixel's view in the step's list of views (0 when rays are drawn singly).
         jitter: [P·Q, S] uniform in [0, 1).
     """
 
     index: Tensor
     slot: Tensor
-    image: Tensor
     jitter: Tensor
+
+
+@dataclass(frozen=True)
+class ViewBatch:
+    """Windows of views for one step, and the latent pixels in them that can meet an object.
+
+    Attributes:
+        rays: The latent pixels.
+        cell: [P] index of each into the stack of windows [n · height · width].
+        windows: Per window its object's position in the step, view, and first latent row and column.
+        height: Window height, latent pixels.
+        width: Window width, latent pixels.
+        factor: f, image pixels per latent pixel.
+    """
+
+    rays: RayBatch
+    cell: Tensor
+    windows: tuple[tuple[int, int, int, int], ...]
+    height: int
+    width: int
+    factor: int
+
+    def rgb(self, objects: Sequence[TrainingViews], device: torch.device) -> Tensor:
+        """[n, 3, height·f, width·f] pixels of the windows in [0, 1], over white."""
+        f = self.factor
+        parts = [
+            objects[slot].rgba[view, top * f : (top + self.height) * f, left * f : (left + self.width) * f]
+            for slot, view, top, left in self.windows
+        ]
+        return over_white(torch.from_numpy(np.stack(parts)).to(device))
+
+    def crop(self, maps: Sequence[Tensor]) -> Tensor:
+        """[n, C, height, width] windows of latent maps, one [C, h, w] per window."""
+        parts = [
+            latent[:, top : top + self.height, left : left + self.width]
+            for latent, (_, _, top, left) in zip(maps, self.windows, strict=True)
+        ]
+        return torch.stack(parts)
 
 
 def draw_pixels(
@@ -202,7 +244,7 @@ def draw_pixels(
         jitter.append(torch.rand(n_pixels * n_sub, n_samples, generator=generator))
     device = bank.near.device
     slot = torch.arange(len(objects), device=device).repeat_interleave(n_pixels)
-    return RayBatch(torch.cat(index).to(device), slot, torch.zeros_like(slot), torch.cat(jitter).to(device))
+    return RayBatch(torch.cat(index).to(device), slot, torch.cat(jitter).to(device))
 
 
 def view_pixels(
@@ -211,24 +253,49 @@ def view_pixels(
     views: Sequence[Sequence[int]],
     generators: Sequence[torch.Generator],
     n_samples: int,
-) -> RayBatch:
-    """Take all latent pixels of chosen views of objects; images count through the chosen views in order."""
+    crop_px: int = 0,
+) -> ViewBatch:
+    """Take the latent pixels of chosen views of objects, or of random windows of them.
+
+    Args:
+        bank: Rays.
+        objects: Indices of the step's objects in the bank.
+        views: Chosen views of each object.
+        generators: One per object; its choices do not depend on the other objects.
+        n_samples: Samples per ray.
+        crop_px: Side of square windows around or inside the object, image pixels; 0 takes whole views.
+    """
     n_sub = bank.near.shape[1]
-    index, slot, image, jitter = [], [], [], []
-    n_images = 0
+    height, width = ((min(crop_px // bank.factor, side) if crop_px else side) for side in bank.grid)
+    index, slot, jitter, cell = [], [], [], []
+    windows: list[tuple[int, int, int, int]] = []
     for s, (i, chosen, generator) in enumerate(zip(objects, views, generators, strict=True)):
         for view in chosen:
             first = int(bank.object_start[i])
-            part = torch.arange(
-                first + int(bank.view_start[i][view]), first + int(bank.view_start[i][view + 1])
-            )
-            index.append(part)
-            slot.append(torch.full_like(part, s))
-            image.append(torch.full_like(part, n_images))
-            jitter.append(torch.rand(len(part) * n_sub, n_samples, generator=generator))
-            n_images += 1
+            part = torch.arange(first + int(bank.view_start[i][view]), first + int(bank.view_start[i][view + 1]))
+            pixel = bank.pixel[part.to(bank.pixel.device)].cpu()
+            row, col = pixel // bank.grid[1], pixel % bank.grid[1]
+            top = _window_start(row, height, bank.grid[0], generator)
+            left = _window_start(col, width, bank.grid[1], generator)
+            inside = (row >= top) & (row < top + height) & (col >= left) & (col < left + width)
+            cell.append(((row - top) * width + col - left)[inside] + len(windows) * height * width)
+            index.append(part[inside])
+            slot.append(torch.full_like(index[-1], s))
+            jitter.append(torch.rand(len(index[-1]) * n_sub, n_samples, generator=generator))
+            windows.append((s, view, top, left))
     device = bank.near.device
-    return RayBatch(*(torch.cat(parts).to(device) for parts in (index, slot, image, jitter)))
+    rays = RayBatch(*(torch.cat(parts).to(device) for parts in (index, slot, jitter)))
+    return ViewBatch(rays, torch.cat(cell).to(device), tuple(windows), height, width, bank.factor)
+
+
+def _window_start(inside: Tensor, size: int, side: int, generator: torch.Generator) -> int:
+    """First row (or column) of a window that covers the object, or lies within it where that is larger."""
+    if size >= side:
+        return 0
+    first, end = (int(inside.min()), int(inside.max()) + 1) if len(inside) else (0, side)
+    low, high = sorted((first, end - size))
+    low, high = max(0, min(low, side - size)), min(max(high, 0), side - size)
+    return int(torch.randint(low, high + 1, (), generator=generator))
 
 
 def cycle(n: int, count: int, position: int, *labels: object) -> list[int]:

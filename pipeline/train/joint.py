@@ -32,7 +32,6 @@ from pipeline.train.batches import (
     build_ray_bank,
     cycle,
     draw_pixels,
-    over_white,
     seeded_generator,
     view_pixels,
 )
@@ -62,6 +61,8 @@ class JointSettings:
     joint_steps: int = 300
     joint_objects: int = 8
     joint_views: int = 2
+    crop_px: int = 0
+    ae_every: int = 1
     lr_micro: float = 1e-2
     lr_coefficients: float = 1e-2
     lr_base: float = 1e-2
@@ -256,18 +257,20 @@ class JointTrainer:
         rows = self._objects_of(step + s.warmup_steps, s.joint_objects)
         views = [self._views_of(i, step) for i in rows]
         generators = self._generators("joint", step, rows)
-        batch = view_pixels(bank, rows, views, generators, s.n_samples)
-        rgb = torch.cat([self._rgb(i, chosen) for i, chosen in zip(rows, views, strict=True)])
+        batch = view_pixels(bank, rows, views, generators, s.n_samples, s.crop_px)
+        rgb = batch.rgb([self.objects[i] for i in rows], self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=s.dtype == "bfloat16"):
             latents = self.autoencoder.encode(torch.cat([rgb, torch.ones_like(rgb[:1])])).float()
-        target, background = latents[:-1], latents[-1]
+        target, background = latents[:-1], latents[-1:].expand_as(latents[:-1])
         leaves, table = self._table(rows)
-        value, opacity = render_pixels(self.renderer, table, bank, batch, s.geometry)
-        rendered = paste_pixels(value, opacity, bank, batch, background, len(rgb))
+        value, opacity = render_pixels(self.renderer, table, bank, batch.rays, s.geometry)
+        rendered = paste_pixels(value, opacity, batch, background)
+        # The reconstruction loss has a tenth of the weight and costs a decoding: a part of the views is enough.
+        own, own_rgb = target[:: s.ae_every], rgb[:: s.ae_every]
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=s.dtype == "bfloat16"):
-            decoded = self.autoencoder.decode(torch.cat([rendered, target])).float()
+            decoded = self.autoencoder.decode(torch.cat([rendered, own])).float()
         latent = latent_error(rendered, target).mean()
-        squared = (decoded - torch.cat([rgb, rgb])).square().flatten(1).mean(1)
+        squared = (decoded - torch.cat([rgb, own_rgb])).square().flatten(1).mean(1)
         rgb_loss, ae = squared[: len(rgb)].mean(), squared[len(rgb) :].mean()
         free = self._free_space(table, bank, rows, generators)
         loss = s.lambda_latent * latent + s.lambda_rgb * rgb_loss + s.lambda_ae * ae + s.lambda_free * free
@@ -343,9 +346,6 @@ class JointTrainer:
 
     def _generators(self, phase: str, step: int, rows: list[int]) -> list[torch.Generator]:
         return [seeded_generator(phase, self.seed, step, self.objects[i].object_id) for i in rows]
-
-    def _rgb(self, row: int, views: list[int]) -> Tensor:
-        return over_white(torch.from_numpy(self.objects[row].rgba[views]).to(self.device))
 
     def _ray_bank(self) -> RayBank:
         if self._bank is None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.model.compositing import stratified_depths
 from pipeline.model.occupancy import is_occupied
 from pipeline.model.renderer import Geometry, PlaneTable, Renderer, free_space_penalty, render_rays
-from pipeline.train.batches import RayBank, RayBatch
+from pipeline.train.batches import RayBank, RayBatch, ViewBatch
 
 
 def render_pixels(
@@ -33,19 +33,22 @@ def render_pixels(
     return value.view(len(batch.index), n_sub, -1).mean(1), opacity.view(-1, n_sub).mean(1)
 
 
-def paste_pixels(
-    value: Tensor, opacity: Tensor, bank: RayBank, batch: RayBatch, background: Tensor, n_images: int
-) -> Tensor:
-    """Put rendered pixels over the background latent: [n_images, C, h, w].
+def paste_pixels(value: Tensor, opacity: Tensor, batch: ViewBatch, background: Tensor) -> Tensor:
+    """Put rendered pixels over the background latents of their windows.
 
-    Latent pixels that no ray of the bank meets are the background latent exactly.
+    Args:
+        value: [P, C] premultiplied.
+        opacity: [P].
+        batch: Windows.
+        background: [n, C, h, w] background latent of each window.
+
+    Returns:
+        [n, C, h, w]; latent pixels that no ray of the batch meets are the background latent exactly.
     """
-    n_pixels = background.shape[1] * background.shape[2]
-    flat = background.flatten(1).T
-    pixel = bank.pixel[batch.index]
-    pixels = value + (1.0 - opacity[:, None]) * flat[pixel]
-    images = flat.repeat(n_images, 1).index_copy(0, batch.image * n_pixels + pixel, pixels)
-    return images.view(n_images, n_pixels, -1).transpose(1, 2).reshape(n_images, *background.shape)
+    flat = background.permute(0, 2, 3, 1).reshape(-1, background.shape[1])
+    pixels = value + (1.0 - opacity[:, None]) * flat[batch.cell]
+    images = flat.index_copy(0, batch.cell, pixels)
+    return images.view(len(background), batch.height, batch.width, -1).permute(0, 3, 1, 2)
 
 
 def latent_error(a: Tensor, b: Tensor) -> Tensor:

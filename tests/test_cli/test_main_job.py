@@ -21,6 +21,7 @@ from storage.views import ViewsStore
 from tests.conftest import TINY, clean_environment, command, fpipe
 
 REGIMES = ("all", "regime1", "regime2")
+ONE_THREAD = ("--set", "compute.train_cpus=1")
 
 
 def test_evaluate_prints_the_figures_of_every_regime(tiny_dataset):
@@ -142,7 +143,7 @@ def test_killed_in_every_stage_and_resumed_gives_the_same_dataset(tiny_dataset, 
         "a committed shard was written again"
     )
 
-    training = ("train-shared", str(root), "--set", "compute.checkpoint_every_s=0.5")
+    training = ("train-shared", str(root), *ONE_THREAD, "--set", "compute.checkpoint_every_s=0.5")
     job.kill_when(lambda: files(root, "runs/train-shared/*/checkpoint-*") >= 2, *training)
     job.finish(*training)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.model.planes import PLANE_AXES, Axes, fuse, lookup, plane_taps, sample_planes
+from pipeline.model.planes import PLANE_AXES, Axes, fuse, lookup, plane_cells, sample_planes
 
 
 def _slow_sample(planes: np.ndarray, point: np.ndarray, box_half: float, axes: str) -> np.ndarray:
@@ -73,9 +73,9 @@ def test_half_a_texel_outside_still_blends_with_zero() -> None:
 def test_gradient_of_the_lookup() -> None:
     generator = torch.Generator().manual_seed(0)
     points = torch.rand(7, 3, generator=generator, dtype=torch.float64) - 0.5
-    rows, weights = plane_taps(points, 3, 0.55)
-    table = torch.randn(27, 2, generator=generator, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda t: lookup(t, rows, weights), (table,))
+    cells, weights = plane_cells(points, 3, 0.55)
+    table = torch.randn(3 * 5 * 5, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda t: lookup(t, cells, weights, 3), (table,))
 
 
 def test_gradient_of_sampling_reaches_each_object_alone() -> None:

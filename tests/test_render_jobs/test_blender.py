@@ -71,7 +71,7 @@ def test_cubes_appear_where_the_camera_model_says(
 
 
 def test_mesh_to_world_is_the_documented_map(worker: BlenderWorker, tmp_path: Path) -> None:
-    # Box from (3, −2, 10) to (7, 0, 13) and the cubes' 0.05 all round: edges 4.1, 2.1, 3.1, centre (5, −1, 11.5).
+    # Box from (3, −2, 10) to (7, 0, 13) and the cubes' 0.05 all round: 4.1 × 2.1 × 3.1 around (5, −1, 11.5).
     rendered = render(worker, write_mesh(tmp_path, cubes(POINTS, 0.1)), cameras_at([0], [0.5]))
     scale = 1 / np.linalg.norm([4.1, 2.1, 3.1])
     expected = np.array(

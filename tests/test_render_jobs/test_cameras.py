@@ -52,7 +52,7 @@ def test_hemisphere_cameras_are_rigid_look_at_the_origin_and_stand_above(seed: i
 
 
 def test_hemisphere_cameras_are_uniform_over_the_area() -> None:
-    # Uniform over a hemisphere means: height uniform in [0, 1], azimuth uniform, for one camera over many seeds.
+    # Uniform over the area: height uniform in [0, 1] and azimuth uniform, for one camera over many seeds.
     first = np.array([hemisphere_cameras(1, 1.0, seed)[0, :3, 3] for seed in range(2000)])
     azimuth = (np.arctan2(first[:, 1], first[:, 0]) / (2 * np.pi)) % 1.0
     for values in (first[:, 2], azimuth):

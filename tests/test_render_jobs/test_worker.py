@@ -205,6 +205,30 @@ def test_a_mesh_that_needs_too_much_memory(own_worker: Callable[..., BlenderWork
     np.testing.assert_array_equal(render(worker, small, CAMERA).images, expected.images)
 
 
+def test_no_thread_spins_beside_the_render_thread(
+    own_worker: Callable[..., BlenderWorker], tmp_path: Path
+) -> None:
+    worker, path = own_worker(), write_mesh(tmp_path, CUBE)
+    render(worker, path, MANY[:200])
+    used_s = sorted((t.user_time + t.system_time for t in psutil.Process(worker.pid).threads()), reverse=True)
+    assert len(used_s) > 2
+    assert sum(used_s[2:]) < 0.05 * sum(used_s), "all but the main and the render thread sleep"
+
+
+def test_an_answer_that_is_none_is_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with BlenderWorker() as worker:
+        child = worker._ready_child()
+        answer = os.open(f"/proc/{child.pid}/fd/{_answer_fd(child.pid)}", os.O_WRONLY)
+        os.write(answer, b"\xff" * 64)
+        os.close(answer)
+        assert failure_of(worker, write_mesh(tmp_path, CUBE)).kind == "crash"
+        render(worker, write_mesh(tmp_path, CUBE), CAMERA)
+
+
+def _answer_fd(pid: int) -> str:
+    return psutil.Process(pid).cmdline()[-2]
+
+
 def test_children_are_replaced_after_their_share(
     own_worker: Callable[..., BlenderWorker], tmp_path: Path
 ) -> None:

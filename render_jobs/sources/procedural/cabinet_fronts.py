@@ -1,7 +1,7 @@
 """Fronts of cabinets: doors and drawers in several styles, with their handles.
 
-Lengths in metres, front towards -z. A front is built in the plane of the carcass' front edge, z = 0, and stands
-`THICK` proud of it.
+Lengths in metres, front towards -z. A front is built at the carcass' front edge, z = 0, and stands `THICK`
+proud of it.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def _plan(spec: CarSpec, z: Floats) -> Floats:
     """Half-width along the car as a fraction: rounded corners and a slight taper to both ends."""
     depth = np.clip((spec.corner - np.minimum(z - spec.front, spec.rear - z)) / spec.corner, 0.0, 1.0)
     rounding = 0.8 * spec.corner / spec.half * (1 - np.sqrt(1 - depth**2))
-    return 1 - rounding - 0.03 * np.abs(z / spec.rear) ** 3
+    return np.asarray(1 - rounding - 0.03 * np.abs(z / spec.rear) ** 3)
 
 
 def _end_shift(spec: CarSpec, x: Floats, v: Floats, z: Floats) -> Floats:
@@ -198,7 +198,7 @@ def _lines_z(spec: CarSpec, seams: list[float]) -> list[float]:
 
 
 def _near(z: Floats, places: list[float]) -> NDArray[np.bool_]:
-    return np.abs(z[:, None] - np.array(places)).min(axis=1, initial=1.0) < _SEAM
+    return np.asarray(np.abs(z[:, None] - np.array(places)).min(axis=1, initial=1.0) < _SEAM)
 
 
 def _body_materials(spec: CarSpec, grid: Grid, face: FaceSpec, seams: list[float]) -> Names:

@@ -70,7 +70,7 @@ def normalised(vertices: Floats) -> Ints:
     """Vertices in millionths of the bounding-box diagonal, the box centred on the origin."""
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     unit = (vertices - (low + high) / 2) / float(np.linalg.norm(high - low))
-    return np.rint(unit * _STEPS).astype(np.int64)
+    return np.asarray(np.rint(unit * _STEPS), dtype=np.int64)
 
 
 def _mtl_text(colours: dict[str, Rgb]) -> str:

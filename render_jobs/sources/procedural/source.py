@@ -103,6 +103,8 @@ class ProceduralSource:
                 raise UsageError(f"source procedural has no class {asked!r} ({_known()})")
             if count is None:
                 raise UsageError(f"source procedural is unlimited: say how many, e.g. {asked}:64")
+            if count < 0:
+                raise UsageError(f"source procedural cannot give {count} objects of {asked!r}")
             entries += [self._entry(class_name, k) for k in range(count)]
         return entries
 

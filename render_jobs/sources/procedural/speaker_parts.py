@@ -106,7 +106,7 @@ def _placed(square: Floats, bounds: Bounds) -> Floats:
     """Points of the square [-1, 1]^2 stretched to a rectangle."""
     x0, x1, y0, y1 = bounds
     low, high = np.array([x0, y0]), np.array([x1, y1])
-    return low + (square + 1) / 2 * (high - low)
+    return np.asarray(low + (square + 1) / 2 * (high - low))
 
 
 def _closed_plate(bounds: Bounds, face: Bounds, depth: float, material: str) -> Part:
