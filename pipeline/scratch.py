@@ -19,6 +19,9 @@ from pathlib import Path
 from storage.errors import EnvironmentProblem
 
 TOKEN_VARIABLE = "FPIPE_DRIVER_TOKEN"
+MAX_BASE_LENGTH = 28
+"""Of 107 bytes, Ray's session folder and socket names take 63 and the folder's own name 16."""
+SHORT_BASE = "/tmp"
 
 
 @contextlib.contextmanager
@@ -31,7 +34,7 @@ def scratch_folder() -> Iterator[Path]:
         EnvironmentProblem: the temporary folder is not writable.
     """
     try:
-        folder = Path(tempfile.mkdtemp(prefix="fpipe-"))
+        folder = Path(tempfile.mkdtemp(prefix="fpipe-", dir=_short_base()))
     except OSError as error:
         raise EnvironmentProblem(
             f"no temporary folder could be made in {tempfile.gettempdir()} ({error}); "
@@ -62,6 +65,13 @@ def scratch_folder() -> Iterator[Path]:
         assert guardian.stdin is not None
         guardian.stdin.close()
         guardian.wait()
+
+
+def _short_base() -> str:
+    """Returns the temporary folder, or /tmp where its path is too long for sockets (as on many clusters)."""
+    usual = tempfile.gettempdir()
+    is_long = len(usual) > MAX_BASE_LENGTH and Path(SHORT_BASE).is_dir() and os.access(SHORT_BASE, os.W_OK)
+    return SHORT_BASE if is_long else usual
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,3 +59,10 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = fpipe("demo", root, "--preset", TINY, "--json")
     assert done.code == 0, done.err
     return root
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A temporary folder with a short path: Ray's sockets need that."""
+    with tempfile.TemporaryDirectory(prefix="k-", dir="/tmp") as folder:
+        yield Path(folder)

@@ -25,6 +25,7 @@ class FitConfig(BaseModel):
     latent_pixels: int = Field(default=512, ge=1, description="Latent pixels per object and step.")
     rgb_steps: int = Field(default=200, ge=0, description="Steps through the decoder, against whole views.")
     rgb_views: int = Field(default=2, ge=1, description="Views per object and RGB step.")
+    crop_px: int = Field(default=0, ge=0, description="Side of windows in RGB steps, pixels; 0: whole views.")
     samples: int = Field(
         default=16, ge=2, description="Samples per ray, between entry to and exit from the visual hull."
     )

@@ -308,9 +308,9 @@ def _from_pretrained(source: str) -> Any:
             raise ConfigError(f"{source} is a {kind}, not an AutoencoderKL: {_HOW_TO_GET}")
         with _quiet():
             return autoencoder_kl.from_pretrained(source, low_cpu_mem_usage=False)
+    except ConfigError:
+        raise
     except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, ConfigError):
-            raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EnvironmentProblem(
             f"cannot load an autoencoder from {source} ({reason}): {_HOW_TO_GET}"
@@ -329,7 +329,9 @@ def _with_normaliser(vae: Any, extra: Path) -> Autoencoder:
         scale, shift = torch.tensor(values["latent_scale"]), torch.tensor(values["latent_shift"])
         autoencoder.latent_scale.copy_(scale)
         autoencoder.latent_shift.copy_(shift)
-    except (KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+    except ConfigError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # a JSONDecodeError is a ValueError
         raise ConfigError(f"{extra} does not describe the autoencoder beside it: {error}") from error
     return autoencoder
 

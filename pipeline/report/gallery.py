@@ -37,10 +37,10 @@ LOGGER = logging.getLogger(__name__)
 EXHIBITS: Final = 9
 COMPARED_PER_GROUP: Final = 2
 TURNTABLES: Final = 8
-TURNTABLE_FRAMES: Final = 30
+TURNTABLE_FRAMES: Final = 24
 TURNTABLE_ELEVATION_DEG: Final = 22.0
 BLENDS: Final = 2
-BLEND_FRAMES: Final = 25
+BLEND_FRAMES: Final = 17
 INPUTS: Final = 144  # of all classes together, at most 24 and at least 4 of each
 # From above and to the side: where most objects show what they are.
 _SHOWING: Final = (math.radians(45), math.radians(25))

@@ -272,7 +272,9 @@ def view_pixels(
     for s, (i, chosen, generator) in enumerate(zip(objects, views, generators, strict=True)):
         for view in chosen:
             first = int(bank.object_start[i])
-            part = torch.arange(first + int(bank.view_start[i][view]), first + int(bank.view_start[i][view + 1]))
+            part = torch.arange(
+                first + int(bank.view_start[i][view]), first + int(bank.view_start[i][view + 1])
+            )
             pixel = bank.pixel[part.to(bank.pixel.device)].cpu()
             row, col = pixel // bank.grid[1], pixel % bank.grid[1]
             top = _window_start(row, height, bank.grid[0], generator)

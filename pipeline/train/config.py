@@ -24,13 +24,21 @@ class AutoencoderConfig(BaseModel):
         default=None, ge=1, description="Overrides the size's latent channels."
     )
     steps: int = Field(default=4000, ge=0, description="Steps of training it alone, before the warm-up.")
-    batch_size: int = Field(default=8, ge=1, description="Views per step.")
-    learning_rate: float = Field(default=2e-3, gt=0, description="Peak learning rate.")
+    factor: int | None = Field(
+        default=None, ge=1, description="Overrides the size's pixels per latent pixel (f)."
+    )
+    batch_size: int = Field(default=16, ge=1, description="Crops per step.")
+    crop_px: int = Field(
+        default=64, ge=0, description="Side of square crops around the object, pixels; 0: views."
+    )
+    learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="bfloat16 is autocast.")
 
     def recipe(self, seed: int) -> AutoencoderRecipe:
         """Values that AutoencoderTrainer takes."""
-        return AutoencoderRecipe(self.steps, self.batch_size, self.learning_rate, seed, self.dtype)
+        return AutoencoderRecipe(
+            self.steps, self.batch_size, self.learning_rate, seed, self.dtype, self.crop_px
+        )
 
 
 class WarmupConfig(BaseModel):
@@ -51,6 +59,8 @@ class JointConfig(BaseModel):
     steps: int = Field(default=6000, ge=0, description="Optimiser steps.")
     objects: int = Field(default=8, ge=1, description="Objects per step.")
     views: int = Field(default=2, ge=1, description="Views per object and step.")
+    crop_px: int = Field(default=0, ge=0, description="Side of windows around the object, pixels; 0: views.")
+    ae_every: int = Field(default=1, ge=1, description="Every n-th window has the autoencoder's loss too.")
     lr_scale: float = Field(
         default=0.5, gt=0, description="Factor on the learning rates of planes, codes and renderer."
     )
@@ -143,6 +153,8 @@ class TrainConfig(BaseModel):
             joint_steps=self.joint.steps,
             joint_objects=self.joint.objects,
             joint_views=self.joint.views,
+            crop_px=self.joint.crop_px,
+            ae_every=self.joint.ae_every,
             lr_micro=self.rates.micro,
             lr_coefficients=self.rates.coefficients,
             lr_base=self.rates.base,

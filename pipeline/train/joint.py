@@ -265,7 +265,8 @@ class JointTrainer:
         leaves, table = self._table(rows)
         value, opacity = render_pixels(self.renderer, table, bank, batch.rays, s.geometry)
         rendered = paste_pixels(value, opacity, batch, background)
-        # The reconstruction loss has a tenth of the weight and costs a decoding: a part of the views is enough.
+        # The reconstruction loss has a tenth of the weight and costs a decoding: a part of the views is
+        # enough.
         own, own_rgb = target[:: s.ae_every], rgb[:: s.ae_every]
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=s.dtype == "bfloat16"):
             decoded = self.autoencoder.decode(torch.cat([rendered, own])).float()

@@ -131,10 +131,9 @@ def files(folder: Path, pattern: str) -> int:
     return len(list(folder.glob(pattern)))
 
 
-def test_killed_in_every_stage_and_resumed_gives_the_same_dataset(tiny_dataset, tmp_path):
-    root, temporary = tmp_path / "dataset", tmp_path / "t"
-    temporary.mkdir()
-    job = Disturbed(root, temporary)
+def test_killed_in_every_stage_and_resumed_gives_the_same_dataset(tiny_dataset, tmp_path, short_folder):
+    root = tmp_path / "dataset"
+    job = Disturbed(root, short_folder)
     job.kill_when(lambda: files(root, "done/views/*") >= 2, "render", str(root), "--preset", str(TINY))
     committed = {path: path.read_bytes() for path in root.glob("views.zarr/images/c*")}
     assert 0 < len(committed) < 8

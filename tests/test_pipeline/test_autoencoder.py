@@ -46,7 +46,8 @@ def test_shapes_factor_and_range(factor: int, channels: int) -> None:
     assert (autoencoder.factor, autoencoder.latent_channels) == (factor, channels)
     assert latents.shape == (2, channels, 32 // factor, 32 // factor)
     assert decoded.shape == (2, 3, 32, 32)
-    assert 0 < float(latents.min()) and float(latents.max()) < 1
+    assert float(latents.min()) > 0
+    assert float(latents.max()) < 1
 
 
 def test_sd_has_the_architecture_of_the_paper() -> None:
@@ -72,8 +73,8 @@ def test_encoder_and_decoder_params_are_all_params(fitted: Autoencoder) -> None:
 
 def test_normaliser_by_hand() -> None:
     autoencoder = new_autoencoder("tiny", latent_channels=2)
-    # Channel 0 spans 0..8 (centre 4, reach 4), channel 1 spans -1..1 (centre 0, reach 1); the weaker channel's
-    # reach becomes sqrt(1 * 4) = 2. atanh(0.75) = 0.9730.
+    # Channel 0 spans 0..8 (centre 4, reach 4), channel 1 spans -1..1 (centre 0, reach 1); the weaker
+    # channel's reach becomes sqrt(1 * 4) = 2. atanh(0.75) = 0.9730.
     raw = torch.stack([torch.linspace(0, 8, 9), torch.linspace(-1, 1, 9)])[None, :, None]
     autoencoder.fit_normaliser(raw)
     assert autoencoder.latent_shift.tolist() == pytest.approx([4, 0], abs=1e-6)

@@ -18,13 +18,14 @@ from tests.conformance.faults import is_alive
 DRIVER = """
 import subprocess, sys, time
 from pipeline.scratch import scratch_folder
+sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
 with scratch_folder() as folder:
     (folder / "file").write_text("x")
-    plain = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    plain = subprocess.Popen(sleep, start_new_session=True)
     # Like Ray's processes: no readable environment, but a file of the folder open.
     log = open(folder / "log", "w")
-    bare = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True,
-    env={}, stdout=log) print(folder, plain.pid, bare.pid, flush=True)
+    bare = subprocess.Popen(sleep, start_new_session=True, env={}, stdout=log)
+    print(folder, plain.pid, bare.pid, flush=True)
     time.sleep(600)
 """
 
@@ -44,8 +45,8 @@ def stranger():
     process.wait()
 
 
-def test_a_killed_driver_leaves_nothing(stranger, tmp_path):
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+def test_a_killed_driver_leaves_nothing(stranger, short_folder):
+    environment = {**os.environ, "TMPDIR": str(short_folder)}
     with subprocess.Popen(
         [sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True, env=environment
     ) as driver:
@@ -56,7 +57,7 @@ def test_a_killed_driver_leaves_nothing(stranger, tmp_path):
     wait_until(lambda: not Path(folder).exists())
     wait_until(lambda: not any(is_alive(int(pid)) for pid in pids))
     assert is_alive(stranger.pid)
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_folder.iterdir()) == []
 
 
 def test_the_folder_lives_as_long_as_the_block_and_takes_temporary_files():
@@ -69,6 +70,15 @@ def test_the_folder_lives_as_long_as_the_block_and_takes_temporary_files():
     assert not folder.exists()
     assert TOKEN_VARIABLE not in os.environ
     assert tempfile.gettempdir() == before
+
+
+def test_a_long_temporary_folder_is_left_for_a_short_one(tmp_path, monkeypatch):
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with scratch_folder() as folder:
+        assert len(str(folder)) < 30
+        assert list(long.iterdir()) == []
 
 
 def test_the_driver_survives_the_end_of_the_block_with_a_file_of_the_folder_open():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -63,7 +65,10 @@ def test_resumed_training_is_bit_equal(noise: float) -> None:
 
     first = AutoencoderTrainer(new_autoencoder("tiny", seed=1), views, recipe)
     first.run(until=10)
-    state = {k: v for k, v in first.state_dict().items()}
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
     torch.manual_seed(123)  # no global randomness may matter
     second = new_autoencoder("tiny", seed=2)
     resumed_losses = train_autoencoder(second, views, recipe, state=state)
@@ -126,7 +131,7 @@ def test_crop_of_an_empty_view_is_anywhere() -> None:
 
 
 def test_composite_over_white_by_hand() -> None:
-    # Half-transparent black: 0 * 128/255 + (1 - 128/255) = 127/255. Opaque keeps its colour, alpha 0 is white.
+    # Half-transparent black: 0 * 128/255 + (1 - 128/255) = 127/255. Opaque keeps its colour, clear is white.
     rgba = torch.tensor([[[[0, 0, 0, 128], [255, 51, 0, 255], [9, 9, 9, 0]]]], dtype=torch.uint8)
     expected = torch.tensor([[127 / 255] * 3, [1.0, 0.2, 0.0], [1.0] * 3]).T[None, :, None]
     assert torch.allclose(composite_white(rgba), expected)

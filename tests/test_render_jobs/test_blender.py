@@ -147,13 +147,3 @@ def test_cameras_that_blender_cannot_have_are_refused(worker: BlenderWorker, tmp
     path = write_mesh(tmp_path, COLOURED_CUBE, "newmtl paint\n")
     with pytest.raises(Exception, match="square"):
         worker.render(path, cameras_at([0], [0]), matrix[None], RenderConfig(width=64, height=64))
-
-
-def test_self_test_command() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "render_jobs.blender", "--self-test"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "rendered 16×16" in done.stdout.splitlines()[-1]

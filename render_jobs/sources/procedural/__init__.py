@@ -1,8 +1,8 @@
-"""The embedded source: an unlimited, seeded family of cars, sofas, cabinets and speakers, made by formulas.
+"""The embedded source: an unlimited, seeded family of objects of several classes, made by formulas.
 
-Object k of a class is the same on every machine: every number comes from a stream seeded by class name, k and
-`GENERATOR_VERSION`. All objects of a class share one frame: y up, front along -z (as in ShapeNetCore v2),
-bounding box centred with diagonal 1.
+Classes: cars, sofas, cabinets, speakers and chairs. Object k of a class is the same on every machine: every
+number comes from a stream seeded by class name, k and `GENERATOR_VERSION`. All objects of a class share one
+frame: y up, front along -z (as in ShapeNetCore v2), bounding box centred with diagonal 1.
 """
 
 from __future__ import annotations

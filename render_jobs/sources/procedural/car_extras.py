@@ -28,7 +28,7 @@ def on_cabin(spec: CarSpec, x: float, v: float, u: float) -> Point:
 def round_lamps(spec: CarSpec, draw: Draw) -> list[Part]:
     """Round headlamps, single or double, that look ahead from the nose."""
     radius = draw.uniform(0.085, 0.115) * min(1.3, spec.half / 0.88)
-    double = draw.chance(0.3)
+    double = draw.chance(0.3) and spec.style not in {"micro", "offroad"}
     profile = [(1.16, -0.12), (1.16, 0.03), (1.0, 0.05), (0.92, 0.03), (0.5, 0.055), (0.0, 0.065)]
     names = ["chrome", "chrome", "headlamp", "headlamp", "headlamp"]
     lamp = lathe([(r * radius, y) for r, y in profile], 12, names).turned("x", -90.0)

@@ -1,6 +1,6 @@
 """Cars: twelve body styles with their own proportions, paint schemes, wheels and extras.
 
-The distribution of shapes stands in `car_ranges`. Paint is bright with probability 0.65; 3% each of the
+The distribution of shapes stands in `car_ranges`. Paint is bright with probability 0.65; 5% each of the
 fitting styles are taxis and police cars; two-tone roofs, stripes, dark cladding, roof racks, spoilers, chrome
 bumpers and round lamps come with the styles that they suit. Metres, y from the ground, the front towards -z.
 """

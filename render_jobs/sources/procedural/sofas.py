@@ -2,7 +2,8 @@
 
 Distribution: 1 to 4 seats with 0.14, 0.34, 0.36, 0.16; a chaise with 0.28 from two seats on; arms box 0.26,
 slim 0.20, rolled 0.20, sloped 0.18, pad 0.16 (a chaise has box or slim ones); back of cushions 0.55, tight
-0.25, buttoned 0.20; leather with 0.25. Metres, y from the ground, the back towards +z.
+0.25, buttoned 0.20; leather with 0.2, buttoned ones with 0.45. Metres, y from the ground, the back towards
++z.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from pathlib import Path
 from render_jobs.sources.base import ObjectEntry, ObjectLocation
 from render_jobs.sources.procedural.cabinets import build_cabinet
 from render_jobs.sources.procedural.cars import build_car
+from render_jobs.sources.procedural.chairs import build_chair
 from render_jobs.sources.procedural.draw import GENERATOR_VERSION
 from render_jobs.sources.procedural.mesh import Mesh
 from render_jobs.sources.procedural.obj import write_mesh
@@ -22,6 +23,7 @@ _BUILDERS: dict[str, Callable[[int], Mesh]] = {
     "sofa": build_sofa,
     "cabinet": build_cabinet,
     "speaker": build_speaker,
+    "chair": build_chair,
 }
 CLASSES: dict[str, str] = {name: SYNSETS[name] for name in _BUILDERS}
 """Class name → synset of every class that the family has."""

@@ -68,7 +68,7 @@ def add_bookshelf(mesh: Mesh, draw: Draw) -> None:
     if lift:
         _stand(mesh, width, depth, lift + 0.002, draw)
     if draw.chance(0.2):
-        _grille(mesh, 0.9 * width, lift + 0.05 * height, lift + draw.choice((0.6, 0.95)) * height, -depth / 2)
+        _grille(mesh, 0.9 * width, lift + 0.02 * height, lift + 0.985 * height, -depth / 2)
 
 
 def add_tower(mesh: Mesh, draw: Draw) -> None:
@@ -98,7 +98,7 @@ def add_tower(mesh: Mesh, draw: Draw) -> None:
         x, z = 0.42 * width, 0.42 * depth
         mesh.add("feet", *legs("block", lift, [(-x, -z), (x, -z), (-x, z), (x, z)]))
     if draw.chance(0.2):
-        _grille(mesh, 0.92 * width, lift + 0.03, lift + draw.choice((0.62, 0.97)) * height, -depth / 2)
+        _grille(mesh, 0.92 * width, lift + 0.03, lift + 0.985 * height, -depth / 2)
 
 
 def add_monitor(mesh: Mesh, draw: Draw) -> None:
@@ -131,4 +131,4 @@ def add_subwoofer(mesh: Mesh, draw: Draw) -> None:
         foot = lathe([(0.022, 0.0), (0.026, lift + 0.01)], 10, "dark")
         mesh.add("feet", foot.moved(x=corner[0], z=corner[1]))
     if draw.chance(0.3):
-        _grille(mesh, 0.9 * width, lift + 0.05 * height, lift + 0.95 * height, -depth / 2)
+        _grille(mesh, 0.9 * width, lift + 0.02 * height, lift + 0.98 * height, -depth / 2)

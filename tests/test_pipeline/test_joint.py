@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import copy
+import io
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.model.planes import fuse
+from pipeline.train.joint import JointTrainer
+from tests.test_pipeline.toy import toy_autoencoder, toy_object, toy_settings, toy_trainer
+
+
+def _run(trainer: JointTrainer, steps: int) -> None:
+    for _ in range(steps):
+        trainer.step()
+
+
+def _leaves(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        found: dict[str, Any] = {}
+        for key, entry in value.items():
+            found |= _leaves(entry, f"{path}/{key}")
+        return found
+    return {path: value}
+
+
+def _same(a: dict[str, Any], b: dict[str, Any]) -> None:
+    left, right = _leaves(a), _leaves(b)
+    assert left.keys() == right.keys()
+    for key, value in left.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, right[key]), key
+        elif key != "/curve":
+            assert value == right[key], key
+
+
+def test_phases_follow_one_counter() -> None:
+    trainer = toy_trainer()
+    phases = []
+    while trainer.phase != "done":
+        phases.append(trainer.step().phase)
+    assert phases == ["autoencoder"] * 3 + ["warmup"] * 4 + ["joint"] * 3
+    assert [point.step for point in trainer.curve] == list(range(1, 11))
+    assert trainer.curve[-1].losses.keys() == {"latent", "rgb", "ae", "free"}
+    with pytest.raises(ValueError, match="done after 10 steps"):
+        trainer.step()
+
+
+@pytest.mark.parametrize("stop", [2, 3, 5, 7, 9])  # within each phase, and at both borders
+def test_a_continued_run_has_the_same_bits(stop: int) -> None:
+    whole = toy_trainer()
+    _run(whole, 10)
+    first = toy_trainer()
+    _run(first, stop)
+    buffer = io.BytesIO()
+    torch.save(first.state_dict(), buffer)
+    buffer.seek(0)
+    second = toy_trainer()
+    second.load_state_dict(torch.load(buffer, weights_only=True))
+    _run(second, 10 - stop)
+    _same(second.state_dict(), whole.state_dict())
+    losses = [[point.losses for point in trainer.curve] for trainer in (second, whole)]
+    assert losses[0] == losses[1]
+
+
+def test_a_checkpoint_of_other_objects_is_refused() -> None:
+    with pytest.raises(ValueError, match="other objects"):
+        toy_trainer(2).load_state_dict(toy_trainer(3).state_dict())
+
+
+def test_each_phase_trains_what_it_should() -> None:
+    trainer = toy_trainer()
+    _run(trainer, 3)
+    before = copy.deepcopy(trainer.state_dict())
+    _run(trainer, 4)
+    warm = copy.deepcopy(trainer.state_dict())
+    _same(warm["autoencoder"], before["autoencoder"])  # frozen in the warm-up
+    for key in ("base_planes", "renderer", "coefficients", "micro"):
+        with pytest.raises(AssertionError):
+            _same({key: warm[key]}, {key: before[key]})
+    _run(trainer, 3)
+    after = trainer.state_dict()
+    for part in ("vae.encoder.conv_in.weight", "vae.decoder.conv_out.weight"):
+        assert not torch.equal(after["autoencoder"][part], warm["autoencoder"][part])
+    assert torch.equal(after["autoencoder"]["latent_scale"], warm["autoencoder"]["latent_scale"])
+
+
+def test_heldout_views_do_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    states = []
+    for noise in (False, True):
+        objects = []
+        for seed in range(2):
+            toy = toy_object(seed)
+            if noise:
+                toy.images[toy.heldout] = rng.integers(0, 256, toy.images[toy.heldout].shape)
+            objects.append(toy.training())
+        trainer = JointTrainer(objects, toy_autoencoder(), toy_settings(), seed=0)
+        _run(trainer, 10)
+        states.append(trainer.state_dict())
+    _same(*states)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step() -> None:
+    trainer = toy_trainer()
+    _run(trainer, 4)
+    with torch.no_grad():
+        trainer.base_planes[0, 0, 0, 8, 8] = math.nan
+    with pytest.raises(FloatingPointError, match=r"step \d+ \(warmup\)"):
+        _run(trainer, 2)
+
+
+@pytest.mark.parametrize(("f_mic", "n_base"), [(0, 2), (4, 1)])
+def test_variants_are_settings(f_mic: int, n_base: int) -> None:
+    settings = replace(toy_settings(), f_mic=f_mic, f_mac=4, n_base=n_base, crop_px=16, ae_every=2)
+    trainer = JointTrainer([toy_object(s).training() for s in range(2)], toy_autoencoder(), settings, seed=0)
+    _run(trainer, 10)
+    codes = trainer.codes()
+    assert (codes.micro is None) == (f_mic == 0)
+    assert codes.coefficients.shape == (2, n_base)
+    shared = trainer.shared_components()
+    micro = None if codes.micro is None else torch.from_numpy(codes.micro)
+    planes = fuse(micro, torch.from_numpy(codes.coefficients), shared.base_planes)
+    assert planes.shape == (2, 3, f_mic + 4, 16, 16)
+
+
+def test_training_lowers_the_losses() -> None:
+    settings = replace(
+        toy_settings(), autoencoder=replace(toy_settings().autoencoder, steps=2), warmup_steps=60, joint_steps=15
+    )
+    trainer = JointTrainer([toy_object(s).training() for s in range(2)], toy_autoencoder(), settings, seed=0)
+    _run(trainer, settings.autoencoder.steps + 75)
+    warm = [point.losses["latent"] for point in trainer.curve if point.phase == "warmup"]
+    joint = [point.losses["rgb"] for point in trainer.curve if point.phase == "joint"]
+    assert np.mean(warm[-5:]) < 0.3 * np.mean(warm[:5])
+    assert np.mean(joint[-4:]) < np.mean(joint[:4])
