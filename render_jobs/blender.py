@@ -155,14 +155,22 @@ class CyclesSession:
         left, top, right, bottom = crop
         width, height = self._size
         render = self._scene.render
-        render.border_min_x, render.border_max_x = left / width, right / width
-        render.border_min_y, render.border_max_y = 1.0 - bottom / height, 1.0 - top / height
+        render.border_min_x, render.border_max_x = _border(left, width), _border(right, width)
+        render.border_min_y, render.border_max_y = (
+            _border(height - bottom, height),
+            _border(height - top, height),
+        )
         self._captured.clear()
         bpy.ops.render.render()
         got = [pixels.shape[:2] for pixels in self._captured]
         if got != [(bottom - top, right - left)]:
             raise RuntimeError(f"Cycles returned {got} for the crop {crop}")
         return straight_srgb(self._captured[0][::-1])
+
+
+def _border(edge_px: int, size_px: int) -> float:
+    """Returns the border value that Blender truncates to edge_px: half a pixel keeps float32 from falling below."""
+    return min(1.0, (edge_px + 0.5) / size_px)
 
 
 def straight_srgb(premultiplied: FloatArray) -> ByteArray:
