@@ -7,6 +7,7 @@ that `--help` is quick.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -49,6 +50,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def run() -> None:
     """Entry point of the console script: runs a command and exits with the code that its end asks for."""
+    # libgomp's threads spin between two parallel regions; on a shared machine that costs more than it gains.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     try:

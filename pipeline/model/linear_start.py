@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from pipeline.model.autoencoder import Autoencoder
 from pipeline.model.shapes import Float
 
-ANCHOR = 30.0
+ANCHOR = 100.0
 """M, the constant that dominates every group norm; activations are of order 1."""
 _FIRST_COMPONENT = 3.0
 """Root mean square of the first component over blocks that are not white, in raw latent units."""
@@ -134,11 +134,18 @@ def _anchor(conv: Any) -> None:
 
 
 def _both_signs(conv: Any, matrix: Tensor, offset: Tensor) -> None:
-    """Write an affine map of the centre pixel and its negative into the first output channels."""
-    n = len(matrix)
+    """Write an affine map of the centre pixel and its negative into the first output channels.
+
+    The random features behind them come with both signs, too: the mean that a norm subtracts is then zero.
+    """
+    n, width = len(matrix), conv.out_channels - 2
     conv.weight[: 2 * n] = 0.0
     conv.weight[:n, :, 1, 1], conv.weight[n : 2 * n, :, 1, 1] = matrix, -matrix
     conv.bias[:n], conv.bias[n : 2 * n] = offset, -offset
+    half = (width - 2 * n) // 2
+    for values in (conv.weight, conv.bias):
+        values[width - half : width] = -values[2 * n : 2 * n + half]
+        values[2 * n + half : width - half] = 0.0  # the one without a partner, if their number is odd
     _anchor(conv)
 
 

@@ -23,10 +23,14 @@ def latent_masks(alpha: Float[Tensor, "v hh ww"], factor: int, dilate: int) -> B
         factor: f, image pixels per latent pixel.
         dilate: Latent pixels to grow the mask by: the encoder spreads a silhouette over its neighbours.
     """
-    covered = functional.max_pool2d(alpha[:, None], factor)
-    if dilate:
-        covered = functional.max_pool2d(covered, 2 * dilate + 1, stride=1, padding=dilate)
-    return covered[:, 0] > 0
+    return grow(functional.max_pool2d(alpha[:, None], factor)[:, 0] > 0, dilate)
+
+
+def grow(masks: Bool[Tensor, "v h w"], by: int) -> Bool[Tensor, "v h w"]:
+    """Grow masks by so many pixels in every direction, diagonals included."""
+    if not by:
+        return masks
+    return functional.max_pool2d(masks[:, None].float(), 2 * by + 1, stride=1, padding=by)[:, 0] > 0
 
 
 def visual_hull(
@@ -87,7 +91,7 @@ def occupied_span(
     near: Float[Tensor, " r"],
     far: Float[Tensor, " r"],
     box_half: float,
-    steps: int = 64,
+    steps: int = 48,
 ) -> tuple[Float[Tensor, " r"], Float[Tensor, " r"]]:
     """Shrink ray spans to their first and last occupied of ``steps`` parts; a miss has far <= near."""
     edges = torch.arange(steps, device=near.device, dtype=near.dtype)

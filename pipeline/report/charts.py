@@ -63,9 +63,10 @@ def nice_ticks(low: float, high: float, n_wanted: int) -> list[float]:
     return [round(index * step, 10) for index in range(first, last + 1)]
 
 
-def tick_text(value: float) -> str:
-    """A tick's label without needless decimals."""
-    return f"{value:g}".replace("-", "\u2212")
+def tick_labels(ticks: Sequence[float]) -> list[str]:
+    """Labels of the ticks of one axis: all with the decimals that the most precise one needs."""
+    decimals = max((len(f"{tick:g}".partition(".")[2]) for tick in ticks), default=0)
+    return [fixed(tick, decimals) for tick in ticks]
 
 
 def svg(width: float, height: float, label: str, *children: Html, role: str = "img") -> Html:
@@ -135,8 +136,9 @@ def scatter(objects: Sequence[ObjectRecord], width: int) -> Html:
     ticks = nice_ticks(low, high, 5)
     parts = [line(across(t), up(low), across(t), up(high), "grid") for t in ticks]
     parts += [line(across(low), up(t), across(high), up(t), "grid") for t in ticks]
-    parts += [text(across(t), up(low) + 17, tick_text(t), "tick", "middle") for t in ticks]
-    parts += [text(26, up(t) + 4, tick_text(t), "tick", "end") for t in ticks]
+    for tick, label in zip(ticks, tick_labels(ticks), strict=True):
+        parts.append(text(across(tick), up(low) + 17, label, "tick", "middle"))
+        parts.append(text(26, up(tick) + 4, label, "tick", "end"))
     parts.append(line(across(low), up(low), across(high), up(high), "diagonal"))
     parts.append(text(across(high), height - 4, "ceiling, dB", "label", "end"))
     parts.append(text(across(low) + 6, up(high) + 12, "fit, dB", "label"))
@@ -160,7 +162,7 @@ def curve(data: Curve, width: int) -> Html:
     low, high = _padded(shown, fraction=0.06)
     first, last = data.span
     across, up = Scale(first, max(last, first + 1), 44, width - 8), Scale(low, high, height - 30, 16)
-    parts = [_value_tick(tick, across, up, logarithmic) for tick in _value_ticks(low, high, logarithmic)]
+    parts = _value_axis(low, high, logarithmic, across, up)
     for tick in nice_ticks(across.low, across.high, 4):
         parts.append(text(across(tick), height - 12, _step_text(tick), "tick", "middle"))
     for step, name in data.phases if len(data.phases) > 1 else ():
@@ -192,7 +194,8 @@ def _padded(values: NDArray[np.float64], fraction: float = 0.03) -> tuple[float,
 def _axis(scale: Scale, top: float, base: float, unit: str, n_ticks: int) -> list[Html]:
     ticks = nice_ticks(scale.low, scale.high, n_ticks)
     parts = [line(scale(tick), top, scale(tick), base, "grid") for tick in ticks]
-    parts += [text(scale(tick), base + 17, tick_text(tick), "tick", "middle") for tick in ticks]
+    labels = zip(ticks, tick_labels(ticks), strict=True)
+    parts += [text(scale(tick), base + 17, label, "tick", "middle") for tick, label in labels]
     if scale.start_px > 0:
         parts.append(text(0, base + 17, unit, "label"))
     else:
@@ -251,10 +254,11 @@ def _value_ticks(low: float, high: float, logarithmic: bool) -> list[float]:
     return ticks
 
 
-def _value_tick(value: float, across: Scale, up: Scale, logarithmic: bool) -> Html:
-    label = f"{10**value:.2g}" if logarithmic else tick_text(value)
-    y = up(value)
-    return join(line(across.start_px, y, across.end_px, y, "grid"), text(38, y + 4, label, "tick", "end"))
+def _value_axis(low: float, high: float, logarithmic: bool, across: Scale, up: Scale) -> list[Html]:
+    ticks = _value_ticks(low, high, logarithmic)
+    labels = [f"{10**tick:.2g}" for tick in ticks] if logarithmic else tick_labels(ticks)
+    lines = [line(across.start_px, up(tick), across.end_px, up(tick), "grid") for tick in ticks]
+    return lines + [text(38, up(t) + 4, label, "tick", "end") for t, label in zip(ticks, labels, strict=True)]
 
 
 def _step_text(step: float) -> str:

@@ -195,8 +195,8 @@ def _most_showing(cam2world: NDArray[Any]) -> int:
 
 def _quantiles(ranked: Sequence[ObjectRecord], n: int) -> list[ObjectRecord]:
     """At most n records, evenly spread over a sequence, its ends included."""
-    if len(ranked) <= n:
-        return list(ranked)
+    if n < 2 or len(ranked) <= n:
+        return list(ranked[:n])
     return [ranked[round(index * (len(ranked) - 1) / (n - 1))] for index in range(n)]
 
 
@@ -221,4 +221,5 @@ def _spread(ranked: Sequence[ObjectRecord], n: int) -> list[ObjectRecord]:
     share = -(-n // max(len(by_class), 1))
     chosen = [_quantiles(members, share) for _, members in sorted(by_class.items())]
     turns = [column[index] for index in range(share) for column in chosen if index < len(column)]
-    return turns[:n]
+    rest = [record for record in ranked if record not in turns]  # small classes leave room for others
+    return turns[:n] + _quantiles(rest, max(n - len(turns), 0))

@@ -212,9 +212,11 @@ def crop_around_object(
 def _crop_start(inside: npt.NDArray[np.bool_], size_px: int, rng: np.random.Generator) -> int:
     found = np.flatnonzero(inside)
     first, end = (int(found[0]), int(found[-1]) + 1) if len(found) else (0, len(inside))
+    # Crops of an object that does not fit reach a little beyond it: its border is seen with white around.
+    margin = _CROP_MARGIN_PX if end - first > size_px else 0
     low, high = sorted((first, end - size_px))
     last = len(inside) - size_px
-    low, high = max(0, min(low, last) - _CROP_MARGIN_PX), min(last, max(high, 0) + _CROP_MARGIN_PX)
+    low, high = min(max(low - margin, 0), last), min(max(high + margin, 0), last)
     return int(rng.integers(low, high + 1))
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.model.occupancy import latent_masks, occupied_span, visual_hull
+from pipeline.model.occupancy import grow, latent_masks, occupied_span, visual_hull
 from pipeline.model.rays import ray_span, view_rays
 from pipeline.model.renderer import Geometry
 
@@ -142,30 +142,35 @@ def _object_rays(
     n_views, height, width = views.rgba.shape[:3]
     cam2world = torch.from_numpy(views.cam2world).to(device)
     intrinsics = torch.from_numpy(views.intrinsics).to(device)
+    grid = (height // factor, width // factor)
+    masks = torch.ones(n_views, *grid, dtype=torch.bool, device=device)
     if views.has_alpha:
         masks = latent_masks(torch.from_numpy(views.rgba[..., 3]).to(device).float() / 255.0, factor, dilate)
-    else:
-        masks = torch.ones(n_views, height // factor, width // factor, dtype=torch.bool, device=device)
     occupancy = visual_hull(masks, cam2world, intrinsics, factor, geometry.box_half, geometry.clip_radius)
     origins, directions = view_rays(cam2world, intrinsics, height, width, factor, geometry.supersample)
+    # Only latent pixels whose ray can meet the hull are marched through it: it lies within every mask, up to the
+    # slack of one voxel, which is less than a latent pixel or two.
+    near_mask = grow(masks, 2).flatten(1).reshape(-1).nonzero()[:, 0]
     n_pixels, n_sub = directions.shape[1:3]
-    flat_origins = origins[:, None, None].expand_as(directions).reshape(-1, 3)
-    flat_directions = directions.reshape(-1, 3)
+    view = near_mask // n_pixels
+    chosen = directions.reshape(-1, n_sub, 3)[near_mask]
+    flat_directions = chosen.reshape(-1, 3)
+    flat_origins = origins[view].repeat_interleave(n_sub, dim=0)
     span = ray_span(
         flat_origins, flat_directions, geometry.box_half, geometry.near, geometry.far, geometry.clip_radius
     )
     near, far = occupied_span(occupancy, flat_origins, flat_directions, *span, geometry.box_half)
     near, far = near.view(-1, n_sub), far.view(-1, n_sub)
     hit = (far > near).any(dim=1).nonzero()[:, 0]
-    view = hit // n_pixels
+    view = view[hit]
     view_start = torch.zeros(n_views + 1, dtype=torch.long)
     view_start[1:] = torch.bincount(view.cpu(), minlength=n_views).cumsum(0)
     return {
         "origins": origins[view],
-        "directions": directions.reshape(-1, n_sub, 3)[hit],
+        "directions": chosen[hit],
         "near": near[hit],
         "far": far[hit],
-        "pixel": hit % n_pixels,
+        "pixel": near_mask[hit] % n_pixels,
         "view": view,
         "view_start": view_start,
         "occupancy": occupancy,

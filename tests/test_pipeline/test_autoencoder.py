@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,15 @@ from pipeline.model import autoencoder as module
 from pipeline.model.autoencoder import NORMALISER_FILE, Autoencoder, load_autoencoder, new_autoencoder
 from pipeline.model.linear_start import start_linear, supports_linear_start
 from storage.errors import ConfigError, EnvironmentProblem
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors here are tiny: on a busy machine, threads that wait for each other cost more than they save."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def some_views(n: int = 6, side_px: int = 32, seed: int = 0) -> torch.Tensor:

@@ -16,6 +16,7 @@ from pipeline.train.batches import TrainingViews
 from pipeline.train.joint import JointSettings, JointTrainer
 
 SIZE_PX = 32
+torch.set_num_threads(1)  # tensors are tiny: threads would only wait for each other
 GEOMETRY = Geometry(n_coarse=24, n_fine=0, sigma_scale=10.0)
 
 
