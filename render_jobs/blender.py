@@ -169,7 +169,7 @@ class CyclesSession:
 
 
 def _border(edge_px: int, size_px: int) -> float:
-    """Returns the border value that Blender truncates to edge_px: half a pixel keeps float32 from falling below."""
+    """Returns the border that Blender truncates to edge_px: half a pixel more, against float32."""
     return min(1.0, (edge_px + 0.5) / size_px)
 
 

@@ -21,6 +21,7 @@ from pipeline.model.renderer import PlaneTable
 from pipeline.model.shared import SharedComponents
 from pipeline.train.batches import (
     RayBank,
+    RayBatch,
     TrainingViews,
     build_ray_bank,
     cycle,
@@ -28,7 +29,7 @@ from pipeline.train.batches import (
     seeded_generator,
     view_pixels,
 )
-from pipeline.train.losses import free_space, latent_error, paste_pixels, render_pixels
+from pipeline.train.losses import Rendered, latent_error, paste_pixels, render_pixels
 from pipeline.train.row_adam import RowAdam
 
 InitCode = tuple[npt.NDArray[np.float32] | None, npt.NDArray[np.float32]]
@@ -153,16 +154,16 @@ class _Batch:
 
     def latent_step(self, step: int) -> Tensor:
         """One step on random latent pixels; returns the loss per object."""
-        s, shared = self.settings, self.shared
+        s = self.settings
         batch = draw_pixels(self.bank, self.rows, self.generators, s.latent_pixels, s.n_samples)
         leaves, table = self._table()
-        value, opacity = render_pixels(shared.renderer, table, self.bank, batch, shared.geometry)
+        drawn = self._render(table, batch)
         pixel, view = self.bank.pixel[batch.index], self.bank.view[batch.index]
-        predicted = value + (1.0 - opacity[:, None]) * self.background.flatten(1).T[pixel]
+        predicted = drawn.value + (1.0 - drawn.opacity[:, None]) * self.background.flatten(1).T[pixel]
         parts = torch.split(torch.arange(len(pixel), device=self.device), s.latent_pixels)
         target = torch.cat([own[view[p], pixel[p]] for own, p in zip(self.latents, parts, strict=True)])
         losses = latent_error(predicted, target).reshape(len(self.rows), -1).mean(1)
-        self._apply(losses + s.lambda_free * self._free_space(table), leaves, step / s.latent_steps, 1.0)
+        self._apply(losses + s.lambda_free * drawn.free, leaves, step / s.latent_steps, 1.0)
         return losses.detach()
 
     def rgb_step(self, step: int) -> Tensor:
@@ -175,9 +176,9 @@ class _Batch:
         ]
         batch = view_pixels(self.bank, self.rows, views, self.generators, s.n_samples, s.crop_px)
         leaves, table = self._table()
-        value, opacity = render_pixels(shared.renderer, table, self.bank, batch.rays, shared.geometry)
+        drawn = self._render(table, batch.rays)
         background = batch.crop([self.background] * len(batch.windows))
-        rendered = paste_pixels(value, opacity, batch, background)
+        rendered = paste_pixels(drawn.value, drawn.opacity, batch, background)
         rgb = batch.rgb(self.objects, self.device)
         n = len(self.rows)
         error = (shared.autoencoder.decode(rendered) - rgb).square().reshape(n, -1).mean(1)
@@ -185,8 +186,7 @@ class _Batch:
         if s.lambda_latent:
             target = batch.crop([self._latent_map(slot, view) for slot, view, _, _ in batch.windows])
             losses = losses + s.lambda_latent * latent_error(rendered, target).reshape(n, -1).mean(1)
-        losses = losses + s.lambda_free * self._free_space(table)
-        self._apply(losses, leaves, visit / max(s.rgb_steps, 1), s.lr_rgb_scale)
+        self._apply(losses + s.lambda_free * drawn.free, leaves, visit / max(s.rgb_steps, 1), s.lr_rgb_scale)
         return error.detach()
 
     def _apply(
@@ -197,9 +197,9 @@ class _Batch:
         scale = lr_scale * s.lr_final**progress
         micro, coefficients = leaves
         if self.micro is not None and micro is not None and micro.grad is not None:
-            self.micro.update(self.index, micro.grad, s.lr_micro * scale)
+            self.micro.update(None, micro.grad, s.lr_micro * scale)
         assert coefficients.grad is not None
-        self.coefficients.update(self.index, coefficients.grad, s.lr_coefficients * scale)
+        self.coefficients.update(None, coefficients.grad, s.lr_coefficients * scale)
 
     def _table(self) -> tuple[tuple[Tensor | None, Tensor], PlaneTable]:
         micro = None if self.micro is None else self.micro.values.detach().clone().requires_grad_()
@@ -207,10 +207,10 @@ class _Batch:
         planes = fuse(micro, coefficients, self.shared.base_planes)
         return (micro, coefficients), PlaneTable.of(planes, self.shared.geometry)
 
-    def _free_space(self, table: PlaneTable) -> Tensor:
-        n = self.settings.free_points
+    def _render(self, table: PlaneTable, batch: RayBatch) -> Rendered:
+        n, shared = self.settings.free_points, self.shared
         random = torch.stack([torch.rand(n, 3, generator=g) for g in self.generators]).to(self.device)
-        return free_space(self.shared.renderer, table, self.bank, self.index, random, self.shared.geometry)
+        return render_pixels(shared.renderer, table, self.bank, batch, self.index, random, shared.geometry)
 
     def _latent_map(self, row: int, view: int) -> Tensor:
         return self.latents[row][view].T.view(-1, *self.bank.grid)

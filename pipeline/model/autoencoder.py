@@ -302,8 +302,8 @@ _HOW_TO_GET = (
 def _from_pretrained(source: str) -> Any:
     autoencoder_kl = _autoencoder_kl()
     try:
-        config = autoencoder_kl.load_config(source)
-        kind = config.get("_class_name")
+        with _quiet():
+            kind = autoencoder_kl.load_config(source).get("_class_name")
         if kind != "AutoencoderKL":
             raise ConfigError(f"{source} is a {kind}, not an AutoencoderKL: {_HOW_TO_GET}")
         with _quiet():

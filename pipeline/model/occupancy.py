@@ -44,21 +44,30 @@ def visual_hull(
 ) -> Bool[Tensor, "g g g"]:
     """Carve a grid by masks: a voxel stays when its centre projects into every mask (or out of the image)."""
     points = grid_points(grid, box_half, cam2world)
-    occupied = torch.ones(len(points), dtype=torch.bool, device=points.device)
+    left = torch.arange(len(points), device=points.device)
     if radius is not None:
-        occupied &= points.norm(dim=1) <= radius
+        left = left[points.norm(dim=1) <= radius]
     world2cam = torch.linalg.inv(cam2world)
-    height, width = masks.shape[1:]
     for mask, transform, matrix in zip(masks, world2cam, intrinsics, strict=True):
-        camera = points @ transform[:3, :3].T + transform[:3, 3]
-        pixel = camera @ matrix.T
-        uv = (pixel[:, :2] / pixel[:, 2:].clamp(min=1e-6) / factor).floor().long()
-        inside = (uv[:, 0] >= 0) & (uv[:, 0] < width) & (uv[:, 1] >= 0) & (uv[:, 1] < height)
-        seen = mask[uv[:, 1].clamp(0, height - 1), uv[:, 0].clamp(0, width - 1)]
-        occupied &= seen | ~inside | (camera[:, 2] <= 0)
+        left = left[_may_hold(points[left], mask, matrix @ transform[:3], factor)]
+    occupied = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    occupied[left] = True
     hull = occupied.view(grid, grid, grid)
     # Half a voxel of slack on each side: centres alone lose what is thinner than a voxel.
     return functional.max_pool3d(hull[None].float(), 3, stride=1, padding=1)[0] > 0
+
+
+def _may_hold(
+    points: Float[Tensor, "n 3"], mask: Bool[Tensor, "h w"], projection: Float[Tensor, "3 4"], factor: int
+) -> Bool[Tensor, " n"]:
+    """Whether points project into a mask, out of the image, or lie behind the camera."""
+    height, width = mask.shape
+    u, v, depth = projection[:, :3] @ points.T + projection[:, 3:]
+    scale = 1.0 / (depth.clamp(min=1e-6) * factor)
+    col, row = (u * scale).floor().long(), (v * scale).floor().long()
+    inside = (col >= 0) & (col < width) & (row >= 0) & (row < height) & (depth > 0)
+    seen: Tensor = mask[row.clamp(0, height - 1), col.clamp(0, width - 1)] | ~inside
+    return seen
 
 
 def grid_points(grid: int, box_half: float, like: Tensor) -> Float[Tensor, "n 3"]:

@@ -74,17 +74,18 @@ def plane_cells(
         (row, col), (row, col + 1), (row + 1, col), (row + 1, col + 1); all 0 outside the padded planes.
     """
     K = resolution
-    position = (points + box_half) * (K / (2.0 * box_half)) - 0.5
+    # Coordinate-major: every operation below runs over n contiguous numbers.
+    position = (points.T + box_half) * (K / (2.0 * box_half)) - 0.5
     low = torch.floor(position)
     inside = ((low >= -1) & (low <= K - 1)).to(points.dtype)
     high_weight = (position - low) * inside
-    weights = torch.stack([inside - high_weight, high_weight], dim=-1)
-    index = low.clamp(-1, K - 1).to(torch.int32) + 1
-    cols, rows = zip(*PLANE_AXES[axes], strict=True)
-    first_plane = torch.arange(3, dtype=torch.int32, device=points.device) * (K + 2) ** 2
-    cells = index[:, rows] * (K + 2) + index[:, cols] + first_plane
-    corners = weights[:, rows, :, None] * weights[:, cols, None, :]
-    return cells, corners.reshape(-1, 3, 4)
+    low_weight = inside - high_weight
+    index = low.clamp_(-1, K - 1).to(torch.int32) + 1
+    cells, weights = [], []
+    for plane, (col, row) in enumerate(PLANE_AXES[axes]):
+        cells.append(index[row] * (K + 2) + index[col] + plane * (K + 2) ** 2)
+        weights += [r[row] * c[col] for r in (low_weight, high_weight) for c in (low_weight, high_weight)]
+    return torch.stack(cells, dim=1), torch.stack(weights, dim=1).view(-1, 3, 4)
 
 
 class _TableLookup(torch.autograd.Function):
@@ -105,8 +106,8 @@ class _TableLookup(torch.autograd.Function):
         cells, weights = ctx.saved_tensors
         # A stable sort keeps the order of additions fixed, hence bit-equal gradients.
         ordered, order = torch.sort(cells.reshape(-1), stable=True)
-        every_row = torch.arange(ctx.n_rows, dtype=ordered.dtype, device=ordered.device)
-        starts = torch.searchsorted(ordered, every_row)
+        count = torch.bincount(ordered, minlength=ctx.n_rows)
+        starts = torch.cumsum(count, 0) - count
         points = torch.div(order, 3, rounding_mode="floor")
         by_corner = weights.reshape(-1, 4)[order].T.contiguous()
         upstream = grads[0].contiguous()

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pipeline.model.compositing import (
     composite,
@@ -22,7 +21,7 @@ from pipeline.model.compositing import (
 from pipeline.model.mlp import mlp
 from pipeline.model.planes import Axes, lookup, plane_cells, plane_table, rows_per_object
 from pipeline.model.rays import ray_span, view_rays
-from pipeline.model.shapes import Bool, Float, Int
+from pipeline.model.shapes import Float, Int
 
 # Slightly more than the sigmoid's range, so that 0 and 1 are reached at finite inputs (paper's code, after
 # Mip-NeRF).
@@ -77,12 +76,6 @@ class Renderer(nn.Module):
         colour = torch.sigmoid(out[:, 1:]) * _COLOUR_RANGE - 0.5 * (_COLOUR_RANGE - 1.0)
         return out[:, 0], colour
 
-    def density(self, features: Float[Tensor, "n f"]) -> Float[Tensor, " n"]:
-        """Raw density alone."""
-        return mlp(features, self.hidden.weight, self.hidden.bias, self.out.weight[:1], self.out.bias[:1])[
-            :, 0
-        ]
-
 
 @dataclass(frozen=True)
 class PlaneTable:
@@ -136,12 +129,18 @@ def render_rays(
         Premultiplied value, opacity and compositing weights.
     """
     n_rays, n_samples = depths.shape
-    points = origins[:, None] + directions[:, None] * depths[..., None]
-    features = table.sample(points.reshape(-1, 3), object_index.repeat_interleave(n_samples))
-    raw, colour = renderer(features)
+    points = ray_points(origins, directions, depths)
+    raw, colour = renderer(table.sample(points, object_index.repeat_interleave(n_samples)))
     weights = midpoint_weights(raw.view(n_rays, n_samples), depths, sigma_scale)
     value, opacity = composite(weights, colour.view(n_rays, n_samples, -1))
     return value, opacity, weights
+
+
+def ray_points(
+    origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"], depths: Float[Tensor, "r s"]
+) -> Float[Tensor, "rs 3"]:
+    """Sample points along rays, ray by ray."""
+    return (origins[:, None] + directions[:, None] * depths[..., None]).view(-1, 3)
 
 
 @torch.no_grad()
@@ -202,18 +201,3 @@ def _render_flat(
             depths = merge_depths(depths, importance_depths(weights, depths, geometry.n_fine))
         value[part], opacity[part], _ = render_rays(renderer, table, *rays, depths, geometry.sigma_scale)
     return value, opacity
-
-
-def free_space_penalty(
-    renderer: Renderer,
-    table: PlaneTable,
-    object_index: Int[Tensor, " n"],
-    points: Float[Tensor, "n 3"],
-    is_free: Bool[Tensor, " n"],
-    step_world: float,
-    sigma_scale: float = 1.0,
-) -> Float[Tensor, " n"]:
-    """Opacity over one step of ``step_world`` at points known to be empty; zero at the other points."""
-    raw = renderer.density(table.sample(points, object_index))
-    sigma = sigma_scale * functional.softplus(raw - 1.0)
-    return -torch.expm1(-sigma * step_world) * is_free

@@ -67,6 +67,25 @@ class TrainingViews:
         return over_white(torch.from_numpy(self.rgba).to(device))
 
 
+class AllViews:
+    """All training views of objects in one row space: what the autoencoder's trainer reads."""
+
+    def __init__(self, objects: Sequence[TrainingViews]) -> None:
+        self._objects = list(objects)
+        self._start = np.cumsum([0] + [len(views.rgba) for views in objects])
+
+    def __len__(self) -> int:
+        """Views in all."""
+        return int(self._start[-1])
+
+    def __getitem__(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Views [len(rows), H, W, 4]."""
+        owner = np.searchsorted(self._start, rows, side="right") - 1
+        return np.stack(
+            [self._objects[i].rgba[row - self._start[i]] for i, row in zip(owner, rows, strict=True)]
+        )
+
+
 def over_white(rgba: Tensor) -> Tensor:
     """Composite uint8 RGBA [..., H, W, 4] over white: [..., 3, H, W] in [0, 1]."""
     values = rgba.movedim(-1, -3).float() / 255.0
@@ -148,8 +167,8 @@ def _object_rays(
         masks = latent_masks(torch.from_numpy(views.rgba[..., 3]).to(device).float() / 255.0, factor, dilate)
     occupancy = visual_hull(masks, cam2world, intrinsics, factor, geometry.box_half, geometry.clip_radius)
     origins, directions = view_rays(cam2world, intrinsics, height, width, factor, geometry.supersample)
-    # Only latent pixels whose ray can meet the hull are marched through it: it lies within every mask, up to the
-    # slack of one voxel, which is less than a latent pixel or two.
+    # Only latent pixels whose ray can meet the hull are marched through it: it lies within every mask, up
+    # to the slack of one voxel, which is less than a latent pixel or two.
     near_mask = grow(masks, 2).flatten(1).reshape(-1).nonzero()[:, 0]
     n_pixels, n_sub = directions.shape[1:3]
     view = near_mask // n_pixels

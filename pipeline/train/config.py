@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.model.config import GeometryConfig
 from pipeline.train.autoencoder import AutoencoderRecipe
-from pipeline.train.joint import JointSettings
+from pipeline.train.settings import JointSettings
 
 
 class AutoencoderConfig(BaseModel):

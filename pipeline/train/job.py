@@ -169,9 +169,8 @@ def read_training_views(store: Store, plan: Plan, rows: Sequence[int]) -> list[T
 def _autoencoder(config: TrainConfig) -> Autoencoder:
     if config.autoencoder.pretrained is not None:
         return load_autoencoder(config.autoencoder.pretrained)
-    return new_autoencoder(
-        config.autoencoder.size, seed=config.seed, latent_channels=config.autoencoder.latent_channels
-    )
+    ae = config.autoencoder
+    return new_autoencoder(ae.size, seed=config.seed, latent_channels=ae.latent_channels, factor=ae.factor)
 
 
 def _resume(trainer: JointTrainer, checkpoints: Checkpoints, world: int) -> None:

@@ -16,18 +16,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, distributed
 
 from pipeline.model.autoencoder import Autoencoder
 from pipeline.model.planes import fuse
-from pipeline.model.renderer import Geometry, PlaneTable, Renderer
+from pipeline.model.renderer import PlaneTable, Renderer
 from pipeline.model.shared import RegimeOneCodes, SharedComponents
-from pipeline.train.autoencoder import AutoencoderRecipe, AutoencoderTrainer
+from pipeline.train.autoencoder import AutoencoderTrainer
 from pipeline.train.batches import (
+    AllViews,
     RayBank,
+    RayBatch,
     TrainingViews,
     build_ray_bank,
     cycle,
@@ -35,47 +35,11 @@ from pipeline.train.batches import (
     seeded_generator,
     view_pixels,
 )
-from pipeline.train.losses import free_space, latent_error, paste_pixels, render_pixels
+from pipeline.train.losses import Rendered, latent_error, paste_pixels, render_pixels
 from pipeline.train.row_adam import EPSILON, RowAdam
+from pipeline.train.settings import JointSettings
 
 Phase = Literal["autoencoder", "warmup", "joint", "done"]
-
-
-@dataclass(frozen=True)
-class JointSettings:
-    """Values of the joint training; their meaning and units stand in `pipeline.train.config`."""
-
-    autoencoder: AutoencoderRecipe
-    geometry: Geometry = field(default_factory=Geometry)
-    resolution: int = 32
-    f_mic: int = 8
-    f_mac: int = 24
-    n_base: int = 8
-    width: int = 64
-    init_scale: float = 0.1
-    n_samples: int = 16
-    dilate: int = 1
-    warmup_steps: int = 400
-    warmup_objects: int = 8
-    warmup_pixels: int = 512
-    joint_steps: int = 300
-    joint_objects: int = 8
-    joint_views: int = 2
-    crop_px: int = 0
-    ae_every: int = 1
-    lr_micro: float = 1e-2
-    lr_coefficients: float = 1e-2
-    lr_base: float = 1e-2
-    lr_renderer: float = 1e-2
-    lr_autoencoder: float = 5e-4
-    lr_joint_scale: float = 0.5
-    lr_final: float = 0.1
-    lambda_latent: float = 1.0
-    lambda_rgb: float = 1.0
-    lambda_ae: float = 0.1
-    lambda_free: float = 0.1
-    free_points: int = 512
-    dtype: str = "float32"
 
 
 @dataclass
@@ -130,7 +94,7 @@ class JointTrainer:
         self.size_px = (objects[0].rgba.shape[1], objects[0].rgba.shape[2])
         self._init_planes()
         self._autoencoder_trainer = AutoencoderTrainer(
-            self.autoencoder, _AllViews(objects), settings.autoencoder
+            self.autoencoder, AllViews(objects), settings.autoencoder
         )
         shared: list[dict[str, Any]] = [
             {"params": [self.base_planes]},
@@ -236,7 +200,7 @@ class JointTrainer:
         generators = self._generators("warmup", step, rows)
         batch = draw_pixels(bank, rows, generators, s.warmup_pixels, s.n_samples)
         leaves, table = self._table(rows)
-        value, opacity = render_pixels(self.renderer, table, bank, batch, s.geometry)
+        drawn = self._render(table, batch, rows, generators)
         pixel, view = bank.pixel[batch.index], bank.view[batch.index]
         assert cache.background is not None
         background = cache.background.flatten(1).T[pixel]
@@ -246,8 +210,8 @@ class JointTrainer:
                 for i, part in zip(rows, torch.split(torch.arange(len(pixel)), s.warmup_pixels), strict=True)
             ]
         )
-        latent = latent_error(value + (1.0 - opacity[:, None]) * background, target).mean()
-        free = self._free_space(table, bank, rows, generators)
+        latent = latent_error(drawn.value + (1.0 - drawn.opacity[:, None]) * background, target).mean()
+        free = drawn.free.mean()
         self._apply(latent + s.lambda_free * free, rows, leaves, step / s.warmup_steps, 1.0)
         return {"latent": float(latent.detach()), "free": float(free.detach())}
 
@@ -263,8 +227,8 @@ class JointTrainer:
             latents = self.autoencoder.encode(torch.cat([rgb, torch.ones_like(rgb[:1])])).float()
         target, background = latents[:-1], latents[-1:].expand_as(latents[:-1])
         leaves, table = self._table(rows)
-        value, opacity = render_pixels(self.renderer, table, bank, batch.rays, s.geometry)
-        rendered = paste_pixels(value, opacity, batch, background)
+        drawn = self._render(table, batch.rays, rows, generators)
+        rendered = paste_pixels(drawn.value, drawn.opacity, batch, background)
         # The reconstruction loss has a tenth of the weight and costs a decoding: a part of the views is
         # enough.
         own, own_rgb = target[:: s.ae_every], rgb[:: s.ae_every]
@@ -273,7 +237,7 @@ class JointTrainer:
         latent = latent_error(rendered, target).mean()
         squared = (decoded - torch.cat([rgb, own_rgb])).square().flatten(1).mean(1)
         rgb_loss, ae = squared[: len(rgb)].mean(), squared[len(rgb) :].mean()
-        free = self._free_space(table, bank, rows, generators)
+        free = drawn.free.mean()
         loss = s.lambda_latent * latent + s.lambda_rgb * rgb_loss + s.lambda_ae * ae + s.lambda_free * free
         self._apply(loss, rows, leaves, step / max(s.joint_steps, 1), s.lr_joint_scale, with_autoencoder=True)
         parts = {"latent": latent, "rgb": rgb_loss, "ae": ae, "free": free}
@@ -321,15 +285,20 @@ class JointTrainer:
         planes = fuse(micro, coefficients, self.base_planes)
         return (micro, coefficients), PlaneTable.of(planes, self.settings.geometry)
 
-    def _free_space(
-        self, table: PlaneTable, bank: RayBank, rows: list[int], generators: list[torch.Generator]
-    ) -> Tensor:
-        n = self.settings.free_points
-        random = torch.stack([torch.rand(n, 3, generator=generator) for generator in generators]).to(
-            self.device
+    def _render(
+        self, table: PlaneTable, batch: RayBatch, rows: list[int], generators: list[torch.Generator]
+    ) -> Rendered:
+        n, index = self.settings.free_points, torch.tensor(rows, device=self.device)
+        random = torch.stack([torch.rand(n, 3, generator=generator) for generator in generators])
+        return render_pixels(
+            self.renderer,
+            table,
+            self._ray_bank(),
+            batch,
+            index,
+            random.to(self.device),
+            self.settings.geometry,
         )
-        index = torch.tensor(rows, device=self.device)
-        return free_space(self.renderer, table, bank, index, random, self.settings.geometry).mean()
 
     def _objects_of(self, step: int, count: int) -> list[int]:
         count = min(count, len(self.objects))
@@ -428,21 +397,4 @@ class JointTrainer:
             size_px=self.size_px,
             mean_micro=micro,
             mean_coefficients=self._codes.coefficients.values.mean(0),
-        )
-
-
-class _AllViews:
-    """All training views of the objects in one row space, for the autoencoder's trainer."""
-
-    def __init__(self, objects: Sequence[TrainingViews]) -> None:
-        self._objects = list(objects)
-        self._start = np.cumsum([0] + [len(views.rgba) for views in objects])
-
-    def __len__(self) -> int:
-        return int(self._start[-1])
-
-    def __getitem__(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        owner = np.searchsorted(self._start, rows, side="right") - 1
-        return np.stack(
-            [self._objects[i].rgba[row - self._start[i]] for i, row in zip(owner, rows, strict=True)]
         )

@@ -6,31 +6,85 @@ squares.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from pipeline.model.compositing import stratified_depths
+from pipeline.model.compositing import composite, midpoint_weights, stratified_depths
 from pipeline.model.occupancy import is_occupied
-from pipeline.model.renderer import Geometry, PlaneTable, Renderer, free_space_penalty, render_rays
+from pipeline.model.renderer import Geometry, PlaneTable, Renderer, ray_points
 from pipeline.train.batches import RayBank, RayBatch, ViewBatch
+
+_COARSE_STEPS = 16
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What one step renders.
+
+    Attributes:
+        value: [P, C] premultiplied values of the latent pixels, sub-rays averaged.
+        opacity: [P] their opacities.
+        free: [B] mean opacity of each object at random points that are known to be empty.
+    """
+
+    value: Tensor
+    opacity: Tensor
+    free: Tensor
 
 
 def render_pixels(
-    renderer: Renderer, table: PlaneTable, bank: RayBank, batch: RayBatch, geometry: Geometry
-) -> tuple[Tensor, Tensor]:
-    """Render the latent pixels of a batch, sub-rays averaged.
+    renderer: Renderer,
+    table: PlaneTable,
+    bank: RayBank,
+    batch: RayBatch,
+    objects: Tensor,
+    random: Tensor,
+    geometry: Geometry,
+) -> Rendered:
+    """Render the latent pixels of a batch, and the density at random points of free space with them.
 
-    Returns:
-        Premultiplied values [P, C] and opacities [P].
+    Rendering a stored fit knows no visual hull, so space that training rays skip has to be learned as empty.
+    One lookup and one perceptron call serve both.
+
+    Args:
+        renderer: The MLP.
+        table: Planes of the step's objects.
+        bank: Rays and hulls.
+        batch: Latent pixels of the step.
+        objects: [B] indices of the step's objects in the bank.
+        random: [B, n, 3] uniform in [0, 1).
+        geometry: Plane box and sampling.
     """
     n_sub = bank.near.shape[1]
     near, far = bank.near[batch.index].reshape(-1), bank.far[batch.index].reshape(-1)
     depths = stratified_depths(near, far, batch.jitter.shape[1], batch.jitter)
     origins = bank.origins[batch.index].repeat_interleave(n_sub, dim=0)
-    directions = bank.directions[batch.index].reshape(-1, 3)
-    slot = batch.slot.repeat_interleave(n_sub)
-    value, opacity, _ = render_rays(renderer, table, slot, origins, directions, depths, geometry.sigma_scale)
-    return value.view(len(batch.index), n_sub, -1).mean(1), opacity.view(-1, n_sub).mean(1)
+    on_rays = ray_points(origins, bank.directions[batch.index].reshape(-1, 3), depths)
+    in_box = ((2.0 * random - 1.0) * geometry.box_half).reshape(-1, 3)
+    ray_slot = batch.slot.repeat_interleave(n_sub * depths.shape[1])
+    box_slot = torch.arange(len(objects), device=objects.device).repeat_interleave(random.shape[1])
+    features = table.sample(torch.cat([on_rays, in_box]), torch.cat([ray_slot, box_slot]))
+    raw, colour = renderer(features)
+    weights = midpoint_weights(raw[: len(on_rays)].view(depths.shape), depths, geometry.sigma_scale)
+    value, opacity = composite(weights, colour[: len(on_rays)].view(*depths.shape, -1))
+    is_free = ~is_occupied(bank.occupancy, in_box, geometry.box_half, objects[box_slot])
+    free = free_space(raw[len(on_rays) :], is_free, geometry)
+    n_pixels = len(batch.index)
+    return Rendered(
+        value.view(n_pixels, n_sub, -1).mean(1),
+        opacity.view(n_pixels, n_sub).mean(1),
+        free.view(len(objects), -1).mean(1),
+    )
+
+
+def free_space(raw: Tensor, is_free: Tensor, geometry: Geometry) -> Tensor:
+    """Opacity of points that are known to be empty, over one step of a coarse march; zero at other points."""
+    step_world = 2.0 * geometry.box_half / _COARSE_STEPS
+    sigma = geometry.sigma_scale * functional.softplus(raw - 1.0)
+    return -torch.expm1(-sigma * step_world) * is_free
 
 
 def paste_pixels(value: Tensor, opacity: Tensor, batch: ViewBatch, background: Tensor) -> Tensor:
@@ -54,33 +108,3 @@ def paste_pixels(value: Tensor, opacity: Tensor, batch: ViewBatch, background: T
 def latent_error(a: Tensor, b: Tensor) -> Tensor:
     """Squared error of normalised latents in [-1, 1] units, not reduced."""
     return 4.0 * (a - b).square()
-
-
-def free_space(
-    renderer: Renderer,
-    table: PlaneTable,
-    bank: RayBank,
-    objects: Tensor,
-    random: Tensor,
-    geometry: Geometry,
-) -> Tensor:
-    """Mean opacity at random points outside the objects' visual hulls, per object [B].
-
-    Rendering a stored fit knows no hull, so space that training rays skip has to be learned as empty.
-
-    Args:
-        renderer: The MLP.
-        table: Planes of the step's objects.
-        bank: Rays and hulls.
-        objects: [B] indices of the step's objects in the bank.
-        random: [B, n, 3] uniform in [0, 1).
-        geometry: Plane box and sampling.
-    """
-    n_objects, n_points = random.shape[:2]
-    half = geometry.box_half
-    points = ((2.0 * random - 1.0) * half).reshape(-1, 3)
-    slot = torch.arange(n_objects, device=points.device).repeat_interleave(n_points)
-    free = ~is_occupied(bank.occupancy, points, half, objects.repeat_interleave(n_points))
-    step_world = 2.0 * half / 16  # one step of a coarse march through the box
-    penalty = free_space_penalty(renderer, table, slot, points, free, step_world, geometry.sigma_scale)
-    return penalty.view(n_objects, n_points).mean(1)

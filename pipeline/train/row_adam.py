@@ -30,23 +30,44 @@ class RowAdam:
         self._square = torch.zeros_like(values)
 
     @torch.no_grad()
-    def update(self, rows: Tensor, grad: Tensor, learning_rate: float) -> None:
+    def update(self, rows: Tensor | None, grad: Tensor, learning_rate: float) -> None:
         """Apply one step to rows.
 
         Args:
-            rows: [B] distinct indices.
+            rows: [B] distinct indices, or None for all rows in order.
             grad: [B, ...] gradient of those rows.
             learning_rate: Step size.
         """
-        self.steps[rows] += 1
-        mean = self._mean[rows].lerp_(grad, 1.0 - BETA1)
-        square = self._square[rows].mul_(BETA2).addcmul_(grad, grad, value=1.0 - BETA2)
-        self._mean[rows], self._square[rows] = mean, square
-        count = self.steps[rows].to(torch.float64)
+        if rows is None:
+            self._step(self.values, self._mean, self._square, self.steps, grad, learning_rate)
+            return
+        values, mean, square, steps = (
+            self.values[rows],
+            self._mean[rows],
+            self._square[rows],
+            self.steps[rows],
+        )
+        self._step(values, mean, square, steps, grad, learning_rate)
+        self.values[rows], self._mean[rows], self._square[rows], self.steps[rows] = (
+            values,
+            mean,
+            square,
+            steps,
+        )
+
+    @staticmethod
+    def _step(
+        values: Tensor, mean: Tensor, square: Tensor, steps: Tensor, grad: Tensor, learning_rate: float
+    ) -> None:
+        """Adam in place, with each row's own bias correction."""
+        steps += 1
+        mean.lerp_(grad, 1.0 - BETA1)
+        square.mul_(BETA2).addcmul_(grad, grad, value=1.0 - BETA2)
+        count = steps.to(torch.float64)
         shape = (-1, *[1] * (grad.ndim - 1))
         scale1 = (learning_rate / (1.0 - BETA1**count)).to(grad.dtype).view(shape)
         scale2 = (1.0 - BETA2**count).rsqrt().to(grad.dtype).view(shape)
-        self.values[rows] -= scale1 * mean / (square.sqrt() * scale2 + EPSILON)
+        values.sub_((square.sqrt() * scale2).add_(EPSILON).reciprocal_().mul_(mean).mul_(scale1))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Values, moments and counts."""

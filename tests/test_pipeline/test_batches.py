@@ -34,7 +34,8 @@ def bank(objects: list[TrainingViews]) -> RayBank:
 
 
 def test_seeds_do_not_depend_on_the_process() -> None:
-    # sha256 of "fit", "0" and "car" joined by \x1f, first 8 bytes little-endian, halved: a change changes every fit.
+    # sha256 of "fit", "0" and "car" joined by \x1f, first 8 bytes little-endian, halved: a change changes
+    # every fit.
     digest = hashlib.sha256(b"fit\x1f0\x1fcar").digest()
     generator = seeded_generator("fit", 0, "car")
     assert generator.initial_seed() == int.from_bytes(digest[:8], "little") // 2 == 7692578285195233130

@@ -17,7 +17,12 @@ def test_later_sources_win_over_earlier_ones():
         base,
         overrides={"render.width": 128},
         settings=["render.height=256", "train.autoencoder.steps=7"],
-        environment={"FPIPE_RENDER__VIEWS": "12", "FPIPE_RENDER__WIDTH": "32", "FPIPE_SHARD": "0/2", "HOME": "/"},
+        environment={
+            "FPIPE_RENDER__VIEWS": "12",
+            "FPIPE_RENDER__WIDTH": "32",
+            "FPIPE_SHARD": "0/2",
+            "HOME": "/",
+        },
     )
     assert (config.render.views, config.render.width, config.render.height) == (12, 128, 256)
     assert (config.train.seed, config.train.autoencoder.steps) == (1, 7)

@@ -44,8 +44,8 @@ def test_sampling_equals_grid_sample() -> None:
 
 
 def test_columns_run_along_the_first_axis_of_the_planes_name() -> None:
-    # K = 4 and box_half = 1: texel c is centred at -0.75 + 0.5 c. The point (x, y, z) = (-0.75, 0.25, 0.75) therefore
-    # reads column 0, 2, 3 along x, y, z:  xy[row 2, col 0] + xz[row 3, col 0] + yz[row 3, col 2].
+    # K = 4 and box_half = 1: texel c is centred at -0.75 + 0.5 c. The point (x, y, z) = (-0.75, 0.25, 0.75)
+    # therefore reads column 0, 2, 3 along x, y, z:  xy[row 2, col 0] + xz[row 3, col 0] + yz[row 3, col 2].
     planes = torch.zeros(1, 3, 1, 4, 4)
     planes[0, 0, 0, 2, 0], planes[0, 1, 0, 3, 0], planes[0, 2, 0, 3, 2] = 1.0, 10.0, 100.0
     point = torch.tensor([[[-0.75, 0.25, 0.75]]])

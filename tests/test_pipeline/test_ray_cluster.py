@@ -33,14 +33,20 @@ def cluster(tmp_path_factory, monkeypatch):
 def nodes_of(root: Path, stage: str) -> set[str]:
     """Returns the Ray nodes that committed shards, from the runs' event logs."""
     events = [
-        json.loads(line) for path in (root / "runs" / stage).glob("*/events.jsonl") for line in path.read_text().splitlines()
+        json.loads(line)
+        for path in (root / "runs" / stage).glob("*/events.jsonl")
+        for line in path.read_text().splitlines()
     ]
     return {event["node"] for event in events if event["event"] == "shard_done"}
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=clean_environment()
+        command(*arguments),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_environment(),
     )
 
 

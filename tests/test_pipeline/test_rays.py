@@ -14,8 +14,8 @@ def _identity_camera(position: tuple[float, float, float]) -> torch.Tensor:
 
 
 def test_a_latent_pixels_ray_goes_through_the_centre_of_its_block() -> None:
-    # 16x16 image, f = 8: block (row 0, col 1) has its centre at u = 12, v = 4. With focal 10 and centre (8, 8):
-    # x = (12 - 8) / 10 = 0.4, y = (4 - 8) / 10 = -0.4, z = 1.
+    # 16x16 image, f = 8: block (row 0, col 1) has its centre at u = 12, v = 4. With focal 10 and centre (8,
+    # 8): x = (12 - 8) / 10 = 0.4, y = (4 - 8) / 10 = -0.4, z = 1.
     intrinsics = torch.tensor([[[10.0, 0, 8], [0, 10, 8], [0, 0, 1]]])
     origins, directions = view_rays(_identity_camera((1, 2, 3)), intrinsics, 16, 16, downsample=8)
     assert origins.tolist() == [[1, 2, 3]]

@@ -14,7 +14,6 @@ from pipeline.model.renderer import (
     Geometry,
     PlaneTable,
     Renderer,
-    free_space_penalty,
     render_rays,
     render_views,
 )
@@ -122,23 +121,3 @@ def test_sub_rays_are_averaged() -> None:
     whole = render_views(renderer, planes, cam2world, matrix, (16, 16), 2, coarse, torch.zeros(2, 8, 8))
     each = render_views(renderer, planes, cam2world, matrix, (16, 16), 1, fine, torch.zeros(2, 16, 16))
     torch.testing.assert_close(whole, nn.functional.avg_pool2d(each, 2))
-
-
-def test_density_is_the_first_output() -> None:
-    torch.manual_seed(0)
-    renderer, features = Renderer(4, 3, 8), torch.randn(6, 4)
-    raw, colour = renderer(features)
-    torch.testing.assert_close(renderer.density(features), raw)
-    assert colour.min() >= -0.001
-    assert colour.max() <= 1.001
-
-
-def test_free_space_counts_only_points_known_to_be_empty() -> None:
-    torch.manual_seed(0)
-    renderer, table = Renderer(4, 3, 8), PlaneTable.of(torch.randn(1, 3, 4, 8, 8), Geometry())
-    points, zero = torch.rand(4, 3) - 0.5, torch.zeros(4, dtype=torch.long)
-    is_free = torch.tensor([True, False, True, False])
-    penalty = free_space_penalty(renderer, table, zero, points, is_free, 0.1, 5.0)
-    raw = renderer.density(table.sample(points, zero))
-    expected = 1 - torch.exp(-5.0 * nn.functional.softplus(raw - 1) * 0.1)
-    torch.testing.assert_close(penalty, expected * is_free)

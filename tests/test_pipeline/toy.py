@@ -1,4 +1,4 @@
-"""Toy objects for the tests of training and fitting: ray-traced ellipsoids, a small autoencoder, small settings."""
+"""Toy objects for tests of training and fitting: ray-traced ellipsoids, a small autoencoder and settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pipeline.model.renderer import Geometry
 from pipeline.model.shared import SharedComponents
 from pipeline.train.autoencoder import AutoencoderRecipe
 from pipeline.train.batches import TrainingViews
-from pipeline.train.joint import JointSettings, JointTrainer
+from pipeline.train.joint import JointTrainer
+from pipeline.train.settings import JointSettings
 
 SIZE_PX = 32
 torch.set_num_threads(1)  # tensors are tiny: threads would only wait for each other
