@@ -44,7 +44,7 @@ def midpoint_weights(
 
 
 def composite(
-    weights: Float[Tensor, "r s-1"], colour: Float[Tensor, "r s c"]
+    weights: Float[Tensor, "r i"], colour: Float[Tensor, "r s c"]
 ) -> tuple[Float[Tensor, "r c"], Float[Tensor, " r"]]:
     """Add colours up along rays.
 
@@ -59,7 +59,7 @@ def composite(
 
 
 def importance_depths(
-    weights: Float[Tensor, "r s-1"],
+    weights: Float[Tensor, "r i"],
     depths: Float[Tensor, "r s"],
     n: int,
     jitter: Float[Tensor, "r n"] | None = None,

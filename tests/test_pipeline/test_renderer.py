@@ -23,10 +23,11 @@ RADIUS = 0.3
 DENSITY = 6.0
 
 
-class SphereRenderer(nn.Module):
-    """Features are (x², y² or z²) read from three planes: density is DENSITY inside a sphere, 0 outside."""
+class SphereRenderer(Renderer):
+    """The one feature is the squared radius: density is DENSITY inside a sphere and 0 outside."""
 
-    n_channels = 2
+    def __init__(self) -> None:
+        super().__init__(n_features=1, n_channels=2)
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         inside = features[:, 0] < RADIUS**2
@@ -66,10 +67,11 @@ def test_a_sphere_of_known_density_renders_to_the_analytic_image() -> None:
     assert (found.flatten(1) - expected).abs().mean() < 0.004
 
 
-class SoftShell(nn.Module):
+class SoftShell(Renderer):
     """Density with a narrow peak at the sphere's surface; the colour depends on the radius."""
 
-    n_channels = 1
+    def __init__(self) -> None:
+        super().__init__(n_features=1, n_channels=1)
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         radius = features[:, 0].clamp(min=0).sqrt()
