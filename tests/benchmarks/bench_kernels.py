@@ -1,4 +1,4 @@
-"""Ratios of the two hand-written CPU kernels to the plain torch way, in one run: plane lookup and renderer's MLP.
+"""Ratios of the two hand-written CPU kernels to plain torch, in one run: plane lookup and renderer's MLP.
 
 Run: python -m tests.benchmarks.bench_kernels  (one JSON line; one thread, so that ratios are comparable)
 """
