@@ -227,9 +227,12 @@ class _Child:
         """Returns when the pipe can be read; ends the child when it is late or too large."""
         poll = select.poll()  # select() refuses descriptors from 1024 on
         poll.register(fd, select.POLLIN)
-        while not poll.poll(1000 * _POLL_S):
-            if time.monotonic() > self._deadline:
+        while True:
+            left_s = self._deadline - time.monotonic()
+            if left_s <= 0.0:
                 self._end("timeout", f"not finished after {self._allowed_s:g} s")
+            if poll.poll(1000 * min(_POLL_S, left_s)):
+                return
             if self._resident_bytes() > self._limits.memory_bytes:
                 limit = self._limits.memory_bytes / 2**20
                 self._end("out_of_memory", f"Blender needed more than {limit:.0f} MiB of memory")
