@@ -27,6 +27,8 @@ CALIBRATION_OBJECTS = 3
 CALIBRATION_STEPS = 4
 RAY_START_S = 15.0
 """Seconds for Ray and its worker processes to start, once per command; seen on 2 cores: 6 to 20."""
+TRAIN_START_S = 15.0
+"""Seconds for Ray Train's worker group to start and import torch; seen on 2 cores: 10 to 28."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def _measure(config: PipelineConfig, entries: list[ObjectEntry]) -> Calibration:
     with scratch_folder() as folder:
         store = Store(folder / "calibration")
         render_s, start_s, views_bytes = _measure_render(store, config, entries)
-        train_s, fit_s, shared_bytes = _measure_learning(store, config)
+        train_s, fit_s, shared_bytes = _measure_learning(store, config, len(entries))
     return Calibration(render_s, start_s, views_bytes, train_s, fit_s, shared_bytes)
 
 
@@ -144,7 +146,7 @@ def _measure_render(
     return rendered / n_ok, start_s, sum(int(summary["n_bytes"]) for summary in summaries) // n_ok
 
 
-def _measure_learning(store: Store, config: PipelineConfig) -> tuple[float, float, int]:
+def _measure_learning(store: Store, config: PipelineConfig, n: int) -> tuple[float, float, int]:
     """Returns seconds of the whole training, core-seconds per fit, and bytes of the shared components."""
     import torch
 
@@ -174,6 +176,9 @@ def _measure_learning(store: Store, config: PipelineConfig) -> tuple[float, floa
         "joint": settings.joint_steps,
     }
     train_s = sum(min(seconds[phase]) * count for phase, count in counts.items() if seconds[phase])
+    # The first step of a phase prepares every object (rays, latents), which the others do not.
+    prepare_s = sum(times[0] - min(times) for times in seconds.values()) / len(copies)
+    train_s += TRAIN_START_S + prepare_s * min(config.train.objects, n)
     shared = trainer.shared_components()
     version = shared.save(store, trainer.codes(), {})
     shared_bytes = sum(
@@ -194,12 +199,14 @@ def _measure_fit(config: PipelineConfig, shared: Any, objects: Any, fit: Any) ->
         if not steps:
             continue
         short = replace(settings, **{"latent_steps": 0, "rgb_steps": 0, name: CALIBRATION_STEPS})
-        total += _step_seconds(shared, objects, short, fit) * steps
+        prepare_s, step_s = _fit_seconds(shared, objects, short, fit)
+        total += step_s * steps + (prepare_s if name == "latent_steps" else 0.0)
     return total / len(objects)
 
 
-def _step_seconds(shared: Any, objects: Any, settings: Any, fit: Any) -> float:
-    """Returns the seconds of the quickest step of a short fit: the others were disturbed."""
-    times: list[float] = []
+def _fit_seconds(shared: Any, objects: Any, settings: Any, fit: Any) -> tuple[float, float]:
+    """Returns the seconds before a fit's first step, and of its quickest step: others were disturbed."""
+    times = [time.monotonic()]
     fit(shared, objects, settings, on_step=lambda done, of: times.append(time.monotonic()))
-    return min(later - earlier for earlier, later in itertools.pairwise(times))
+    step_s = min(later - earlier for earlier, later in itertools.pairwise(times[1:]))
+    return max(0.0, times[1] - times[0] - step_s), step_s
