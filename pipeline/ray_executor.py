@@ -10,6 +10,8 @@ import collections
 import contextlib
 import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -60,6 +62,7 @@ def ray_session(address: str | None, scratch: Path, cpus: int | None = None) -> 
     # One line about token authentication at every start is noise to people who never leave this machine.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     common: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         if address is None:
             ray.init(num_cpus=cpus, include_dashboard=False, _temp_dir=str(scratch / "r"), **common)
@@ -68,6 +71,9 @@ def ray_session(address: str | None, scratch: Path, cpus: int | None = None) -> 
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         where = "Ray could not be started here" if address is None else f"no Ray cluster answers at {address}"
         raise EnvironmentProblem(f"{where}: {error}") from error
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():  # Ray puts a handler of its own that aborts on SIGTERM
+            signal.signal(number, handler)
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -189,3 +190,21 @@ def test_another_config_on_an_existing_root_changes_nothing(tiny_dataset, tmp_pa
         assert said in done.err
         assert "Traceback" not in done.err
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_stopped_command_says_how_to_go_on(number, code, tmp_path):
+    root = tmp_path / "dataset"
+    with subprocess.Popen(
+        command("render", root, "--preset", TINY), stderr=subprocess.PIPE, text=True, env=clean_environment()
+    ) as driver:
+        deadline = time.monotonic() + 200
+        while not files(root, "done/views/*"):
+            assert driver.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        driver.send_signal(number)
+        _, err = driver.communicate(timeout=100)
+    assert driver.returncode == code, err
+    assert "the same command continues" in err
+    assert "Traceback" not in err
