@@ -23,19 +23,3 @@ class Progress(Protocol):
     def say(self, message: str) -> None:
         """One line for the person who watches."""
         ...
-
-
-class SilentProgress:
-    """Shows nothing: for tests and for use as a library."""
-
-    def start(self, stage: str, total: int, unit: str, done: int = 0) -> None:
-        """See Progress."""
-
-    def advance(self, amount: int = 1, **figures: Any) -> None:
-        """See Progress."""
-
-    def finish(self) -> None:
-        """See Progress."""
-
-    def say(self, message: str) -> None:
-        """See Progress."""
