@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from render_jobs.cameras import hemisphere_cameras, intrinsics, opencv_to_blender, project
+from render_jobs.mesh_file import MeshInput
 from render_jobs.scene import SUN_DIRECTION, LoadedMesh, load_mesh
 
 FloatArray = npt.NDArray[np.float32]
@@ -204,7 +205,7 @@ def self_test(size_px: int = 16) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "triangle.obj"
         path.write_text("v 0 0 0\nv 1 0 0\nv 0 0 -1\nf 1 2 3\n")
-        mesh = load_mesh(path, "default")
+        mesh = load_mesh(MeshInput(path, path.parent), "default")
     images = session.render_views(
         mesh, hemisphere_cameras(1, 1.3, 0), intrinsics(1.02, size_px, size_px)[None]
     )

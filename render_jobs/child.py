@@ -3,7 +3,8 @@
 Started by `render_jobs.worker` as `python -m render_jobs.child REQUEST_FD ANSWER_FD PARENT_PID`. It ends when
 the request pipe ends, and it is killed by the kernel when its parent dies.
 
-Request head: path, settings, n_views; body: cam2world f32 [V, 4, 4], then intrinsics f32 [V, 3, 3].
+Request head: path, root, up, front, settings, n_views; body: cam2world
+f32 [V, 4, 4], then intrinsics f32 [V, 3, 3].
 Answer head: ok, and either mesh_to_world and info (body: images u8 [V, H, W, 4]) or kind, reason, detail.
 """
 
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from render_jobs.mesh_file import MeshError, check_mesh_file
+from render_jobs.mesh_file import MeshError, MeshInput, check_mesh_file
 from render_jobs.messages import ChannelClosedError, receive, send
 
 if TYPE_CHECKING:
@@ -89,10 +90,11 @@ class _Server:
         from render_jobs.scene import load_mesh
 
         started, cpu_started = time.monotonic(), time.process_time()
-        path, settings = Path(head["path"]), head["settings"]
-        digest = check_mesh_file(path)
+        mesh_input = MeshInput(Path(head["path"]), Path(head["root"]), head["up"], head["front"])
+        settings = head["settings"]
+        digest = check_mesh_file(mesh_input.path)
         session = self._session_for(settings)
-        mesh = load_mesh(path, settings["shading"])
+        mesh = load_mesh(mesh_input, settings["shading"])
         loaded = time.monotonic()
         images = session.render_views(mesh, *_cameras(body, head["n_views"]))
         warnings = mesh.warnings + _coverage_warnings(images)

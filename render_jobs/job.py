@@ -23,6 +23,7 @@ import numpy as np
 
 from render_jobs.cameras import heldout_mask, hemisphere_cameras, intrinsics, seed_for
 from render_jobs.config import ExecutionLimits, RenderConfig
+from render_jobs.mesh_file import MeshInput
 from render_jobs.sources.base import Source, make_source
 from render_jobs.worker import BlenderWorker, RenderFailure
 from storage.errors import EnvironmentProblem, TransientError
@@ -135,15 +136,15 @@ class ObjectRenderer:
         folder = Path(tempfile.mkdtemp(prefix="mesh-", dir=worker.folder))
         try:
             started = time.monotonic()
-            path = self._fetch(row, folder)
+            mesh = self._fetch(row, folder)
             fetch_s = time.monotonic() - started
-            images, mesh_to_world, info = worker.render(path, cam2world, matrices, self._config)
+            images, mesh_to_world, info = worker.render(mesh, cam2world, matrices, self._config)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         views = ObjectViews(images, cam2world, matrices, heldout, mesh_to_world)
         return views, {**info, "fetch_s": fetch_s}
 
-    def _fetch(self, row: PlanRow, folder: Path) -> Path:
+    def _fetch(self, row: PlanRow, folder: Path) -> MeshInput:
         try:
             return self._source.fetch(row, folder)
         except FileNotFoundError as error:

@@ -1,15 +1,36 @@
-"""Checks of a mesh file before Blender sees it: the OBJ importer reads anything and reports success."""
+"""The mesh file before Blender sees it: the OBJ importer reads anything and reports success."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from pathlib import Path
+
+from render_jobs.normalize import Axis
 
 _HEAD_BYTES = 4096
 # A decimal number that fits a 32-bit float, and vertex lines that do not start with three of them.
 _NUMBER = rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE](?:-\d+|\+?0*(?:[0-2]?\d|3[0-7])))?"
 _BAD_VERTEX = re.compile(rb"^v[ \t]++(?!(?:%s(?:[ \t]+|(?=[\r\n]|\Z))){3})[^\r\n]*" % _NUMBER, re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class MeshInput:
+    """One mesh on the local disk, as `fetch` returns it and Blender gets it.
+
+    Attributes:
+        path: The mesh file.
+        root: Folder that holds everything the mesh may refer to; materials and textures outside it are
+            refused.
+        up: The file's axis that points up.
+        front: The file's axis that points to the front of the object.
+    """
+
+    path: Path
+    root: Path
+    up: Axis = "y"
+    front: Axis = "-z"
 
 
 class MeshError(ValueError):

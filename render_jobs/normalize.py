@@ -1,29 +1,51 @@
-"""Brings a mesh into the world frame: bounding box centred on the origin, diagonal 1, z up.
+"""Brings a mesh into the world frame: bounding box centred, diagonal 1, +z up, front +y.
 
-ShapeNet and most OBJ files are y-up. The rotation (x, y, z) → (x, −z, y) takes +y to +z and keeps x, so what
-a file calls −z (the front of ShapeNet v2 models) looks along world +y.
+Which axes of a file point up and to the front is a property of its source. Of a ShapeNet v2 model (y up,
+front −z) the rotation (x, y, z) → (x, −z, y) keeps x.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 
-Y_UP_TO_Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+Axis = Literal["x", "-x", "y", "-y", "z", "-z"]
+AXES: tuple[Axis, ...] = get_args(Axis)
 
 
-def mesh_to_world(vertices: npt.NDArray[np.floating[Any]]) -> FloatArray:
-    """Returns the 4×4 map from a y-up mesh's coordinates to the world frame.
+def axis_vector(axis: Axis) -> npt.NDArray[np.float64]:
+    """Returns the unit vector [3] of an axis."""
+    vector = np.zeros(3)
+    vector["xyz".index(axis[-1])] = -1.0 if axis[0] == "-" else 1.0
+    return vector
+
+
+def frame_rotation(up: Axis, front: Axis) -> npt.NDArray[np.float64]:
+    """Returns the rotation [3, 3] that takes a file's up axis to +z and its front to +y.
+
+    Raises:
+        ValueError: When both lie along the same axis.
+    """
+    if up[-1] == front[-1]:
+        raise ValueError(f"up axis {up} and front axis {front} lie along one line")
+    z, y = axis_vector(up), axis_vector(front)
+    return np.stack([np.cross(y, z), y, z])
+
+
+def mesh_to_world(vertices: npt.NDArray[np.floating[Any]], up: Axis = "y", front: Axis = "-z") -> FloatArray:
+    """Returns the 4×4 map from a mesh file's coordinates to the world frame.
 
     Args:
         vertices: Coordinates of the vertices that faces use, [n, 3], finite.
+        up: The file's axis that becomes +z.
+        front: The file's axis that becomes +y.
 
     Returns:
-        f32 [4, 4] on column vectors: rotation to z-up, one uniform scale, translation.
+        f32 [4, 4] on column vectors: rotation, one uniform scale, translation.
 
     Raises:
         ValueError: When the vertices are empty, not finite, or all at one place.
@@ -38,7 +60,7 @@ def mesh_to_world(vertices: npt.NDArray[np.floating[Any]]) -> FloatArray:
     if not diagonal > 1e-12 * max(1.0, float(np.abs(points).max())):
         raise ValueError(f"the mesh has no extent: bounding-box diagonal {diagonal:g}")
     matrix = np.eye(4)
-    matrix[:3, :3] = Y_UP_TO_Z_UP / diagonal
+    matrix[:3, :3] = frame_rotation(up, front) / diagonal
     matrix[:3, 3] = -matrix[:3, :3] @ ((low + high) / 2)
     return matrix.astype(np.float32)
 

@@ -14,7 +14,7 @@ import bpy
 import numpy as np
 import numpy.typing as npt
 
-from render_jobs.mesh_file import MeshError, find_texture, material_libraries
+from render_jobs.mesh_file import MeshError, MeshInput, find_texture, material_libraries
 from render_jobs.normalize import mesh_to_world, transform_points
 
 FloatArray = npt.NDArray[np.float32]
@@ -51,23 +51,24 @@ class LoadedMesh:
     warnings: list[str]
 
 
-def load_mesh(path: Path, shading: str) -> LoadedMesh:
+def load_mesh(mesh_input: MeshInput, shading: str) -> LoadedMesh:
     """Imports an OBJ file as the scene's only mesh, normalises it and replaces its materials.
 
     Args:
-        path: The .obj file; its .mtl and textures are found as the file says.
+        mesh_input: The mesh; its materials and textures are found as the file says.
         shading: "default" or "diffuse".
 
     Raises:
         MeshError: kinds no_faces, non_finite, no_extent.
     """
     remove_meshes()
+    path = mesh_input.path
     mesh = _import_obj(path)
     coordinates = np.empty(len(mesh.vertices) * 3, dtype=np.float32)
     mesh.vertices.foreach_get("co", coordinates)
     vertices = coordinates.reshape(-1, 3)
     used = vertices[_used_vertices(mesh)]
-    matrix = _checked_mesh_to_world(used)
+    matrix = _checked_mesh_to_world(used, mesh_input)
     mesh.vertices.foreach_set("co", transform_points(matrix, vertices).astype(np.float32).ravel())
     _make_flat(mesh)
     warnings = _missing_libraries(path)
@@ -107,11 +108,11 @@ def _used_vertices(mesh: bpy.types.Mesh) -> npt.NDArray[np.int32]:
     return np.unique(corners)
 
 
-def _checked_mesh_to_world(used: npt.NDArray[np.float32]) -> FloatArray:
+def _checked_mesh_to_world(used: npt.NDArray[np.float32], mesh_input: MeshInput) -> FloatArray:
     if not np.isfinite(used).all():
         raise MeshError("non_finite", "the mesh has coordinates that are not finite")
     try:
-        return mesh_to_world(used)
+        return mesh_to_world(used, mesh_input.up, mesh_input.front)
     except ValueError as error:
         raise MeshError("no_extent", str(error)) from error
 

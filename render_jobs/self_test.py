@@ -8,6 +8,7 @@ import numpy as np
 
 from render_jobs.cameras import hemisphere_cameras, intrinsics
 from render_jobs.config import ExecutionLimits, RenderConfig
+from render_jobs.mesh_file import MeshInput
 from render_jobs.worker import BlenderWorker, RenderFailure
 from storage.records import Failure
 
@@ -43,7 +44,7 @@ def render_cube(size_px: int) -> tuple[str, float]:
         mesh.write_text(CUBE)
         cameras = hemisphere_cameras(1, config.radius_world, seed=0)
         camera = np.stack([intrinsics(config.focal, size_px, size_px)])
-        rendered = worker.render(mesh, cameras, camera, config)
+        rendered = worker.render(MeshInput(mesh, worker.folder), cameras, camera, config)
     if not rendered.images[..., 3].any():
         raise RenderFailure(Failure("empty_render", "the cube is invisible"))
     return f"Blender {rendered.info['bpy']}", time.monotonic() - began

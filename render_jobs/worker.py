@@ -21,6 +21,7 @@ import numpy.typing as npt
 import psutil
 
 from render_jobs.config import ExecutionLimits, RenderConfig
+from render_jobs.mesh_file import MeshInput
 from render_jobs.messages import ChannelClosedError, receive, send
 from render_jobs.swept_folder import SweptFolder
 from storage.errors import EnvironmentProblem
@@ -93,7 +94,7 @@ class BlenderWorker:
         return self._child.pid if self._child else None
 
     def render(
-        self, mesh_path: Path, cam2world: FloatArray, intrinsics: FloatArray, config: RenderConfig
+        self, mesh: MeshInput, cam2world: FloatArray, intrinsics: FloatArray, config: RenderConfig
     ) -> Rendered:
         """Renders one mesh.
 
@@ -101,7 +102,7 @@ class BlenderWorker:
         mesh is tried once more in a fresh child before it is blamed.
 
         Args:
-            mesh_path: The .obj file.
+            mesh: The mesh and its frame.
             cam2world: [V, 4, 4], OpenCV axes.
             intrinsics: [V, 3, 3] in pixels.
             config: Size, shading and samples are taken from it.
@@ -113,13 +114,13 @@ class BlenderWorker:
         child = self._ready_child()
         was_fresh = child.n_served == 0
         try:
-            return child.render(mesh_path, cam2world, intrinsics, config)
+            return child.render(mesh, cam2world, intrinsics, config)
         except RenderFailure as error:
             if not child.alive:
                 self._drop_child()
             if error.failure.kind not in {"crash", "killed"} or was_fresh:
                 raise
-        return self.render(mesh_path, cam2world, intrinsics, config)
+        return self.render(mesh, cam2world, intrinsics, config)
 
     def _ready_child(self) -> _Child:
         if self._child is not None and (
@@ -191,12 +192,19 @@ class _Child:
             os.close(fd)
 
     def render(
-        self, path: Path, cam2world: FloatArray, intrinsics: FloatArray, config: RenderConfig
+        self, mesh: MeshInput, cam2world: FloatArray, intrinsics: FloatArray, config: RenderConfig
     ) -> Rendered:
         self._allow(self._limits.deadline_s)
         os.truncate(self._log, 0)
         body = cam2world.astype("<f4").tobytes() + intrinsics.astype("<f4").tobytes()
-        head = {"path": str(path.resolve()), "settings": config.cycles_settings(), "n_views": len(cam2world)}
+        head = {
+            "path": str(mesh.path.absolute()),
+            "root": str(mesh.root.absolute()),
+            "up": mesh.up,
+            "front": mesh.front,
+            "settings": config.cycles_settings(),
+            "n_views": len(cam2world),
+        }
         self.n_served += 1
         try:
             send(self._request_fd, head, body)

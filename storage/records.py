@@ -73,12 +73,14 @@ class Failure:
         reason: One line for people.
         detail: Longer text such as the tail of stderr.
         repro: Command that reproduces the failure.
+        picture: A small picture of what went wrong, as a data URI; empty where there is none.
     """
 
     kind: str
     reason: str
     detail: str = ""
     repro: str = ""
+    picture: str = ""
 
 
 @dataclass(frozen=True)

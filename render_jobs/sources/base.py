@@ -1,8 +1,8 @@
 """What a source of objects is: it lists objects, and brings one object's mesh to a local folder.
 
 A source's list is a pure function of its specification, the classes asked for and the seed; `fetch` may be
-called in another process on another machine. Meshes are y-up OBJ files; the front of each source is stated in
-its module.
+called in another process on another machine. Which axes of its meshes point up and to the front is stated in
+the source's module and travels with every mesh.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
+from render_jobs.mesh_file import MeshInput
 from storage.errors import ConfigError
 
 
@@ -65,8 +66,8 @@ class Source(Protocol):
             UsageError: Unknown class, missing folder, or fewer objects than asked for.
         """
 
-    def fetch(self, entry: ObjectLocation, folder: Path) -> Path:
-        """Makes the object's mesh available as a local .obj file and returns its path.
+    def fetch(self, entry: ObjectLocation, folder: Path) -> MeshInput:
+        """Makes the object's mesh available as a local file.
 
         Args:
             entry: The object.

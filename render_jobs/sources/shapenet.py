@@ -15,6 +15,7 @@ from typing import Any
 import fsspec
 import numpy as np
 
+from render_jobs.mesh_file import MeshInput
 from render_jobs.sources.base import ObjectEntry, ObjectLocation
 from render_jobs.sources.synsets import class_of, synset_of
 from storage.errors import EnvironmentProblem, TransientError, UsageError
@@ -59,13 +60,13 @@ class ShapeNetSource:
             entries += self._class_entries(asked, count, seed)
         return entries
 
-    def fetch(self, entry: ObjectLocation, folder: Path) -> Path:
-        """Returns the mesh's path; a remote model is copied into `folder` with its materials and textures."""
+    def fetch(self, entry: ObjectLocation, folder: Path) -> MeshInput:
+        """Returns the mesh; a remote model is copied into `folder` with its materials and textures."""
         if self._local:
             path = Path(self._root) / entry.location
             if not path.is_file():
                 raise FileNotFoundError(f"{entry.location} is not in {self._path}")
-            return path
+            return _mesh_input(Path(self._root), entry.location)
         model = _model_folder(entry.location)
         try:
             self._files.get(self._join(model), str(folder / "model"), recursive=True)
@@ -73,7 +74,7 @@ class ShapeNetSource:
             raise FileNotFoundError(f"{entry.location} is not in {self._path}") from None
         except (OSError, TimeoutError) as error:
             raise TransientError(f"{entry.object_id}: fetching {model} failed: {error}") from error
-        return folder / "model" / Path(entry.location).relative_to(model)
+        return MeshInput(folder / "model" / Path(entry.location).relative_to(model), folder / "model")
 
     def _class_entries(self, asked: str, count: int | None, seed: int) -> Entries:
         synset = synset_of(asked)
@@ -136,6 +137,10 @@ class ShapeNetSource:
 
     def _join(self, relative: str) -> str:
         return f"{self._root.rstrip('/')}/{relative}".rstrip("/")
+
+
+def _mesh_input(root: Path, location: str) -> MeshInput:
+    return MeshInput(root / location, root / _model_folder(location))
 
 
 def _model_folder(location: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from render_jobs.cameras import intrinsics, look_at_origin
 from render_jobs.config import RenderConfig
+from render_jobs.mesh_file import MeshInput
 from render_jobs.worker import BlenderWorker, Rendered
 
 CUBE_CORNERS = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)])
@@ -47,13 +48,18 @@ def cameras_at(azimuth_deg: Sequence[float], height: Sequence[float]) -> np.ndar
     return look_at_origin(np.radians(azimuth_deg), np.asarray(height, dtype=float), 1.3)
 
 
+def as_input(mesh: Path | MeshInput) -> MeshInput:
+    """A mesh in a folder of its own, y up and front −z."""
+    return MeshInput(mesh, mesh.parent) if isinstance(mesh, Path) else mesh
+
+
 def render(
-    worker: BlenderWorker, path: Path, cam2world: np.ndarray, size: int = 64, **settings: object
+    worker: BlenderWorker, mesh: Path | MeshInput, cam2world: np.ndarray, size: int = 64, **settings: object
 ) -> Rendered:
     """Renders at size × size with the default focal length."""
     config = RenderConfig(width=size, height=size, **settings)  # type: ignore[arg-type]
     matrices = np.repeat(intrinsics(1.02, size, size)[None], len(cam2world), axis=0)
-    return worker.render(path, cam2world, matrices, config)
+    return worker.render(as_input(mesh), cam2world, matrices, config)
 
 
 def srgb_u8(linear: Sequence[float]) -> np.ndarray:

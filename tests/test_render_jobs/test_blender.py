@@ -14,7 +14,15 @@ from render_jobs.cameras import hemisphere_cameras, intrinsics, project
 from render_jobs.config import RenderConfig
 from render_jobs.normalize import transform_points
 from render_jobs.worker import BlenderWorker
-from tests.test_render_jobs.meshes import COLOURED_CUBE, CUBE_CORNERS, cameras_at, cubes, render, write_mesh
+from tests.test_render_jobs.meshes import (
+    COLOURED_CUBE,
+    CUBE_CORNERS,
+    as_input,
+    cameras_at,
+    cubes,
+    render,
+    write_mesh,
+)
 
 pytestmark = pytest.mark.bpy
 
@@ -49,7 +57,7 @@ def test_cubes_appear_where_the_camera_model_says(
     matrix[:2, 2] += shift
     # With the default 8 samples alpha is too coarse to locate a spot of 2 × 2 pixels.
     config = RenderConfig(width=width, height=height, samples=128)
-    rendered = worker.render(path, cam2world, np.repeat(matrix[None], 8, 0), config)
+    rendered = worker.render(as_input(path), cam2world, np.repeat(matrix[None], 8, 0), config)
     corners = transform_points(rendered.mesh_to_world, (POINTS[:, None] + 0.1 * CUBE_CORNERS).reshape(-1, 3))
     errors, areas = [], []
     for image, camera in zip(rendered.images, cam2world, strict=True):
@@ -115,10 +123,11 @@ from pathlib import Path
 import numpy as np
 from render_jobs.blender import CyclesSession
 from render_jobs.cameras import hemisphere_cameras, intrinsics
+from render_jobs.mesh_file import MeshInput
 from render_jobs.scene import load_mesh
 width, height = map(int, sys.argv[2:])
 session = CyclesSession(width, height, samples=8, bounces=0, shading="default")
-mesh = load_mesh(Path(sys.argv[1]), "default")
+mesh = load_mesh(MeshInput(Path(sys.argv[1]), Path(sys.argv[1]).parent), "default")
 cameras = hemisphere_cameras(5, 1.3, 2), np.repeat(intrinsics(0.7, width, height)[None], 5, 0)
 cropped = session.render_views(mesh, *cameras)
 session._crop = lambda *_: (0, 0, width, height)
@@ -152,4 +161,4 @@ def test_cameras_that_blender_cannot_have_are_refused(worker: BlenderWorker, tmp
     matrix[1, 1] *= 2
     path = write_mesh(tmp_path, COLOURED_CUBE, "newmtl paint\n")
     with pytest.raises(Exception, match="square"):
-        worker.render(path, cameras_at([0], [0]), matrix[None], RenderConfig(width=64, height=64))
+        worker.render(as_input(path), cameras_at([0], [0]), matrix[None], RenderConfig(width=64, height=64))

@@ -231,7 +231,7 @@ def test_the_source_lists_the_first_objects_of_each_class(tmp_path: Path) -> Non
         "the seed chooses nothing in an endless family"
     )
     assert len({e.fingerprint for e in entries}) == 5
-    path = source.fetch(entries[3], tmp_path / "fetched")
+    path = source.fetch(entries[3], tmp_path / "fetched").path
     assert path.read_bytes() == write_object("car", 1, tmp_path / "again").read_bytes()
     assert path.is_relative_to(tmp_path / "fetched")
 

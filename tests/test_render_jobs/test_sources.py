@@ -75,7 +75,9 @@ def test_fingerprints_follow_content_and_not_place(root: Path, tmp_path: Path) -
 def test_local_meshes_are_used_in_place(root: Path, tmp_path: Path) -> None:
     source = ShapeNetSource(str(root))
     entry = source.list({"car": 1}, 0)[0]
-    assert source.fetch(entry, tmp_path) == root / entry.location
+    mesh = source.fetch(entry, tmp_path)
+    assert mesh.path == root / entry.location
+    assert mesh.root == root.joinpath(*entry.location.split("/")[:2])
     with pytest.raises(FileNotFoundError, match="car/gone"):
         source.fetch(ObjectEntry("car-x", "car", "car/gone/model.obj", ""), tmp_path)
 
@@ -89,7 +91,7 @@ def test_remote_meshes_come_with_materials_and_textures(root: Path, tmp_path: Pa
     for entry in (local[0], local[-1]):
         folder = tmp_path / entry.object_id
         folder.mkdir()
-        path = source.fetch(entry, folder)
+        path = source.fetch(entry, folder).path
         assert path.is_relative_to(folder)
         assert path.read_bytes() == (root / entry.location).read_bytes()
     assert (tmp_path / "car-m0" / "model" / "images" / "t.png").is_file()

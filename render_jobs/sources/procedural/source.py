@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+from render_jobs.mesh_file import MeshInput
 from render_jobs.sources.base import ObjectEntry, ObjectLocation
 from render_jobs.sources.procedural.cabinets import build_cabinet
 from render_jobs.sources.procedural.cars import build_car
@@ -110,15 +111,15 @@ class ProceduralSource:
             entries += [self._entry(class_name, k) for k in range(count)]
         return entries
 
-    def fetch(self, entry: ObjectLocation, folder: Path) -> Path:
-        """Writes the object under `folder` and returns the path of its .obj file.
+    def fetch(self, entry: ObjectLocation, folder: Path) -> MeshInput:
+        """Writes the object under `folder`.
 
         Raises:
             UsageError: If the entry's location names no object of this family.
             OSError: If the folder cannot be written.
         """
         class_name, k = parse_object_id(entry.location)
-        return write_object(class_name, k, folder)
+        return MeshInput(write_object(class_name, k, folder), folder)
 
     @staticmethod
     def _entry(class_name: str, k: int) -> ObjectEntry:
