@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cli.logs import duration_text, say
+from cli.logs import say
 from cli.options import print_json
+from cli.text import duration_text
 
 if TYPE_CHECKING:
     from pipeline.stages import StageResult

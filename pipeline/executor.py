@@ -9,7 +9,9 @@ reported once and the other tasks go on.
 from __future__ import annotations
 
 import collections
+import contextlib
 import faulthandler
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -171,8 +173,11 @@ class LocalExecutor:
                     running[receiver] = (task, attempt, process)
                 for ready in multiprocessing.connection.wait(list(running), timeout=0.2):
                     assert isinstance(ready, multiprocessing.connection.Connection)
-                    task, attempt, process = running.pop(ready)
+                    task, attempt, process = running[ready]
                     outcome = _receive(ready, process, task, attempt)
+                    if outcome is None:
+                        continue
+                    del running[ready]
                     if may_pass(outcome) and attempt < self.max_attempts:
                         waiting.append((time.monotonic() + retry_pause_s(attempt), attempt + 1, task))
                     else:
@@ -188,12 +193,18 @@ class LocalExecutor:
 
 def _receive(
     connection: multiprocessing.connection.Connection, process: Any, task: Task, attempt: int
-) -> TaskOutcome:
-    """Reads the answer of a task's process; one that died without answering gives a failure."""
-    value: dict[str, Any] | TaskFailure
+) -> TaskOutcome | None:
+    """Reads what a task's process sent: its answer, or (None) a line to log.
+
+    A process that died without answering gives a failure.
+    """
+    value: dict[str, Any] | TaskFailure | _LogLine
     try:
         value = connection.recv()
-    except EOFError:
+        if isinstance(value, _LogLine):
+            logging.getLogger(value.name).log(value.level, "%s", value.text)
+            return None
+    except (EOFError, OSError):  # OSError: it died in the middle of a message
         process.join()
         value = TaskFailure(
             "died", f"the process of shard {task.shard} ended with code {process.exitcode} without an answer"
@@ -213,7 +224,32 @@ def _run_in_process(
     """Body of a task's process."""
     _end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
-    connection.send(run_task(function, deadline_s, arguments))
+    to_driver = _ToDriver(connection)
+    logging.basicConfig(level=logging.WARNING, handlers=[to_driver])
+    value = run_task(function, deadline_s, arguments)
+    with to_driver.lock or contextlib.nullcontext():
+        connection.send(value)
+
+
+@dataclass(frozen=True)
+class _LogLine:
+    """A line that a task logged."""
+
+    name: str
+    level: int
+    text: str
+
+
+class _ToDriver(logging.Handler):
+    """Sends what a task logs to the driver, whose progress bar a line written here would tear."""
+
+    def __init__(self, connection: multiprocessing.connection.Connection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):  # the driver is gone, and this process ends soon
+            self._connection.send(_LogLine(record.name, record.levelno, record.getMessage()))
 
 
 def _end_with_parent(parent: int) -> None:

@@ -131,4 +131,5 @@ def render(
             TaskResources(cpus=config.compute.render_cpus, memory_bytes=config.compute.render_memory_bytes),
             progress,
             run,
+            work_per_object=(plan.header.n_views, "views"),
         )
