@@ -22,6 +22,8 @@ def finish_stage(result: StageResult, root: str, as_json: bool) -> int:
         say(f"{result.stage}: {result.objects_ok} objects in {duration_text(result.seconds)}")
     if result.objects_failed:
         say(f"{result.stage}: {result.objects_failed} objects failed; fpipe status {root} lists them")
+    if result.stage == "render":
+        say(f"look: fpipe report {root}")
     if (following := NEXT_STEP.get(result.stage)) is not None:
         say(f"next: fpipe {following} {root}")
     return result.exit_code

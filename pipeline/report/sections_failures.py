@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Final
 
@@ -21,7 +22,7 @@ def failures(findings: Findings) -> Html:
         "below a reason runs that object alone, in the foreground."
     )
     kinds, render = findings.failures, findings.render
-    content = [_kinds_table(kinds), *_lists(kinds)] if kinds else [_nothing_failed(render)]
+    content = [_kinds_table(kinds), *_lists(kinds, findings.url)] if kinds else [_nothing_failed(render)]
     return section("failures", "Failures", note, *content, *_warnings(render))
 
 
@@ -46,12 +47,12 @@ def _kinds_table(kinds: Sequence[FailureKind]) -> Html:
     return table(["Class of failure", "", "Objects", "Stage"], rows, "bars with-total kinds")
 
 
-def _lists(kinds: Sequence[FailureKind]) -> list[Html]:
+def _lists(kinds: Sequence[FailureKind], url: str) -> list[Html]:
     opened = sum(len(kind.objects) for kind in kinds) <= _OPEN_AT_FIRST
-    return [_list(kind, opened) for kind in kinds]
+    return [_list(kind, opened, url) for kind in kinds]
 
 
-def _list(kind: FailureKind, opened: bool) -> Html:
+def _list(kind: FailureKind, opened: bool, url: str) -> Html:
     rest = kind.n_objects - len(kind.objects)
     shown = (
         f"{len(kind.objects)} of {plural(kind.n_objects, 'object')}"
@@ -59,10 +60,10 @@ def _list(kind: FailureKind, opened: bool) -> Html:
         else plural(kind.n_objects, "object")
     )
     summary = el("summary", _name(kind.kind), el("small", f" {kind.stage}, {shown}"))
-    more = (
-        el("p", f"And {count(rest)} more, in the sidecars of the shards.", class_="empty") if rest else None
-    )
-    return el("details", summary, *map(_failed, kind.objects), more, class_="failed-kind", open=opened)
+    command = el("code", f"fpipe failures {shlex.quote(url)}")
+    more = (f"And {count(rest)} more: ", command, " lists all of them.") if rest else ()
+    rest_text = el("p", *more, class_="empty") if more else None
+    return el("details", summary, *map(_failed, kind.objects), rest_text, class_="failed-kind", open=opened)
 
 
 def _failed(failed: FailedObject) -> Html:

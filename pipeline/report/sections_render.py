@@ -28,6 +28,7 @@ from pipeline.report.wording import MISSING, count, duration, fixed, nouns, plur
 
 _CAMERAS_PX = 340
 _RUNS_SHOWN = 12
+_TILES_OF_A_NARROW_SHEET = 8
 _CLASSES_SHOWN = 6  # rows of the chart of CPU time
 _SHOWN_PERCENTILE = 99
 
@@ -42,11 +43,13 @@ def rendered(findings: Findings, sheets: ContactSheets) -> Html:
         el("span", "Point at one for its name and a second view.", class_="hover-only"),
         el("span", "Tap one for its name and a second view.", class_="touch-only"),
     )
-    content = [
+    drawn = [
         _sheet(entry, sheets.tiles[entry.class_name])
         for entry in render.classes
         if entry.class_name in sheets.tiles
     ]
+    is_narrow = max(map(len, sheets.tiles.values()), default=0) <= _TILES_OF_A_NARROW_SHEET
+    content = [el("div", *drawn, class_="sheets side-by-side" if is_narrow else "sheets")]
     without = [entry for entry in render.classes if entry.class_name not in sheets.tiles]
     if without:
         names = ", ".join(f"{entry.class_name} ({_counts(entry)})" for entry in without)
@@ -96,7 +99,7 @@ def bytes_per_view(render: RenderFindings) -> float:
 def _sheet(entry: ClassCount, tiles: Sequence[Tile]) -> Html:
     shown = f"{len(tiles)} of {_counts(entry)}" if len(tiles) < entry.n_ok else _counts(entry)
     heading = el("h3", nouns(entry.class_name).capitalize(), el("small", shown))
-    return join(heading, el("div", *map(_tile, tiles), class_="contact-sheet"))
+    return el("div", heading, el("div", *map(_tile, tiles), class_="contact-sheet"))
 
 
 def _counts(entry: ClassCount) -> str:
@@ -184,10 +187,14 @@ def _view_cost(render: RenderFindings) -> list[Html]:
         hidden = _beyond(cpu)
         rows = [Ridge(r.label, r.css_class, r.values[r.values <= hidden]) for r in cpu]
         n_hidden = sum(len(ridge.values) for ridge in cpu) - sum(len(ridge.values) for ridge in rows)
-        more = f" {plural(n_hidden, 'object')} beyond {fixed(hidden, 0)} ms not drawn." if n_hidden else ""
+        drawn = (
+            f"Mark and number give the mean of those drawn; {plural(n_hidden, 'object')} beyond "
+            f"{fixed(hidden, 0)} ms {'are' if n_hidden > 1 else 'is'} not."
+            if n_hidden
+            else "Mark and number give the mean."
+        )
         caption = (
-            "CPU time of the Blender process per view, one block per object; its import is part of it. "
-            f"Mark and number give the mean.{more}"
+            f"CPU time of the Blender process per view, one block per object, its import included. {drawn}"
         )
         parts.append(
             figure(both_widths(lambda width: ridges(rows, "CPU-ms per view", 1, width)), caption, "cpu")
