@@ -21,15 +21,15 @@ class ChannelClosedError(EOFError):
     """The other side is gone."""
 
 
-def send(fd: int, head: dict[str, Any], body: bytes | memoryview = b"") -> None:
-    """Writes one message; blocks until it is written.
+def send(fd: int, head: dict[str, Any], *body: bytes | memoryview) -> None:
+    """Writes one message, its body in parts; blocks until it is written.
 
     Raises:
         ChannelClosedError: The reader is gone.
     """
     text = json.dumps(head).encode()
     try:
-        for part in (_LENGTHS.pack(len(text), len(body)), text, body):
+        for part in (_LENGTHS.pack(len(text), sum(map(len, body))), text, *body):
             view = memoryview(part)
             while view:
                 view = view[os.write(fd, view[:_READ_BYTES]) :]

@@ -6,6 +6,7 @@ dies; it dies with its parent, even when that is killed with SIGKILL, and so doe
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -48,12 +49,14 @@ class Rendered(NamedTuple):
 
     Attributes:
         images: u8 [V, H, W, 4], straight alpha, sRGB.
+        passes: Those that the configuration asks for: depth f32 [V, H, W], normals f16 [V, H, W, 3].
         mesh_to_world: f32 [4, 4].
         info: render_s, load_s, cpu_s, n_faces, n_vertices, n_materials, n_textures, warnings, mesh_sha256 and
             versions.
     """
 
     images: npt.NDArray[np.uint8]
+    passes: dict[str, npt.NDArray[Any]]
     mesh_to_world: FloatArray
     info: dict[str, Any]
 
@@ -105,7 +108,7 @@ class BlenderWorker:
             mesh: The mesh and its frame.
             cam2world: [V, 4, 4], OpenCV axes.
             intrinsics: [V, 3, 3] in pixels.
-            config: Size, shading and samples are taken from it.
+            config: Size, shading, samples and passes are taken from it.
 
         Raises:
             RenderFailure: The mesh cannot be rendered within the limits; the worker goes on working.
@@ -164,7 +167,7 @@ class _Child:
     def _start(self, folder: Path) -> None:
         request_read, self._request_fd = os.pipe()
         self._answer_fd, answer_write = os.pipe()
-        arguments = [str(request_read), str(answer_write), str(os.getpid())]
+        arguments = [str(request_read), str(answer_write), str(os.getpid()), self._limits.device]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "render_jobs.child", *arguments],
@@ -196,18 +199,19 @@ class _Child:
     ) -> Rendered:
         self._allow(self._limits.deadline_s)
         os.truncate(self._log, 0)
-        body = cam2world.astype("<f4").tobytes() + intrinsics.astype("<f4").tobytes()
+        body = (cam2world.astype("<f4").tobytes(), intrinsics.astype("<f4").tobytes())
         head = {
             "path": str(mesh.path.absolute()),
             "root": str(mesh.root.absolute()),
             "up": mesh.up,
             "front": mesh.front,
             "settings": config.cycles_settings(),
+            "passes": config.passes,
             "n_views": len(cam2world),
         }
         self.n_served += 1
         try:
-            send(self._request_fd, head, body)
+            send(self._request_fd, head, *body)
             answer, images = receive(self._answer_fd, _MAX_IMAGE_BYTES, self._wait)
         except ChannelClosedError:
             raise RenderFailure(self._post_mortem()) from None
@@ -225,8 +229,8 @@ class _Child:
             detail = "\n".join(part for part in (answer["detail"], self._log_tail()) if part)
             raise RenderFailure(Failure(answer["kind"], answer["reason"], detail))
         matrix = np.array(answer["mesh_to_world"], dtype=np.float32).reshape(4, 4)
-        pixels = np.frombuffer(images, dtype=np.uint8).reshape(answer["shape"])
-        return Rendered(pixels, matrix, answer["info"])
+        arrays = _split(images, answer["arrays"])
+        return Rendered(arrays.pop("images"), arrays, matrix, answer["info"])
 
     def _allow(self, seconds: float) -> None:
         self._allowed_s, self._deadline = seconds, time.monotonic() + seconds
@@ -275,6 +279,16 @@ class _Child:
             return self._log.read_text(errors="replace")[-_TAIL_CHARACTERS:].strip()
         except OSError:
             return ""
+
+
+def _split(body: bytearray, layout: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
+    """Cuts a body into the arrays that lie in it one after the other: name → dtype, shape."""
+    arrays, start = {}, 0
+    for name, (dtype, shape) in layout.items():
+        count = math.prod(shape)
+        arrays[name] = np.frombuffer(body, dtype, count, start).reshape(shape)
+        start += arrays[name].nbytes
+    return arrays
 
 
 def _child_environment(folder: Path) -> dict[str, str]:

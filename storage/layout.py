@@ -37,6 +37,16 @@ def shared_key(shared_version: str, name: str = "") -> str:
     return f"{folder}/{name}" if name else folder
 
 
+def pass_group(name: str) -> str:
+    """Zarr group of one pass of the views (depth, normals)."""
+    return f"{checked_name(name)}.zarr"
+
+
+def pass_done(name: str) -> str:
+    """Folder of the done markers of one pass."""
+    return f"done/{checked_name(name)}"
+
+
 def fit_folder(name: str) -> str:
     """Folder of one fit."""
     return f"{FITS}/{checked_name(name)}"

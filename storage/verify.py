@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from . import layout
 from .arrays import chunk_checksum, decode_chunk
 from .documents import parse_document
 from .errors import FpipeError, IntegrityError
+from .passes import PASSES, PassStore
 from .plan import read_plan
 from .planes import PlanesStore, list_fits
 from .records import Problem, Status
@@ -41,15 +43,18 @@ def verify(store: Store, full: bool) -> list[Problem]:
         return [_problem(error)]
     found = list(_check_shared(store, full))
     if store.exists(layout.zarr_metadata(layout.VIEWS_GROUP)):
-        found += _check_group(store, None, full)
+        found += _check_group(store, ViewsStore.open, full)
+    for name in PASSES:
+        if store.exists(layout.zarr_metadata(layout.pass_group(name))):
+            found += _check_group(store, partial(PassStore.open, name=name), full)
     for name in list_fits(store):
-        found += _check_group(store, name, full)
+        found += _check_group(store, partial(PlanesStore.open, name=name), full)
     return found
 
 
-def _check_group(store: Store, fit: str | None, full: bool) -> list[Problem]:
+def _check_group(store: Store, open_group: Callable[[Store], ShardedStore], full: bool) -> list[Problem]:
     try:
-        group = PlanesStore.open(store, fit) if fit else ViewsStore.open(store)
+        group = open_group(store)
     except FpipeError as error:
         return [_problem(error)]
     found: list[Problem] = []

@@ -226,7 +226,7 @@ def test_an_answer_that_is_none_is_a_crash(tmp_path: Path, monkeypatch: pytest.M
 
 
 def _answer_fd(pid: int) -> str:
-    return psutil.Process(pid).cmdline()[-2]
+    return psutil.Process(pid).cmdline()[-3]
 
 
 def test_children_are_replaced_after_their_share(
