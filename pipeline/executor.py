@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from storage.errors import FpipeError, TransientError
+from storage.errors import FpipeError, StaleSnapshotError, TransientError
 
 TaskFunction = Callable[..., dict[str, Any]]
 
@@ -108,7 +108,7 @@ def run_task(
         return function(**arguments)
     except Exception as error:  # noqa: BLE001 the worker boundary: the driver records it
         return TaskFailure(
-            kind="transient" if isinstance(error, TransientError) else "raised",
+            kind="transient" if isinstance(error, (TransientError, StaleSnapshotError)) else "raised",
             message=f"{type(error).__name__}: {error}",
             exit_code=error.exit_code if isinstance(error, FpipeError) else 1,
             trace=traceback.format_exc(),

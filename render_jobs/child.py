@@ -6,7 +6,7 @@ ends when the request pipe ends, and it is killed by the kernel when its parent 
 Request head: path, root, up, front, settings, passes, n_views; body: cam2world
 f32 [V, 4, 4], then intrinsics f32 [V, 3, 3].
 Answer head: ok, and either mesh_to_world and info (body: images u8 [V, H, W, 4], then
-the passes, as `arrays` says) or kind, reason, detail.
+the passes, as `shapes` says) or kind, reason, detail.
 """
 
 from __future__ import annotations
@@ -117,10 +117,7 @@ class _Server:
         }
         answer = {
             "ok": True,
-            "arrays": {
-                name: [array.dtype.str, list(array.shape)]
-                for name, array in {"images": images, **passes}.items()
-            },
+            "shapes": {name: list(array.shape) for name, array in {"images": images, **passes}.items()},
             "mesh_to_world": mesh.mesh_to_world.ravel().tolist(),
             "info": info,
         }
