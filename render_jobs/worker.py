@@ -95,6 +95,14 @@ class BlenderWorker:
         self._drop_child()
         self._swept.close()
 
+    def start(self) -> None:
+        """Starts the child if there is none; `render` does so itself.
+
+        Raises:
+            EnvironmentProblem: Blender does not start.
+        """
+        self._ready_child()
+
     @property
     def pid(self) -> int | None:
         """Process id of the child, None while there is none."""

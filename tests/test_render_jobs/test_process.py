@@ -99,7 +99,7 @@ def test_endless_stderr_fills_neither_disk_nor_memory(make: Callable[..., Blende
     assert failure.detail.endswith("the last words") or "Abort" in failure.detail
     assert len(failure.detail) <= 4000
     # How large it is when somebody looks depends on the disk's speed; that it shrinks again does not.
-    assert sum(later < earlier for earlier, later in itertools.pairwise(sizes)) >= 3, "it is cut"
+    assert sum(later < earlier for earlier, later in itertools.pairwise(sizes)) >= 3, f"it is cut {sizes}"
 
 
 def test_what_it_started_dies_with_it_and_hides_nothing(make: Callable[..., BlenderWorker]) -> None:
