@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Device = Literal["cpu", "cuda", "optix"]
+PassName = Literal["depth", "normals"]
 
 
 class RenderConfig(BaseModel):
@@ -41,6 +44,17 @@ class RenderConfig(BaseModel):
         description="Rays per pixel; unset: 8 for default, 16 for diffuse shading.",
     )
 
+    passes: tuple[PassName, ...] = Field(
+        default=(),
+        description="Further images per view: depth (distance along the ray), normals (world frame).",
+    )
+
+    @field_validator("passes")
+    @classmethod
+    def _one_order(cls, passes: tuple[PassName, ...]) -> tuple[PassName, ...]:
+        """The order of the names and their repetition mean nothing, so they don't change the hash."""
+        return tuple(sorted(set(passes)))
+
     def cycles_settings(self) -> dict[str, Any]:
         """Returns what the child process needs to know: size, shading, samples and bounces."""
         diffuse = self.shading == "diffuse"
@@ -54,7 +68,7 @@ class RenderConfig(BaseModel):
 
 
 class ExecutionLimits(BaseModel):
-    """What one object may cost. Changes no content and is no part of any hash."""
+    """What one object may cost, and where. Part of no hash: content is what `RenderConfig` says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,6 +80,9 @@ class ExecutionLimits(BaseModel):
     )
     memory_bytes: int = Field(
         default=8 * 2**30, gt=0, description="Resident memory at which a Blender process is ended."
+    )
+    device: Device = Field(
+        default="cpu", description="Where Cycles renders; a GPU is used by one process at a time."
     )
     objects_per_process: int = Field(
         default=1000,
