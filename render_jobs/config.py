@@ -40,6 +40,10 @@ class RenderConfig(BaseModel):
         le=65_536,
         description="Rays per pixel; unset: 8 for default, 16 for diffuse shading.",
     )
+    clipping: Literal["fail", "allow"] = Field(
+        default="fail",
+        description="What an object that reaches the edge of an image means: a failure, or a warning.",
+    )
 
     def cycles_settings(self) -> dict[str, Any]:
         """Returns what the child process needs to know: size, shading, samples and bounces."""
@@ -66,6 +70,16 @@ class ExecutionLimits(BaseModel):
     )
     memory_bytes: int = Field(
         default=8 * 2**30, gt=0, description="Resident memory at which a Blender process is ended."
+    )
+    mesh_bytes: int = Field(
+        default=2**30,
+        gt=0,
+        description="Largest mesh, material or texture file, and largest sum of a glTF's buffers, in bytes.",
+    )
+    texture_pixels: int = Field(
+        default=2**26,
+        gt=0,
+        description="Largest texture in pixels; the material's colour stands in for a larger one.",
     )
     objects_per_process: int = Field(
         default=1000,

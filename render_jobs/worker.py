@@ -202,7 +202,10 @@ class _Child:
             "root": str(mesh.root.absolute()),
             "up": mesh.up,
             "front": mesh.front,
+            "mesh_bytes": self._limits.mesh_bytes,
+            "texture_pixels": self._limits.texture_pixels,
             "settings": config.cycles_settings(),
+            "clipping": config.clipping,
             "n_views": len(cam2world),
         }
         self.n_served += 1
@@ -223,7 +226,8 @@ class _Child:
     def _result(self, answer: dict[str, Any], images: bytearray) -> Rendered:
         if not answer["ok"]:
             detail = "\n".join(part for part in (answer["detail"], self._log_tail()) if part)
-            raise RenderFailure(Failure(answer["kind"], answer["reason"], detail))
+            failure = Failure(answer["kind"], answer["reason"], detail, picture=answer["picture"])
+            raise RenderFailure(failure)
         matrix = np.array(answer["mesh_to_world"], dtype=np.float32).reshape(4, 4)
         pixels = np.frombuffer(images, dtype=np.uint8).reshape(answer["shape"])
         return Rendered(pixels, matrix, answer["info"])
