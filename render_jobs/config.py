@@ -43,6 +43,10 @@ class RenderConfig(BaseModel):
         le=65_536,
         description="Rays per pixel; unset: 8 for default, 16 for diffuse shading.",
     )
+    clipping: Literal["fail", "allow"] = Field(
+        default="fail",
+        description="What an object that reaches the edge of an image means: a failure, or a warning.",
+    )
 
     passes: tuple[PassName, ...] = Field(
         default=(),
@@ -83,6 +87,16 @@ class ExecutionLimits(BaseModel):
     )
     device: Device = Field(
         default="cpu", description="Where Cycles renders; a GPU is used by one process at a time."
+    )
+    mesh_bytes: int = Field(
+        default=2**30,
+        gt=0,
+        description="Largest mesh, material or texture file, and largest sum of a glTF's buffers, in bytes.",
+    )
+    texture_pixels: int = Field(
+        default=2**26,
+        gt=0,
+        description="Largest texture in pixels; the material's colour stands in for a larger one.",
     )
     objects_per_process: int = Field(
         default=1000,

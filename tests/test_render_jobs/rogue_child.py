@@ -83,7 +83,10 @@ def main() -> None:
                 time.sleep(300)
             case "allocate":
                 kept = [bytearray(os.urandom(1) * (1 << 26)) for _ in range(200)]
-                send(answer_fd, {"ok": False, "kind": "x", "reason": str(len(kept)), "detail": ""})
+                send(
+                    answer_fd,
+                    {"ok": False, "kind": "x", "reason": str(len(kept)), "detail": "", "picture": ""},
+                )
             case _:
                 send(answer_fd, *answer(head))
 
