@@ -23,11 +23,23 @@ from cli.options import (
     resolve_config,
 )
 
-SourceName = Annotated[str | None, typer.Option("--source", help="procedural (needs no files) or shapenet.")]
-SourcePath = Annotated[str | None, typer.Option("--path", help="Folder or URL of the source's meshes.")]
+SourceName = Annotated[
+    str | None,
+    typer.Option(
+        "--source", help="procedural (needs no files), shapenet, or views that exist: fused-planes, nerf."
+    ),
+]
+SourcePath = Annotated[
+    str | None, typer.Option("--path", help="Folder or URL of the source's meshes or views.")
+]
 Classes = Annotated[str | None, typer.Option(help="car:1000,sofa:1000 (a name alone: all of them).")]
 Views = Annotated[int | None, typer.Option(help="Views per object.", min=2)]
 Resolution = Annotated[int | None, typer.Option(help="Width and height of a view in pixels.", min=8)]
+Poses = Annotated[str | None, typer.Option(help="hemisphere, sphere or front (around the object's front).")]
+Cameras = Annotated[
+    str | None,
+    typer.Option(help="transforms.json, file or URL, with the cameras of all objects.", metavar="FILE"),
+]
 Seed = Annotated[
     int | None, typer.Option(help="Seed of cameras, held-out split and choice of objects.", min=0)
 ]
@@ -46,6 +58,8 @@ def _source_overrides(
     views: int | None,
     resolution: int | None,
     seed: int | None,
+    poses: str | None,
+    cameras: str | None,
 ) -> dict[str, Any]:
     """Returns the config keys that the flags set."""
     from storage.errors import UsageError
@@ -63,6 +77,8 @@ def _source_overrides(
         "render.views": views,
         "render.width": resolution,
         "render.height": resolution,
+        "render.poses": poses,
+        "render.cameras": cameras,
     }
     return {key: value for key, value in given.items() if value is not None}
 
@@ -75,6 +91,8 @@ def plan(
     views: Views = None,
     resolution: Resolution = None,
     seed: Seed = None,
+    poses: Poses = None,
+    cameras: Cameras = None,
     preset: Preset = None,
     settings: Settings = None,
     workers: Workers = None,
@@ -89,7 +107,7 @@ def plan(
     from storage.store import Store
 
     store = Store(root)
-    overrides = _source_overrides(source, path, classes, views, resolution, seed)
+    overrides = _source_overrides(source, path, classes, views, resolution, seed, poses, cameras)
     config = resolve_config(store, preset, settings, overrides | compute_overrides(None, None, workers))
     result = forecast(config, calibrate=calibrate)
     if as_json:
@@ -106,6 +124,8 @@ def render(
     views: Views = None,
     resolution: Resolution = None,
     seed: Seed = None,
+    poses: Poses = None,
+    cameras: Cameras = None,
     preset: Preset = None,
     settings: Settings = None,
     shard: Shard = "all",
@@ -114,7 +134,7 @@ def render(
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Render posed views of every object with Blender. Done shards are skipped."""
+    """Render posed views of every object with Blender, or import views. Done shards are skipped."""
     from cli.logs import make_progress
     from cli.outcome import finish_stage
     from pipeline.compute import ComputeSession
@@ -122,7 +142,7 @@ def render(
     from storage.store import Store
 
     store = Store(root)
-    overrides = _source_overrides(source, path, classes, views, resolution, seed)
+    overrides = _source_overrides(source, path, classes, views, resolution, seed, poses, cameras)
     config = resolve_config(
         store, preset, settings, overrides | compute_overrides(executor, ray_address, workers)
     )

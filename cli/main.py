@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from cli import data, demo, doctor, learn, look
+from cli import data, demo, doctor, export, learn, look
 from cli.logs import configure_logging, say
 from storage.errors import FpipeError
 
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Builds datasets of tri-plane neural representations from meshes.",
 )
-for module in (demo, doctor, data, learn, look):
+for module in (demo, doctor, data, learn, look, export):
     module.register(app)
 
 

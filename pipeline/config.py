@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.fit.config import FitConfig
 from pipeline.train.config import TrainConfig
-from render_jobs.config import ExecutionLimits, RenderConfig
-from render_jobs.sources.base import SourceSpec
+from render_jobs.config import RENDERED_ONLY, ExecutionLimits, RenderConfig
+from render_jobs.sources.base import VIEWS_KINDS, SourceSpec
 from storage.errors import ConfigError
 
 
@@ -30,8 +30,9 @@ class SourceConfig(SourceSpec):
         path: Folder or fsspec URL that holds the meshes; only for sources that read files.
     """
 
-    kind: Literal["procedural", "shapenet"] = Field(
-        default="procedural", description="Built-in meshes, or a folder in ShapeNetCore's layout."
+    kind: Literal["procedural", "shapenet", "fused-planes", "nerf"] = Field(
+        default="procedural",
+        description="Built-in meshes, a folder in ShapeNetCore's layout, or views that exist.",
     )
     classes: dict[str, int | None] = Field(
         default_factory=dict,
@@ -112,6 +113,17 @@ class PipelineConfig(BaseModel):
         for name, pixels in (("width", self.render.width), ("height", self.render.height)):
             if pixels % 8:
                 raise ValueError(f"render.{name} {pixels} is not a multiple of 8, the autoencoder's factor")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_to_render(self) -> Self:
+        """Views that exist are as they are: a setting of the renderer would do nothing."""
+        if self.source.kind in VIEWS_KINDS:
+            for name in RENDERED_ONLY:
+                if getattr(self.render, name) != RenderConfig.model_fields[name].default:
+                    raise ValueError(
+                        f"render.{name} says how to render, but source {self.source.kind} has views"
+                    )
         return self
 
     def content(self, section: Literal["source", "render", "train", "fit"]) -> dict[str, Any]:

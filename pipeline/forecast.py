@@ -15,7 +15,8 @@ from typing import Any
 
 from pipeline.compute import usable_cores
 from pipeline.config import PipelineConfig
-from pipeline.render_stage import list_objects, make_plan, shard_bytes_per_object, views_bytes_per_object
+from pipeline.planned import planned
+from pipeline.render_stage import make_plan, shard_bytes_per_object, views_bytes_per_object
 from pipeline.scratch import scratch_folder
 from render_jobs.sources.base import ObjectEntry
 from storage.plan import choose_objects_per_shard, shard_count
@@ -62,7 +63,7 @@ def forecast(config: PipelineConfig, calibrate: bool = True) -> dict[str, Any]:
     Raises:
         UsageError: the source's folder is missing, or it has too few objects.
     """
-    entries = list_objects(config)
+    config, entries = planned(config)
     workers = config.compute.workers or usable_cores()
     measured = _measure(config, entries) if calibrate else None
     n, views = len(entries), config.render.views

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import datetime
 import json
-from typing import Any
 
 from pipeline.compute import ComputeSession
 from pipeline.config import ComputeConfig, PipelineConfig
 from pipeline.executor import TaskResources
+from pipeline.planned import planned, stored_form
 from pipeline.progress import Progress
 from pipeline.run import record_run
 from pipeline.shard_spec import parse_shards
 from pipeline.stages import StageResult, run_shards
+from render_jobs.config import RenderConfig
 from render_jobs.job import render_shard
-from render_jobs.sources.base import ObjectEntry, make_source
+from render_jobs.poses import stored_key
 from storage import layout
 from storage.documents import content_hash
-from storage.errors import UsageError
 from storage.plan import Plan, PlanHeader, choose_objects_per_shard, write_plan
 from storage.records import PlanRow
 from storage.store import Store
@@ -29,21 +29,6 @@ COMPRESSED_BYTES_PER_PIXEL = 0.9
 
 PASS_BYTES_PER_PIXEL = {"depth": 2.5, "normals": 3.0}
 """Stored bytes per pixel of a pass, from above; see COMPRESSED_BYTES_PER_PIXEL."""
-
-
-def list_objects(config: PipelineConfig) -> list[ObjectEntry]:
-    """Returns the source's objects in a fixed order, classes interleaved by the source's own rule.
-
-    Raises:
-        UsageError: missing folder, unknown class, or fewer objects than asked for.
-    """
-    source = make_source(config.source.spec())
-    entries = source.list(dict(config.source.classes), config.source.seed)
-    if not entries:
-        raise UsageError(
-            f"source {source.name}: no objects found for {dict(config.source.classes) or 'any class'}"
-        )
-    return entries
 
 
 def views_bytes_per_object(config: PipelineConfig) -> int:
@@ -67,9 +52,10 @@ def make_plan(store: Store, config: PipelineConfig, workers: int) -> Plan:
 
     Raises:
         StoreMismatchError: the root holds another dataset; nothing was changed.
-        UsageError: see list_objects.
+        UsageError, ConfigError: see planned.
     """
-    entries = list_objects(config)
+    config, entries = planned(config)
+    config, cameras = stored_form(config)
     render = config.content("render")
     header = PlanHeader(
         n_objects=len(entries),
@@ -90,6 +76,8 @@ def make_plan(store: Store, config: PipelineConfig, workers: int) -> Plan:
         PlanRow(row, entry.object_id, entry.class_name, config.source.kind, entry.location, entry.fingerprint)
         for row, entry in enumerate(entries)
     ]
+    if cameras is not None and not store.exists(layout.PLAN_HEADER):  # before the plan that names it
+        store.create(stored_key(str(config.render.cameras)), cameras)
     plan = write_plan(store, header, rows)
     store.create(layout.PLAN_CONFIG, json.dumps(config.model_dump(mode="json"), indent=1).encode())
     return plan
@@ -99,15 +87,6 @@ def render_resources(compute: ComputeConfig) -> TaskResources:
     """Returns what one render task needs."""
     gpus = compute.render_gpus if compute.render_gpus is not None else float(compute.limits.device != "cpu")
     return TaskResources(cpus=compute.render_cpus, gpus=gpus, memory_bytes=compute.render_memory_bytes)
-
-
-def stored_config(store: Store) -> dict[str, Any] | None:
-    """Returns the config that a dataset was planned with, None where there is no dataset."""
-    try:
-        values: dict[str, Any] = json.loads(store.read(layout.PLAN_CONFIG))
-    except FileNotFoundError:
-        return None
-    return values
 
 
 def render(
@@ -139,7 +118,9 @@ def render(
     if all(shard in done for shard in chosen):
         progress.say(f"render: all {len(chosen)} shards are done")
         return StageResult("render", len(chosen), skipped=len(chosen), objects_failed=len(views.failures()))
-    with record_run(store, "render", config.model_dump(mode="json")) as run:
+    planned_render = RenderConfig(**plan.header.render_config)
+    record = config.model_copy(update={"render": planned_render}).model_dump(mode="json")
+    with record_run(store, "render", record) as run:
         return run_shards(
             "render",
             session.executor,

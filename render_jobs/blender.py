@@ -20,7 +20,9 @@ import numpy.typing as npt
 from render_jobs.cameras import hemisphere_cameras, intrinsics, opencv_to_blender, project, ray_lengths
 from render_jobs.devices import use_device
 from render_jobs.mesh_file import MeshInput
-from render_jobs.scene import SUN_DIRECTION, LoadedMesh, load_mesh
+from render_jobs.prepare import prepare_mesh
+from render_jobs.scene import LoadedMesh, load_mesh
+from render_jobs.shading import SUN_DIRECTION
 
 if TYPE_CHECKING:
     from render_jobs.config import Device
@@ -277,7 +279,9 @@ def self_test(device: Device = "cpu", size_px: int = 16) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "triangle.obj"
         path.write_text("v 0 0 0\nv 1 0 0\nv 0 0 -1\nf 1 2 3\n")
-        mesh = load_mesh(MeshInput(path, path.parent), "default")
+        private = Path(folder) / "private"
+        private.mkdir()
+        mesh = load_mesh(prepare_mesh(MeshInput(path, path.parent), private), "default")
     images = session.render_views(
         mesh, hemisphere_cameras(1, 1.3, 0), intrinsics(1.02, size_px, size_px)[None]
     )

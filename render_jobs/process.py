@@ -38,6 +38,7 @@ _MAX_LOG_BYTES = 1 << 24
 # Memory is looked at ten times a second. Should this process be starved itself, the kernel refuses what goes
 # this far beyond: private memory that is not resident yet is about 115 MiB of a Blender process.
 _BEYOND_LIMIT_BYTES = 2 << 30
+MAX_FILE_BYTES = 1 << 30  # of any file that the process writes, its log included: 2 GB/s were seen
 _NO_MEMORY = re.compile(
     r"bad_alloc|MemoryError|[Cc]annot allocate memory|Malloc returns null|[Oo]ut of memory"
 )
@@ -117,11 +118,12 @@ class BlenderProcess:
         state = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         return state is None
 
-    def bound_memory(self) -> None:
-        """Lets the kernel refuse what goes far beyond the limit; for a process that has started."""
-        bytes_ = self._limits.memory_bytes + _BEYOND_LIMIT_BYTES
-        with contextlib.suppress(OSError, ValueError):  # a lower hard limit is in force already
-            resource.prlimit(self.pid, resource.RLIMIT_DATA, (bytes_, bytes_))
+    def bound(self) -> None:
+        """Lets the kernel refuse what goes far beyond the limits; for a process that has started."""
+        memory_bytes = self._limits.memory_bytes + _BEYOND_LIMIT_BYTES
+        for kind, bytes_ in ((resource.RLIMIT_DATA, memory_bytes), (resource.RLIMIT_FSIZE, MAX_FILE_BYTES)):
+            with contextlib.suppress(OSError, ValueError):  # a lower hard limit is in force already
+                resource.prlimit(self.pid, kind, (bytes_, bytes_))
 
     def allow(self, seconds: float) -> None:
         """Sets the deadline of what follows."""
@@ -292,5 +294,5 @@ def start(parent: Path, limits: ExecutionLimits, echo: Echo | None = None) -> Bl
     except EndedError as error:
         process.close()
         raise EnvironmentProblem(start_message(error.failure)) from error
-    process.bound_memory()
+    process.bound()
     return process

@@ -204,8 +204,11 @@ class _Child:
             "root": str(mesh.root.absolute()),
             "up": mesh.up,
             "front": mesh.front,
+            "mesh_bytes": self._limits.mesh_bytes,
+            "texture_pixels": self._limits.texture_pixels,
             "settings": config.cycles_settings(),
             "passes": config.passes,
+            "clipping": config.clipping,
             "n_views": len(cam2world),
         }
         self.n_served += 1
@@ -223,7 +226,8 @@ class _Child:
         try:
             if not answer["ok"]:
                 detail = "\n".join(part for part in (answer["detail"], self._process.log_tail()) if part)
-                raise RenderFailure(Failure(answer["kind"], answer["reason"], detail))
+                picture = str(answer["picture"])
+                raise RenderFailure(Failure(answer["kind"], answer["reason"], detail, picture=picture))
             matrix = np.array(answer["mesh_to_world"], dtype=np.float32).reshape(4, 4)
             expected = {name: list(array.shape) for name, array in arrays.items()}
             if answer["shapes"] != expected:

@@ -32,6 +32,11 @@ def plan_segment(index: int, digest: str) -> str:
     return f"plan/segment-{index:05d}-{digest[:16]}.jsonl.zst"
 
 
+def plan_cameras(sha256: str) -> str:
+    """Key of the camera file that a plan was made with."""
+    return f"plan/cameras-{sha256}.json"
+
+
 def shared_key(shared_version: str, name: str = "") -> str:
     """Key of one file of the shared components, or of their folder when `name` is empty."""
     folder = f"{SHARED}/{checked_name(shared_version)}"

@@ -7,14 +7,17 @@ the source's module and travels with every mesh.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from render_jobs.config import RenderConfig
 from render_jobs.mesh_file import MeshInput
 from storage.errors import ConfigError
+from storage.records import ObjectViews
 
 
 @dataclass(frozen=True)
@@ -79,18 +82,68 @@ class Source(Protocol):
         """
 
 
+class ViewsSize(NamedTuple):
+    """What a source of views finds in its files: views per object, and their size in pixels."""
+
+    n_views: int
+    height: int
+    width: int
+
+
+@runtime_checkable
+class ViewsSource(Protocol):
+    """A family of objects whose views exist already, so that nothing is rendered."""
+
+    name: str
+
+    def list(self, classes: dict[str, int | None], seed: int) -> list[ObjectEntry]:
+        """Lists the objects of some classes; see `Source.list`."""
+
+    def measure(self, entries: Sequence[ObjectEntry]) -> ViewsSize:
+        """Returns the most common number of views of listed objects, and the size of the first one's.
+
+        Raises:
+            UsageError: No object has readable views.
+        """
+
+    def load(self, entry: ObjectLocation, config: RenderConfig) -> tuple[ObjectViews, dict[str, Any]]:
+        """Reads the views of one object.
+
+        Args:
+            entry: The object.
+            config: Number and size of views, and how many are held out where the data does not say.
+
+        Returns:
+            The views; and what is worth recording, `warnings` among it.
+
+        Raises:
+            RenderFailure: The object has no usable views.
+            TransientError: A fault of the connection that may go away.
+        """
+
+
+VIEWS_KINDS = frozenset({"fused-planes", "nerf"})
+"""Sources of views; all others are sources of meshes."""
+
+
 class SourceSpec(BaseModel):
     """How to make a source; stored in the plan.
 
     Attributes:
         kind: Which source.
-        path: Folder or fsspec URL that holds the meshes; only for sources that read files.
+        path: Folder or fsspec URL that holds the meshes or views; only for sources that read files.
+        normalize: For views: "cameras" moves and scales the files' world so that what their cameras look at
+            fits ours, "none" keeps it; unset: "none" for fused-planes, and for nerf "cameras" unless fpipe
+            exported the views.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["procedural", "shapenet"]
+    kind: Literal["procedural", "shapenet", "fused-planes", "nerf"]
     path: str | None = None
+    normalize: Literal["cameras", "none"] | None = Field(
+        default=None, description="How the world of views that exist is brought into ours."
+    )
 
     @field_validator("path")
     @classmethod
@@ -106,10 +159,14 @@ class SourceSpec(BaseModel):
             raise ValueError("source shapenet needs a path: the folder that holds <synset>/<id>/…")
         if self.kind == "procedural" and self.path:
             raise ValueError("source procedural takes no path")
+        if self.kind in VIEWS_KINDS and not self.path:
+            raise ValueError(f"source {self.kind} needs a path: the folder of the views")
+        if self.normalize and self.kind not in VIEWS_KINDS:
+            raise ValueError(f"normalize is for views that exist; meshes of source {self.kind} always are")
         return self
 
 
-def make_source(spec: dict[str, Any]) -> Source:
+def make_source(spec: dict[str, Any]) -> Source | ViewsSource:
     """Makes the source that a specification describes.
 
     Raises:
@@ -123,9 +180,13 @@ def make_source(spec: dict[str, Any]) -> Source:
         from render_jobs.sources.procedural import ProceduralSource
 
         return ProceduralSource()
+    assert checked.path is not None
+    if checked.kind in VIEWS_KINDS:
+        from render_jobs.sources.views import make_views_source
+
+        return make_views_source(checked.kind, checked.path, checked.normalize)
     from render_jobs.sources.shapenet import ShapeNetSource
 
-    assert checked.path is not None
     return ShapeNetSource(checked.path)
 
 

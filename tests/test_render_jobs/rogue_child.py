@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -51,7 +52,8 @@ def main() -> None:
                 block = b"x" * (1 << 20)
                 ends = time.monotonic() + 2.0
                 while time.monotonic() < ends:
-                    os.write(2, block)
+                    with contextlib.suppress(OSError):  # no room
+                        os.write(2, block)
                 os.write(2, b"the last words\n")
                 os.abort()
             case "orphan":
@@ -83,7 +85,10 @@ def main() -> None:
                 time.sleep(300)
             case "allocate":
                 kept = [bytearray(os.urandom(1) * (1 << 26)) for _ in range(200)]
-                send(answer_fd, {"ok": False, "kind": "x", "reason": str(len(kept)), "detail": ""})
+                send(
+                    answer_fd,
+                    {"ok": False, "kind": "x", "reason": str(len(kept)), "detail": "", "picture": ""},
+                )
             case _:
                 send(answer_fd, *answer(head))
 

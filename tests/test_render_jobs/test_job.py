@@ -12,7 +12,8 @@ import pytest
 
 import render_jobs.job
 from render_jobs.config import RenderConfig
-from render_jobs.job import object_cameras, render_shard
+from render_jobs.job import render_shard
+from render_jobs.poses import object_cameras
 from render_jobs.repro import repro
 from render_jobs.sources.base import make_source
 from render_jobs.worker import BlenderWorker
