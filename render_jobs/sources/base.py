@@ -160,7 +160,7 @@ class SourceSpec(BaseModel):
         if self.kind == "procedural" and self.path:
             raise ValueError("source procedural takes no path")
         if self.kind in VIEWS_KINDS and not self.path:
-            raise ValueError(f"source {self.kind} needs a path: the folder of the views")
+            raise ValueError(f"source {self.kind} needs a path (--path): the folder of the views")
         if self.normalize and self.kind not in VIEWS_KINDS:
             raise ValueError(f"normalize is for views that exist; meshes of source {self.kind} always are")
         return self
