@@ -23,8 +23,9 @@ import numpy as np
 
 from render_jobs.cameras import heldout_mask, hemisphere_cameras, intrinsics, seed_for
 from render_jobs.config import ExecutionLimits, RenderConfig
-from render_jobs.mesh_file import MeshInput
+from render_jobs.mesh_file import MeshError, MeshInput
 from render_jobs.sources.base import Source, make_source
+from render_jobs.sources.mesh_cache import MeshCache
 from render_jobs.worker import BlenderWorker, RenderFailure
 from storage.errors import EnvironmentProblem, TransientError
 from storage.plan import Plan
@@ -38,7 +39,11 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 def render_shard(
-    root_url: str, shard: int, attempt: str, limits: dict[str, Any] | None = None
+    root_url: str,
+    shard: int,
+    attempt: str,
+    limits: dict[str, Any] | None = None,
+    mesh_cache: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Renders one shard and commits it; a shard that is done is skipped, a committed one only published.
 
@@ -47,6 +52,7 @@ def render_shard(
         shard: Shard number of `views.zarr`.
         attempt: Names this attempt; a random part is added, so that a repeated call is another attempt.
         limits: Values of `ExecutionLimits`.
+        mesh_cache: Arguments of `MeshCache`; None for no cache.
 
     Returns:
         shard, attempt, n_ok, n_failed, skipped, and seconds, render_s, n_bytes when it was rendered now.
@@ -68,7 +74,7 @@ def render_shard(
         }
     started = time.monotonic()
     attempt = f"{attempt}-{secrets.token_hex(4)}"
-    renderer = ObjectRenderer.of_plan(root_url, views.plan)
+    renderer = ObjectRenderer.of_plan(root_url, views.plan, mesh_cache)
     with views.builder(shard, attempt) as builder, BlenderWorker(ExecutionLimits(**(limits or {}))) as worker:
         render_s = sum(renderer.add(builder, worker, views.plan.rows[row]) for row in rows)
         seconds = time.monotonic() - started
@@ -107,10 +113,11 @@ class ObjectRenderer:
         self._config = config
 
     @classmethod
-    def of_plan(cls, root_url: str, plan: Plan) -> ObjectRenderer:
-        """Makes the renderer that a plan describes."""
+    def of_plan(cls, root_url: str, plan: Plan, mesh_cache: dict[str, Any] | None = None) -> ObjectRenderer:
+        """Makes the renderer that a plan describes; see `render_shard` for the cache."""
         header = plan.header
-        return cls(root_url, make_source(header.source), RenderConfig(**header.render_config))
+        cache = MeshCache(**mesh_cache) if mesh_cache else None
+        return cls(root_url, make_source(header.source, cache), RenderConfig(**header.render_config))
 
     def add(self, builder: ViewsShardBuilder, worker: BlenderWorker, row: PlanRow) -> float:
         """Renders one object into a shard, or records why it failed; returns the seconds spent in Blender."""
@@ -142,13 +149,15 @@ class ObjectRenderer:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         views = ObjectViews(images, cam2world, matrices, heldout, mesh_to_world)
-        return views, {**info, "fetch_s": fetch_s}
+        return views, {**info, **mesh.info, "fetch_s": fetch_s}
 
     def _fetch(self, row: PlanRow, folder: Path) -> MeshInput:
         try:
             return self._source.fetch(row, folder)
         except FileNotFoundError as error:
             raise RenderFailure(Failure("missing_file", str(error))) from error
+        except MeshError as error:
+            raise RenderFailure(Failure(error.kind, str(error))) from error
         except (EnvironmentProblem, TransientError):
             raise
         except OSError as error:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from render_jobs.normalize import Axis
 
@@ -25,12 +26,14 @@ class MeshInput:
             refused.
         up: The file's axis that points up.
         front: The file's axis that points to the front of the object.
+        info: What the source knows about the object, JSON values; recorded with the object, not used.
     """
 
     path: Path
     root: Path
     up: Axis = "y"
     front: Axis = "-z"
+    info: dict[str, Any] = field(default_factory=dict)
 
 
 class MeshError(ValueError):

@@ -41,6 +41,7 @@ _TRANSIENT_ERRNO = {
 _NETWORK_MODULES = ("botocore", "aiobotocore", "aiohttp", "urllib3")
 
 T = TypeVar("T")
+Names = list[str]  # the class below has a method named list
 
 
 class RemoteFiles:
@@ -92,6 +93,29 @@ class RemoteFiles:
             return []
         own = self._path(prefix).strip("/")  # some servers list a folder's own marker object
         return sorted({path.rstrip("/").rpartition("/")[2] for path in paths if path.strip("/") != own})
+
+    def find(self, prefix: str) -> dict[str, int]:
+        """Return key → size of all objects below `prefix`, from one recursive listing."""
+        try:
+            found = _retried(prefix, lambda: self.fs.find(self._path(prefix), detail=True))
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        start = len(self.root.rstrip("/")) + 1
+        return {path[start:]: int(entry["size"]) for path, entry in found.items() if not path.endswith("/")}
+
+    def subfolders(self, prefix: str) -> Names:
+        """Return the names of the folders directly below `prefix`."""
+        try:
+            found = _retried(prefix, lambda: self.fs.ls(self._path(prefix), detail=True))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        own = self._path(prefix).strip("/")
+        paths = [entry["name"].strip("/") for entry in found if entry["type"] == "directory"]
+        return [path.rpartition("/")[2] for path in paths if path != own]
+
+    def is_folder(self) -> bool:
+        """Say whether the URL names a folder, that is a prefix of some object's key."""
+        return bool(_retried(self.root, lambda: self.fs.isdir(self.root)))
 
     def sweep(self) -> None:
         """Nothing to do: uploads appear whole or not at all."""
