@@ -54,7 +54,6 @@ class FolderSource:
 
     Raises:
         EnvironmentProblem: The URL's protocol needs a package that is not installed.
-        ConfigError: Up and front along one line.
     """
 
     name = "folder"
@@ -70,17 +69,24 @@ class FolderSource:
         self._path = path
         root, self._pattern = _split_glob(path)
         self._files = SourceFiles(self.name, root)
-        self._axes = {ending: chosen_axes(up, front, default) for ending, default in FORMATS.items()}
+        self._up, self._front = up, front
         self._class_name = class_name
         self._cache = cache
 
     def list(self, classes: dict[str, int | None], seed: int) -> Entries:
-        """Lists meshes, class by class in the order asked for, by path within a class; see `Source.list`."""
+        """Lists meshes, class by class in the order asked for, by path within a class; see `Source.list`.
+
+        Raises:
+            UsageError: No folder, no meshes, unknown class, or fewer meshes than asked for.
+            ConfigError: Up and front of a format along one line.
+        """
         self._files.check_folder()
         sizes = self._files.find()
         meshes = [path for path in sizes if self._is_wanted(path)]
         if not meshes:
             raise UsageError(f"source folder: no meshes in {self._path}; known endings: {', '.join(FORMATS)}")
+        for path in {PurePosixPath(path).suffix.lower(): path for path in meshes}.values():
+            self._axes_of(path)  # contradicting axes are said now, not once per object
         ids = _object_ids(meshes)
         by_class: dict[str, Names] = {}
         for path in meshes:
@@ -103,7 +109,6 @@ class FolderSource:
     def fetch(self, entry: ObjectLocation, folder: Path) -> MeshInput:
         """Returns the mesh; a remote one is copied into `folder` with the files that it refers to."""
         location = path_of_stored(entry.location)
-        up, front = self._axes[PurePosixPath(location).suffix.lower()]
         if self._files.local:
             if not self._files.is_there(location):
                 raise FileNotFoundError(f"{location} is not in {self._files.url}")
@@ -115,7 +120,10 @@ class FolderSource:
             else:
                 key = f"{self._files.url}\0{location}\0{entry.fingerprint}"
                 self._cache.provide(key, root, lambda into: copy_with_companions(self._files, location, into))
-        return MeshInput(root / location, root, up, front)
+        return MeshInput(root / location, root, *self._axes_of(location))
+
+    def _axes_of(self, path: str) -> tuple[Axis, Axis]:
+        return chosen_axes(self._up, self._front, FORMATS[PurePosixPath(path).suffix.lower()])
 
     def _is_wanted(self, path: str) -> bool:
         parts = PurePosixPath(path).parts

@@ -19,7 +19,7 @@ from render_jobs.sources.files import path_of_stored
 from render_jobs.sources.folder import FolderSource
 from render_jobs.sources.names import MAX_NAME_BYTES, readable_name
 from render_jobs.worker import BlenderWorker
-from storage.errors import UsageError
+from storage.errors import ConfigError, UsageError
 from tests.test_render_jobs.meshes import COLOURED_CUBE, cameras_at, cubes, render
 
 FILES = {
@@ -105,6 +105,9 @@ def test_axes_by_format(root: Path, tmp_path: Path) -> None:
     assert axes == {
         ".obj": y_up, ".gltf": y_up, ".glb": y_up, ".ply": z_up, ".stl": z_up, ".blend": z_up
     }  # fmt: skip
+    with pytest.raises(ConfigError, match="up axis z and front axis -z"):
+        listed(root, front="-z")
+    assert len(listed(root / "**/*.[gG][lL]*", front="-z")) == 2, "only the formats that are there matter"
     turned = FolderSource(str(root), up="x", front="y")
     assert {(m.up, m.front) for e in turned.list({}, 0) for m in [turned.fetch(e, tmp_path)]} == {("x", "y")}
 

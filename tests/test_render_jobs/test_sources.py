@@ -234,7 +234,6 @@ def test_specs_are_checked_and_made_absolute(root: Path, monkeypatch: pytest.Mon
         {"kind": "shapenet", "path": "x", "up": "w"},
         {"kind": "shapenet", "path": "x", "components": 3},
         {"kind": "folder"},
-        {"kind": "folder", "path": "x", "up": "y", "front": "-y"},
         {"kind": "morphable", "class_name": "face"},
         {"kind": "morphable", "components": 0},
     ):
