@@ -147,7 +147,7 @@ class SourceSpec(BaseModel):
     def _settings_of_the_kind(self) -> SourceSpec:
         if self.kind in NEEDS_PATH and not self.path:
             raise ValueError(f"source {self.kind} needs a path: {NEEDS_PATH[self.kind]}")
-        for name in set().union(*_SETTINGS.values()) - _SETTINGS[self.kind]:
+        for name in sorted(set().union(*_SETTINGS.values()) - _SETTINGS[self.kind]):
             if getattr(self, name) is not None:
                 raise ValueError(f"source {self.kind} takes no {name}")
         return self

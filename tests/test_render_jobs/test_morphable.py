@@ -25,7 +25,9 @@ from render_jobs.sources.morphable import (
 )
 from render_jobs.sources.morphable import source as source_module
 from render_jobs.sources.morphable.ply import write_ply
+from render_jobs.worker import BlenderWorker
 from storage.errors import UsageError
+from tests.test_render_jobs.meshes import cameras_at, render
 
 LEVEL = 2
 
@@ -356,6 +358,24 @@ def test_a_real_head_is_read(real_model: Path) -> None:
     assert np.einsum("ij,ij->", a, np.cross(b, c)) > 0, "faces look outwards"
     rms = np.sqrt((model.shape.directions**2).sum(axis=1).reshape(-1, 3).sum(axis=1).mean())
     assert 1.0 < rms < 10.0, f"{rms:.2f} mm: heads differ by millimetres, so sigma is applied once"
+
+
+@pytest.mark.bpy
+def test_faces_stand_upright_and_look_along_the_worlds_y(worker: BlenderWorker, tmp_path: Path) -> None:
+    """From the side, the nose points to +y; from the front there is skin, from behind hair."""
+    pytest.importorskip("render_jobs.formats", reason="Blender gets OBJ files only, as yet")
+    source = make_source({"kind": "morphable", "coefficient_sigma": 0.0})
+    mesh = source.fetch(source.list({"face": 1}, 0)[0], tmp_path)
+    images = render(worker, mesh, cameras_at([90.0, 270.0, 0.0], [0.0, 0.0, 0.0]), size=64).images
+    front, back, side = images
+    assert front[20:40, 24:40, 0][front[20:40, 24:40, 3] == 255].mean() > 120
+    assert back[14:30, 24:40, 0][back[14:30, 24:40, 3] == 255].mean() < 90
+    rows = side[..., 3] > 127
+    top = np.flatnonzero(rows.any(axis=1))[0]
+    upper, lower = rows[top : top + 20].sum(), rows[-(top + 20) : len(rows) - top].sum()
+    assert upper > lower, "the neck is below"
+    red = front[..., 0].astype(int) - front[..., 2]
+    assert red[front[..., 3] == 255].mean() > 15, "skin"
 
 
 def test_ply_header_counts(tmp_path: Path) -> None:

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from render_jobs.sources.axes import chosen_axes
 from render_jobs.sources.base import ObjectEntry, SourceSpec, make_source
-from render_jobs.sources.procedural import ProceduralSource
+from render_jobs.sources.procedural import ProceduralSource, write_object
 from render_jobs.sources.shapenet import ShapeNetSource
 from render_jobs.sources.synsets import SYNSETS, class_of, synset_of
+from render_jobs.worker import BlenderWorker
 from storage.errors import ConfigError, EnvironmentProblem, UsageError
-from tests.test_render_jobs.meshes import COLOURED_CUBE, write_mesh
+from tests.test_render_jobs.meshes import COLOURED_CUBE, cameras_at, render, write_mesh
 
 CAR, SOFA = "02958343", "04256520"
 
@@ -247,3 +249,28 @@ def test_synsets_go_both_ways() -> None:
     assert synset_of("car") == synset_of(CAR) == CAR
     assert class_of(CAR) == "car"
     assert class_of("99999999") == synset_of("99999999") == "99999999"
+
+
+@pytest.mark.bpy
+def test_one_model_in_both_layouts_gives_the_same_pictures(worker: BlenderWorker, tmp_path: Path) -> None:
+    """v1 files are v2 files turned from front −z to front +x: (x, y, z) → (−z, y, x)."""
+    v2 = write_object("chair", 1, tmp_path / "v2")
+    v1 = tmp_path / "v1" / v2.parents[2].name / v2.parents[1].name
+    shutil.copytree(v2.parent, v1)
+    turned = [_turned(line) for line in v2.read_text().splitlines()]
+    (v1 / "model.obj").write_text("\n".join(turned))
+    pictures = []
+    for root in ("v1", "v2"):
+        source = ShapeNetSource(str(tmp_path / root))
+        mesh = source.fetch(source.list({}, 0)[0], tmp_path)
+        pictures.append(render(worker, mesh, cameras_at([30.0, 200.0], [0.3, 0.2])).images.astype(int))
+    assert (pictures[0][..., 3] > 0).mean() > 0.05
+    assert np.abs(pictures[0] - pictures[1]).mean() < 0.5
+
+
+def _turned(line: str) -> str:
+    kind, _, rest = line.partition(" ")
+    if kind not in {"v", "vn"}:
+        return line
+    x, y, z = map(float, rest.split()[:3])
+    return f"{kind} {-z:.9g} {y:.9g} {x:.9g}"
