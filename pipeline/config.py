@@ -60,6 +60,9 @@ class ComputeConfig(BaseModel):
     render_cpus: float = Field(
         default=1.0, gt=0, description="Cores per render task (Blender renders on one)."
     )
+    render_gpus: float | None = Field(
+        default=None, ge=0, description="GPUs per render task; unset: 1 where limits.device is a GPU, else 0."
+    )
     render_memory_bytes: int = Field(
         default=0, ge=0, description="Memory that Ray reserves per render task, 0 for none."
     )

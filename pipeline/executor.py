@@ -23,7 +23,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from storage.errors import FpipeError, TransientError
+from pipeline.gpus import VARIABLE as CUDA_VISIBLE_DEVICES
+from pipeline.gpus import gpu_slots, visible_gpus
+from storage.errors import FpipeError, StaleSnapshotError, TransientError
 
 TaskFunction = Callable[..., dict[str, Any]]
 
@@ -108,7 +110,7 @@ def run_task(
         return function(**arguments)
     except Exception as error:  # noqa: BLE001 the worker boundary: the driver records it
         return TaskFailure(
-            kind="transient" if isinstance(error, TransientError) else "raised",
+            kind="transient" if isinstance(error, (TransientError, StaleSnapshotError)) else "raised",
             message=f"{type(error).__name__}: {error}",
             exit_code=error.exit_code if isinstance(error, FpipeError) else 1,
             trace=traceback.format_exc(),
@@ -156,22 +158,25 @@ class LocalExecutor:
         waiting: collections.deque[tuple[float, int, Task]] = collections.deque(
             (0.0, 1, task) for task in tasks
         )
-        running: dict[multiprocessing.connection.Connection, tuple[Task, int, Any]] = {}
+        slots = gpu_slots(resources.gpus, visible_gpus() if resources.gpus else (), self.workers)
+        running: dict[multiprocessing.connection.Connection, tuple[Task, int, Any, str | None]] = {}
         try:
             while waiting or running:
-                while waiting and len(running) < self.workers and waiting[0][0] <= time.monotonic():
+                while waiting and slots and waiting[0][0] <= time.monotonic():
                     _, attempt, task = waiting.popleft()
                     receiver, sender = context.Pipe(duplex=False)
+                    gpus, arguments = slots.pop(), dict(task.arguments)
                     process = context.Process(
                         target=_run_in_process,
-                        args=(sender, function, resources.deadline_s, dict(task.arguments), os.getpid()),
+                        args=(sender, function, resources.deadline_s, arguments, os.getpid(), gpus),
                     )
                     process.start()
                     sender.close()
-                    running[receiver] = (task, attempt, process)
+                    running[receiver] = (task, attempt, process, gpus)
                 for ready in multiprocessing.connection.wait(list(running), timeout=0.2):
                     assert isinstance(ready, multiprocessing.connection.Connection)
-                    task, attempt, process = running.pop(ready)
+                    task, attempt, process, gpus = running.pop(ready)
+                    slots.append(gpus)
                     outcome = _receive(ready, process, task, attempt)
                     if may_pass(outcome) and attempt < self.max_attempts:
                         waiting.append((time.monotonic() + retry_pause_s(attempt), attempt + 1, task))
@@ -180,7 +185,7 @@ class LocalExecutor:
                 if not running and waiting:
                     time.sleep(max(0.0, min(waiting[0][0] - time.monotonic(), 0.2)))
         finally:
-            for connection, (_, _, process) in running.items():
+            for connection, (_, _, process, _) in running.items():
                 process.kill()
                 process.join()
                 connection.close()
@@ -209,8 +214,11 @@ def _run_in_process(
     deadline_s: float | None,
     arguments: dict[str, Any],
     parent: int,
+    gpus: str | None,
 ) -> None:
     """Body of a task's process."""
+    if gpus is not None:
+        os.environ[CUDA_VISIBLE_DEVICES] = gpus
     _end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
     connection.send(run_task(function, deadline_s, arguments))

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.compute import usable_cores
 from pipeline.config import PipelineConfig
-from pipeline.render_stage import list_objects, make_plan, views_bytes_per_object
+from pipeline.render_stage import list_objects, make_plan, shard_bytes_per_object, views_bytes_per_object
 from pipeline.scratch import scratch_folder
 from render_jobs.sources.base import ObjectEntry
 from storage.plan import choose_objects_per_shard, shard_count
@@ -71,7 +71,7 @@ def forecast(config: PipelineConfig, calibrate: bool = True) -> dict[str, Any]:
         3 * config.train.f_mic * config.train.resolution**2 * (2 if config.fit.dtype == "float16" else 4)
     )
     planes_bytes = micro_bytes + 4 * config.train.n_base
-    per_shard = choose_objects_per_shard(n, views_bytes_per_object(config), workers)
+    per_shard = choose_objects_per_shard(n, shard_bytes_per_object(config), workers)
     found: dict[str, Any] = {
         "objects": n,
         "classes": dict(Counter(entry.class_name for entry in entries)),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Device = Literal["cpu", "cuda", "optix"]
+PassName = Literal["depth", "normals"]
 
 
 class RenderConfig(BaseModel):
@@ -40,6 +43,21 @@ class RenderConfig(BaseModel):
         le=65_536,
         description="Rays per pixel; unset: 8 for default, 16 for diffuse shading.",
     )
+    clipping: Literal["fail", "allow"] = Field(
+        default="fail",
+        description="What an object that reaches the edge of an image means: a failure, or a warning.",
+    )
+
+    passes: tuple[PassName, ...] = Field(
+        default=(),
+        description="Further images per view: depth (distance along the ray), normals (world frame).",
+    )
+
+    @field_validator("passes")
+    @classmethod
+    def _one_order(cls, passes: tuple[PassName, ...]) -> tuple[PassName, ...]:
+        """The order of the names and their repetition mean nothing, so they don't change the hash."""
+        return tuple(sorted(set(passes)))
 
     def cycles_settings(self) -> dict[str, Any]:
         """Returns what the child process needs to know: size, shading, samples and bounces."""
@@ -54,7 +72,7 @@ class RenderConfig(BaseModel):
 
 
 class ExecutionLimits(BaseModel):
-    """What one object may cost. Changes no content and is no part of any hash."""
+    """What one object may cost, and where. Part of no hash: content is what `RenderConfig` says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,6 +84,19 @@ class ExecutionLimits(BaseModel):
     )
     memory_bytes: int = Field(
         default=8 * 2**30, gt=0, description="Resident memory at which a Blender process is ended."
+    )
+    device: Device = Field(
+        default="cpu", description="Where Cycles renders; a GPU is used by one process at a time."
+    )
+    mesh_bytes: int = Field(
+        default=2**30,
+        gt=0,
+        description="Largest mesh, material or texture file, and largest sum of a glTF's buffers, in bytes.",
+    )
+    texture_pixels: int = Field(
+        default=2**26,
+        gt=0,
+        description="Largest texture in pixels; the material's colour stands in for a larger one.",
     )
     objects_per_process: int = Field(
         default=1000,

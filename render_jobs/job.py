@@ -145,7 +145,7 @@ class ObjectRenderer:
             started = time.monotonic()
             mesh = self._fetch(row, folder)
             fetch_s = time.monotonic() - started
-            images, mesh_to_world, info = worker.render(mesh, cam2world, matrices, self._config)
+            images, _, mesh_to_world, info = worker.render(mesh, cam2world, matrices, self._config)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         views = ObjectViews(images, cam2world, matrices, heldout, mesh_to_world)

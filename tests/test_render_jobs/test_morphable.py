@@ -363,7 +363,6 @@ def test_a_real_head_is_read(real_model: Path) -> None:
 @pytest.mark.bpy
 def test_faces_stand_upright_and_look_along_the_worlds_y(worker: BlenderWorker, tmp_path: Path) -> None:
     """From the side, the nose points to +y; from the front there is skin, from behind hair."""
-    pytest.importorskip("render_jobs.formats", reason="Blender gets OBJ files only, as yet")
     source = make_source({"kind": "morphable", "coefficient_sigma": 0.0})
     mesh = source.fetch(source.list({"face": 1}, 0)[0], tmp_path)
     images = render(worker, mesh, cameras_at([90.0, 270.0, 0.0], [0.0, 0.0, 0.0]), size=64).images
