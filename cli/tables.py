@@ -81,6 +81,8 @@ def status_text(found: dict[str, Any]) -> str:
         lines += [f"{name}: {f['object_id']}: {f['kind']}: {f['reason']}" for f in shown]
     if any(stage["failed"] for stage in (*found["stages"].values(), *found["fits"].values())):
         lines.append(f"all failures: fpipe failures {found['root']}")
+    if found["changed_by"]:
+        lines.append(f"being changed by {found['changed_by']}")
     if found["next"]:
         lines += ["", f"next: {found['next']}"]
     return "\n".join(lines)

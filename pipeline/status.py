@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from storage.errors import UsageError
+from storage.lease import lease_holder
 from storage.plan import Plan, read_plan
 from storage.planes import PlanesStore, list_fits, published_fit
 from storage.records import NO_VIEWS, Failure, Status
@@ -32,13 +33,16 @@ def dataset_status(store: Store) -> dict[str, Any]:
     }
     fits = {name: _shards_status(PlanesStore.open(store, name), plan) for name in list_fits(store)}
     trained = read_published_shared(store)
+    holder = lease_holder(store)
     return {
         "root": store.url,
         "objects": plan.header.n_objects,
         "stages": stages,
         "shared_version": trained["shared_version"] if trained else None,
         "fits": fits,
-        "next": _next_command(store, stages["render"], trained is not None, fits)
+        "changed_by": holder,
+        "next": (None if holder else _interrupted_retry(store, views, fits))
+        or _next_command(store, stages["render"], trained is not None, fits)
         or _refit_command(store, views, fits)
         or f"fpipe report {store.url}",
     }
@@ -91,6 +95,16 @@ def _shards_status(data: ViewsStore | PlanesStore, plan: Plan) -> dict[str, Any]
             for row, object_id, failure in failures
         ],
     }
+
+
+def _interrupted_retry(store: Store, views: ViewsStore | None, fits: dict[str, Any]) -> str | None:
+    """Returns the command that finishes a retry which was killed while it replaced shards."""
+    if views is not None and views.journal().open:
+        return f"fpipe retry {store.url}"
+    for name in fits:
+        if PlanesStore.open(store, name).journal().open:
+            return f"fpipe retry {store.url} --stage fit --name {name}"
+    return None
 
 
 def _refit_command(store: Store, views: ViewsStore | None, fits: dict[str, Any]) -> str | None:

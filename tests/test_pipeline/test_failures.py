@@ -12,9 +12,11 @@ from cli.tables import status_text
 from pipeline.failures import dataset_failures, dataset_warnings
 from pipeline.status import dataset_status
 from storage.errors import UsageError
+from storage.lease import Lease
 from storage.plan import PlanHeader, write_plan
 from storage.planes import PlanesStore
 from storage.records import Failure, PlanRow
+from storage.replacement import finish_round, open_round, redo_objects
 from storage.store import Store
 from storage.views import ViewsStore
 from tests.test_pipeline.small_dataset import N_VIEWS, SIZE_PX, object_views, write_small_dataset
@@ -120,11 +122,25 @@ def test_status_proposes_to_fit_what_has_views_now(tmp_path: Path) -> None:
     assert dataset_status(store)["next"] == f"fpipe retry {store.url} --stage fit --name base"
 
 
+def test_status_tells_of_retries_that_run_or_were_killed(tmp_path: Path) -> None:
+    store = write_small_dataset(tmp_path)
+    planes = PlanesStore.open(store, "base")
+    with Lease(store, "fpipe retry /data") as lease:
+        open_round(planes, lease.token, [0])
+        found = dataset_status(store)
+        assert "`fpipe retry /data` (process" in found["changed_by"]
+        assert "being changed by `fpipe retry /data`" in status_text(found)
+        assert found["next"] == f"fpipe train-shared {store.url}"
+    killed = dataset_status(store)
+    assert killed["changed_by"] is None
+    assert killed["next"] == f"fpipe retry {store.url} --stage fit --name base"
+    with Lease(store, "again") as lease:
+        finish_round(planes, lease.token)
+    assert dataset_status(store)["next"] == f"fpipe train-shared {store.url}"
+
+
 def mend_views(store: Store, row: int) -> None:
     """Give a row views, as a retry does."""
-    from storage.lease import Lease
-    from storage.replacement import finish_round, open_round, redo_objects
-
     views = ViewsStore.open(store)
     shard = views.shard_of(row)
     with Lease(store, "test") as lease, views.builder(shard, "mended") as builder:

@@ -19,7 +19,9 @@ from render_jobs import retry as retry_module
 from storage.errors import LeaseHeldError, UsageError
 from storage.lease import Lease
 from storage.planes import PlanesStore
-from storage.records import Failure, Status
+from storage.records import Failure, ObjectViews, Status
+from storage.replacement import finish_round, open_round, redo_objects
+from storage.shards import unpack_tail
 from storage.store import Store
 from storage.verify import verify
 from storage.views import ViewsShardBuilder, ViewsStore
@@ -170,9 +172,6 @@ def test_a_shard_that_could_not_be_done_is_reported_and_the_round_is_closed(
 
 def mend_views(store: Store) -> None:
     """Give the toy whose rendering failed its views."""
-    from storage.records import ObjectViews
-    from storage.replacement import finish_round, open_round, redo_objects
-
     views, toy = ViewsStore.open(store), toy_object(BROKEN)
     shard = views.shard_of(BROKEN)
     with Lease(store, "test") as lease, views.builder(shard, "mended") as builder:
@@ -222,8 +221,6 @@ def test_objects_that_have_views_now_are_fitted(tmp_path: Path) -> None:
 
 def before_values(store: Store, planes: PlanesStore, row: int) -> np.ndarray[Any, Any]:
     """Coefficients of a row in the file that was replaced."""
-    from storage.shards import unpack_tail
-
     shard = planes.shard_of(row)
     folder, _, name = f"quarantine/{planes.spec.shard_key(shard)}".rpartition("/")
     (kept,) = [found for found in store.list(folder) if found.startswith(f"{name}.")]
