@@ -128,7 +128,7 @@ class ObjectRenderer:
         """Renders one object into a shard, or records why it failed; returns the seconds spent in Blender."""
         try:
             views, info = self.render(worker, row)
-            builder.add(row.row, views, info)
+            _add(builder, row.row, views, info)
         except RenderFailure as error:
             failure = replace(error.failure, repro=repro_command(self._root_url, row.object_id))
             LOGGER.warning("%s failed: %s: %s", row.object_id, failure.kind, failure.reason)
@@ -148,7 +148,7 @@ class ObjectRenderer:
         if isinstance(source, ViewsSource):
             return self._load(source, row)
         cam2world, matrices, heldout = object_cameras(self._config, row.object_id, self._rig)
-        folder = Path(tempfile.mkdtemp(prefix="mesh-", dir=worker.folder))
+        folder = _mesh_folder(worker.folder)
         try:
             started = time.monotonic()
             mesh = _from_source(lambda: source.fetch(row, folder))
@@ -185,6 +185,21 @@ def _from_source(call: Callable[[], T]) -> T:
         raise RenderFailure(failure) from error
 
 
+def _mesh_folder(parent: Path) -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="mesh-", dir=parent))
+    except OSError as error:
+        raise EnvironmentProblem(f"no room for meshes in {parent}: {error.strerror}") from error
+
+
+def _add(builder: ViewsShardBuilder, row: int, views: ObjectViews, info: dict[str, Any]) -> None:
+    """Adds an object; values that the store refuses (not finite, say) are the object's failure."""
+    try:
+        builder.add(row, views, info)
+    except ValueError as error:
+        raise RenderFailure(Failure("render_error", f"the result cannot be stored: {error}")) from error
+
+
 def repro_command(root_url: str, object_id: str) -> str:
     """Returns the command that renders one object of a dataset again and says what happens."""
-    return shlex.join(["python", "-m", "render_jobs.repro", root_url, object_id])
+    return shlex.join(["fpipe", "repro", root_url, object_id])
