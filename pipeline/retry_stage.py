@@ -7,7 +7,7 @@ round (see `storage.replacement`) under the dataset's lease, so that two of thes
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,14 +15,16 @@ from pipeline.compute import ComputeSession
 from pipeline.config import PipelineConfig
 from pipeline.executor import TaskFunction, TaskResources
 from pipeline.progress import Progress
+from pipeline.render_stage import render_resources
 from pipeline.run import record_run
 from pipeline.stages import FAILED_OBJECTS_EXIT_CODE, ShardsFailedError, run_shards
+from render_jobs.outputs import pass_stores
 from render_jobs.retry import is_selected, retry_shard
 from storage.errors import UsageError
 from storage.lease import Lease
 from storage.planes import PlanesStore, list_fits
 from storage.records import Failure
-from storage.replacement import finish_round, open_round
+from storage.replacement import Round, finish_round, open_round
 from storage.sharded import ShardedStore
 from storage.store import Store
 from storage.views import ViewsStore
@@ -86,13 +88,14 @@ class RetryResult:
 
 @dataclass(frozen=True)
 class _Work:
-    """What is done again, and how."""
+    """What is done again, and how; `passes` are replaced together with the group."""
 
     stage: str
     group: ShardedStore
     function: TaskFunction
     arguments: Mapping[str, Any]
     resources: TaskResources
+    passes: Sequence[ShardedStore]
     can_end_otherwise: Callable[[int, Failure], bool]
 
 
@@ -120,12 +123,18 @@ def retry_render(
         ShardsFailedError: Some shards could not be done; the others are.
     """
     compute = config.compute
+    views = ViewsStore.open(store)
     work = _Work(
         "render",
-        ViewsStore.open(store),
+        views,
         retry_shard,
-        {"root_url": store.url, "limits": compute.limits.model_dump(mode="json")},
-        TaskResources(cpus=compute.render_cpus, memory_bytes=compute.render_memory_bytes),
+        {
+            "root_url": store.url,
+            "limits": compute.limits.model_dump(mode="json"),
+            "mesh_cache": compute.mesh_cache(),
+        },
+        render_resources(compute),
+        pass_stores(views),
         lambda row, failure: True,
     )
     result = _retry(work, config, selection, session, progress, command)
@@ -172,6 +181,7 @@ def retry_fit(
             "device": "cuda" if compute.fit_gpus else "cpu",
         },
         TaskResources(cpus=compute.fit_cpus, gpus=compute.fit_gpus, deadline_s=compute.fit_deadline_s),
+        (),
         lambda row, failure: can_be_fitted(failure, int(views_status[row])),
     )
     return _retry(work, config, selection, session, progress, command)
@@ -188,13 +198,18 @@ def _retry(
     group, store = work.group, work.group.store
     _check_objects(group, selection)
     with Lease(store, command) as lease:
-        finish_round(group, lease.token)  # of a retry that was killed
+        groups = (*work.passes, group)  # in this order: what has views has its passes
+        for each in groups:
+            finish_round(each, lease.token)  # of a retry that was killed
         result, sizes = _choose(work, selection)
         if not sizes:
             return result
-        current = open_round(group, lease.token, sizes)
+        generations = {each.spec.kind: open_round(each, lease.token, sizes).generation for each in groups}
+        current = Round(lease.token, generations.pop(group.spec.kind))
         with record_run(store, f"retry-{work.stage}", config.model_dump(mode="json")) as run:
             arguments = {**work.arguments, **selection.arguments(), **vars(current)}
+            if generations:
+                arguments["pass_generations"] = generations
             unfinished = None
             try:
                 run_shards(
@@ -211,7 +226,8 @@ def _retry(
                 )
             except ShardsFailedError as error:
                 unfinished = error
-            finish_round(group, lease.token)
+            for each in groups:
+                finish_round(each, lease.token)
             _look_again(group, result)
             run.summary = {**run.summary, **result.as_json()}
             if unfinished is not None:

@@ -77,7 +77,7 @@ def repro(
     renderer = ObjectRenderer(root_url, source, RenderConfig(**plan.header.render_config))
     with BlenderWorker(limits, echo=echo) as worker:
         try:
-            views, info = renderer.render(worker, row)
+            views, _, info = renderer.render(worker, row)
         except RenderFailure as error:
             return Reproduction(error.failure)
     return Reproduction(None, info, [] if out is None else save_views(views, object_id, out))

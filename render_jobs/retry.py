@@ -11,6 +11,7 @@ from typing import Any
 
 from render_jobs.config import ExecutionLimits
 from render_jobs.job import ObjectRenderer
+from render_jobs.outputs import ShardOutputs
 from render_jobs.worker import BlenderWorker
 from storage.records import Failure
 from storage.replacement import Round, redo_objects
@@ -42,6 +43,8 @@ def retry_shard(
     kinds: list[str] | None = None,
     objects: list[str] | None = None,
     limits: dict[str, Any] | None = None,
+    mesh_cache: dict[str, Any] | None = None,
+    pass_generations: dict[str, int] | None = None,
 ) -> dict[str, Any]:
     """Renders failed objects of a shard that is done, and replaces it if any of them ends otherwise now.
 
@@ -54,6 +57,8 @@ def retry_shard(
         kinds: Failure classes to try again, None for all.
         objects: Object ids to try again, None for all.
         limits: Values of `ExecutionLimits`.
+        mesh_cache: Arguments of `MeshCache`; None for no cache.
+        pass_generations: Pass → generation of the round that is open for it.
 
     Returns:
         shard, n_ok (mended), n_failed (tried in vain), skipped, seconds.
@@ -64,25 +69,33 @@ def retry_shard(
     """
     started = time.monotonic()
     views = ViewsStore.open(Store(root_url))
-    renderer = ObjectRenderer.of_plan(root_url, views.plan)
+    renderer = ObjectRenderer.of_plan(root_url, views.plan, mesh_cache)
 
     def is_chosen(record: ObjectRecord) -> bool:
         return is_selected(record.object_id, record.failure, kinds, objects)
 
-    with views.builder(shard, f"{attempt}-{secrets.token_hex(4)}") as builder:
+    with ShardOutputs(views, shard, f"{attempt}-{secrets.token_hex(4)}") as outputs:
 
         def work(rows: list[int]) -> dict[str, Any]:
+            outputs.reopen_passes(rows)
             with BlenderWorker(ExecutionLimits(**(limits or {}))) as worker:
-                render_s = sum(renderer.add(builder, worker, views.plan.rows[row]) for row in rows)
+                render_s = sum(renderer.add(outputs, worker, views.plan.rows[row]) for row in rows)
+            if _mended(outputs, rows):
+                outputs.replace_passes(token, pass_generations or {})
             seconds = time.monotonic() - started
             return {"seconds": seconds, "render_s": render_s, "host": socket.gethostname()}
 
-        redone = redo_objects(views, builder, Round(token, generation), is_chosen, work)
-        mended = [record for record in builder.records if record.row in (redone or ()) and not record.failure]
+        redone = redo_objects(views, outputs.views, Round(token, generation), is_chosen, work)
+        n_mended = _mended(outputs, redone or [])
     return {
         "shard": shard,
-        "n_ok": len(mended),
-        "n_failed": len(redone or ()) - len(mended),
+        "n_ok": n_mended,
+        "n_failed": len(redone or ()) - n_mended,
         "skipped": redone is None,
         "seconds": time.monotonic() - started,
     }
+
+
+def _mended(outputs: ShardOutputs, rows: Collection[int]) -> int:
+    """Counts the rows that have a result now."""
+    return sum(record.row in rows and record.failure is None for record in outputs.views.records)
