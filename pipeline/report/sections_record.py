@@ -185,7 +185,7 @@ def _view_conventions() -> list[tuple[Child, Child]]:
         (
             "World",
             join(
-                "z up. A mesh that is rendered here is centred on its bounding box and scaled to a diagonal of 1; ",
+                "z up. Rendered meshes are centred on their bounding box and scaled to a diagonal of 1; ",
                 el("code", "mesh_to_world"),
                 " says how.",
             ),
