@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -96,25 +97,25 @@ class ObjectRenderer:
     """Renders single objects of one plan.
 
     Args:
-        root_url: The dataset, for the command that reproduces a failure.
+        root_url: The dataset: for its camera file, and for the command that reproduces a failure.
         source: Where the meshes, or the views themselves, come from.
         config: What the images look like.
-        rig: Cameras that all objects share, where a file gave them.
     """
 
-    def __init__(
-        self, root_url: str, source: Source | ViewsSource, config: RenderConfig, rig: Rig | None = None
-    ) -> None:
+    def __init__(self, root_url: str, source: Source | ViewsSource, config: RenderConfig) -> None:
         self._root_url = root_url
         self._source = source
         self._config = config
-        self._rig = rig
 
     @classmethod
     def of_plan(cls, root_url: str, plan: Plan) -> ObjectRenderer:
         """Makes the renderer that a plan describes."""
-        config = RenderConfig(**plan.header.render_config)
-        return cls(root_url, make_source(plan.header.source), config, stored_rig(Store(root_url), config))
+        header = plan.header
+        return cls(root_url, make_source(header.source), RenderConfig(**header.render_config))
+
+    @cached_property
+    def _rig(self) -> Rig | None:
+        return stored_rig(Store(self._root_url), self._config)
 
     def add(self, builder: ViewsShardBuilder, worker: BlenderWorker, row: PlanRow) -> float:
         """Renders one object into a shard, or records why it failed; returns the seconds spent in Blender."""
