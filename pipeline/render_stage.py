@@ -6,7 +6,7 @@ import datetime
 import json
 
 from pipeline.compute import ComputeSession
-from pipeline.config import PipelineConfig
+from pipeline.config import ComputeConfig, PipelineConfig
 from pipeline.executor import TaskResources
 from pipeline.planned import planned, stored_form
 from pipeline.progress import Progress
@@ -27,10 +27,24 @@ COMPRESSED_BYTES_PER_PIXEL = 0.9
 """Stored bytes per RGBA pixel, from above: rendered cars take 0.35 with zstd-5, textured ones up to 0.9."""
 
 
+PASS_BYTES_PER_PIXEL = {"depth": 2.5, "normals": 3.0}
+"""Stored bytes per pixel of a pass, from above; see COMPRESSED_BYTES_PER_PIXEL."""
+
+
 def views_bytes_per_object(config: PipelineConfig) -> int:
     """Returns the expected stored bytes of one object's views, from above."""
+    return _stored_bytes(config, COMPRESSED_BYTES_PER_PIXEL)
+
+
+def shard_bytes_per_object(config: PipelineConfig) -> int:
+    """Returns the expected stored bytes of one object in the largest of its shard files."""
+    sizes = [COMPRESSED_BYTES_PER_PIXEL, *(PASS_BYTES_PER_PIXEL[name] for name in config.render.passes)]
+    return _stored_bytes(config, max(sizes))
+
+
+def _stored_bytes(config: PipelineConfig, bytes_per_pixel: float) -> int:
     render = config.render
-    return int(render.views * render.height * render.width * COMPRESSED_BYTES_PER_PIXEL)
+    return int(render.views * render.height * render.width * bytes_per_pixel)
 
 
 def make_plan(store: Store, config: PipelineConfig, workers: int) -> Plan:
@@ -49,7 +63,7 @@ def make_plan(store: Store, config: PipelineConfig, workers: int) -> Plan:
         height=config.render.height,
         width=config.render.width,
         objects_per_views_shard=choose_objects_per_shard(
-            len(entries), views_bytes_per_object(config), workers
+            len(entries), shard_bytes_per_object(config), workers
         ),
         heldout_fraction=config.render.heldout_fraction,
         seed=config.render.seed,
@@ -67,6 +81,12 @@ def make_plan(store: Store, config: PipelineConfig, workers: int) -> Plan:
     plan = write_plan(store, header, rows)
     store.create(layout.PLAN_CONFIG, json.dumps(config.model_dump(mode="json"), indent=1).encode())
     return plan
+
+
+def render_resources(compute: ComputeConfig) -> TaskResources:
+    """Returns what one render task needs."""
+    gpus = compute.render_gpus if compute.render_gpus is not None else float(compute.limits.device != "cpu")
+    return TaskResources(cpus=compute.render_cpus, gpus=gpus, memory_bytes=compute.render_memory_bytes)
 
 
 def render(
@@ -105,11 +125,16 @@ def render(
             "render",
             session.executor,
             render_shard,
-            {"root_url": store.url, "limits": config.compute.limits.model_dump(mode="json")},
+            {
+                "root_url": store.url,
+                "limits": config.compute.limits.model_dump(mode="json"),
+                "mesh_cache": config.compute.mesh_cache(),
+            },
             chosen,
             {shard: len(views.shard_rows(shard)) for shard in chosen},
             done,
-            TaskResources(cpus=config.compute.render_cpus, memory_bytes=config.compute.render_memory_bytes),
+            render_resources(config.compute),
             progress,
             run,
+            work_per_object=(plan.header.n_views, "views"),
         )

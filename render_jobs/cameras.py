@@ -153,6 +153,14 @@ def project(
     return np.concatenate([homogeneous[:, :2] / depth, depth], axis=1)
 
 
+def ray_lengths(intrinsics_px: FloatArray, width: int, height: int) -> FloatArray:
+    """Returns the length of each pixel's ray per unit of planar depth, f32 [H, W], for pixel centres."""
+    x = (np.arange(width) + 0.5 - intrinsics_px[0, 2]) / intrinsics_px[0, 0]
+    y = (np.arange(height) + 0.5 - intrinsics_px[1, 2]) / intrinsics_px[1, 1]
+    lengths: FloatArray = np.sqrt(1.0 + x[None, :] ** 2 + y[:, None] ** 2).astype(np.float32)
+    return lengths
+
+
 def heldout_mask(n: int, fraction: float, seed: int) -> BoolArray:
     """Draws the held-out views: round(n · fraction) of n, at least one and never all (n ≥ 2).
 

@@ -9,9 +9,13 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
     model_validator,
 )
+
+Device = Literal["cpu", "cuda", "optix"]
+PassName = Literal["depth", "normals"]
 
 RENDERED_ONLY = (
     "poses",
@@ -23,9 +27,18 @@ RENDERED_ONLY = (
     "focal",
     "shading",
     "samples",
+    "clipping",
+    "passes",
 )
 """Fields that mean nothing for views that exist already."""
-_LATER_FIELDS = {"front_azimuth_deg", "front_elevation_deg", "shared_rig", "cameras"}
+_LATER_FIELDS = {
+    "front_azimuth_deg",
+    "front_elevation_deg",
+    "shared_rig",
+    "cameras",
+    "clipping",
+    "passes",
+}
 
 
 class RenderConfig(BaseModel):
@@ -75,6 +88,21 @@ class RenderConfig(BaseModel):
         le=65_536,
         description="Rays per pixel; unset: 8 for default, 16 for diffuse shading.",
     )
+    clipping: Literal["fail", "allow"] = Field(
+        default="fail",
+        description="What an object that reaches the edge of an image means: a failure, or a warning.",
+    )
+
+    passes: tuple[PassName, ...] = Field(
+        default=(),
+        description="Further images per view: depth (distance along the ray), normals (world frame).",
+    )
+
+    @field_validator("passes")
+    @classmethod
+    def _one_order(cls, passes: tuple[PassName, ...]) -> tuple[PassName, ...]:
+        """The order of the names and their repetition mean nothing, so they don't change the hash."""
+        return tuple(sorted(set(passes)))
 
     @model_validator(mode="before")
     @classmethod
@@ -100,7 +128,7 @@ class RenderConfig(BaseModel):
         return {
             name: value
             for name, value in values.items()
-            if name not in _LATER_FIELDS or value != fields[name].default
+            if name not in _LATER_FIELDS or getattr(self, name) != fields[name].default
         }
 
     def cycles_settings(self) -> dict[str, Any]:
@@ -116,7 +144,7 @@ class RenderConfig(BaseModel):
 
 
 class ExecutionLimits(BaseModel):
-    """What one object may cost. Changes no content and is no part of any hash."""
+    """What one object may cost, and where. Part of no hash: content is what `RenderConfig` says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -128,6 +156,19 @@ class ExecutionLimits(BaseModel):
     )
     memory_bytes: int = Field(
         default=8 * 2**30, gt=0, description="Resident memory at which a Blender process is ended."
+    )
+    device: Device = Field(
+        default="cpu", description="Where Cycles renders; a GPU is used by one process at a time."
+    )
+    mesh_bytes: int = Field(
+        default=2**30,
+        gt=0,
+        description="Largest mesh, material or texture file, and largest sum of a glTF's buffers, in bytes.",
+    )
+    texture_pixels: int = Field(
+        default=2**26,
+        gt=0,
+        description="Largest texture in pixels; the material's colour stands in for a larger one.",
     )
     objects_per_process: int = Field(
         default=1000,

@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from render_jobs.config import ExecutionLimits, RenderConfig
+from render_jobs.mesh_file import MeshError
 from render_jobs.poses import Rig, object_cameras, stored_rig
 from render_jobs.sources.base import Source, ViewsSource, make_source
+from render_jobs.sources.mesh_cache import MeshCache
 from render_jobs.worker import BlenderWorker, RenderFailure
 from storage.errors import EnvironmentProblem, TransientError
 from storage.plan import Plan
@@ -39,7 +41,11 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 def render_shard(
-    root_url: str, shard: int, attempt: str, limits: dict[str, Any] | None = None
+    root_url: str,
+    shard: int,
+    attempt: str,
+    limits: dict[str, Any] | None = None,
+    mesh_cache: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Renders one shard and commits it; a shard that is done is skipped, a committed one only published.
 
@@ -48,6 +54,7 @@ def render_shard(
         shard: Shard number of `views.zarr`.
         attempt: Names this attempt; a random part is added, so that a repeated call is another attempt.
         limits: Values of `ExecutionLimits`.
+        mesh_cache: Arguments of `MeshCache`; None for no cache.
 
     Returns:
         shard, attempt, n_ok, n_failed, skipped, and seconds, render_s, n_bytes when it was rendered now.
@@ -69,7 +76,7 @@ def render_shard(
         }
     started = time.monotonic()
     attempt = f"{attempt}-{secrets.token_hex(4)}"
-    renderer = ObjectRenderer.of_plan(root_url, views.plan)
+    renderer = ObjectRenderer.of_plan(root_url, views.plan, mesh_cache)
     with views.builder(shard, attempt) as builder, BlenderWorker(ExecutionLimits(**(limits or {}))) as worker:
         render_s = sum(renderer.add(builder, worker, views.plan.rows[row]) for row in rows)
         seconds = time.monotonic() - started
@@ -108,10 +115,11 @@ class ObjectRenderer:
         self._config = config
 
     @classmethod
-    def of_plan(cls, root_url: str, plan: Plan) -> ObjectRenderer:
-        """Makes the renderer that a plan describes."""
+    def of_plan(cls, root_url: str, plan: Plan, mesh_cache: dict[str, Any] | None = None) -> ObjectRenderer:
+        """Makes the renderer that a plan describes; see `render_shard` for the cache."""
         header = plan.header
-        return cls(root_url, make_source(header.source), RenderConfig(**header.render_config))
+        source = make_source(header.source, MeshCache(**mesh_cache) if mesh_cache else None)
+        return cls(root_url, source, RenderConfig(**header.render_config))
 
     @cached_property
     def _rig(self) -> Rig | None:
@@ -146,11 +154,11 @@ class ObjectRenderer:
             started = time.monotonic()
             mesh = _from_source(lambda: source.fetch(row, folder))
             fetch_s = time.monotonic() - started
-            images, mesh_to_world, info = worker.render(mesh, cam2world, matrices, self._config)
+            images, _, mesh_to_world, info = worker.render(mesh, cam2world, matrices, self._config)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         views = ObjectViews(images, cam2world, matrices, heldout, mesh_to_world)
-        return views, {**info, "fetch_s": fetch_s}
+        return views, {**info, **mesh.info, "fetch_s": fetch_s}
 
     def _load(self, source: ViewsSource, row: PlanRow) -> tuple[ObjectViews, dict[str, Any]]:
         """Imports one object's views; no Blender is started for that."""
@@ -165,6 +173,8 @@ def _from_source(call: Callable[[], T]) -> T:
         return call()
     except FileNotFoundError as error:
         raise RenderFailure(Failure("missing_file", str(error))) from error
+    except MeshError as error:
+        raise RenderFailure(Failure(error.kind, str(error))) from error
     except (RenderFailure, EnvironmentProblem, TransientError):
         raise
     except OSError as error:

@@ -1,18 +1,27 @@
-"""The mesh file before Blender sees it: the OBJ importer reads anything and reports success."""
+"""The mesh file before Blender sees it: what a source hands over, and files that are none.
+
+Nothing here trusts a file: what is no regular file is never opened for reading, and no read is longer than
+the limit.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import re
-from dataclasses import dataclass
+import os
+import stat
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from render_jobs.normalize import Axis
 
 _HEAD_BYTES = 4096
-# A decimal number that fits a 32-bit float, and vertex lines that do not start with three of them.
-_NUMBER = rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE](?:-\d+|\+?0*(?:[0-2]?\d|3[0-7])))?"
-_BAD_VERTEX = re.compile(rb"^v[ \t]++(?!(?:%s(?:[ \t]+|(?=[\r\n]|\Z))){3})[^\r\n]*" % _NUMBER, re.MULTILINE)
+_FILE_TYPES = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 @dataclass(frozen=True)
@@ -25,12 +34,27 @@ class MeshInput:
             refused.
         up: The file's axis that points up.
         front: The file's axis that points to the front of the object.
+        info: What the source knows about the object, JSON values; recorded with the object, not used.
     """
 
     path: Path
     root: Path
     up: Axis = "y"
     front: Axis = "-z"
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FileLimits:
+    """How large a file may be that Blender gets.
+
+    Attributes:
+        mesh_bytes: Largest mesh, material or texture file, and largest sum of a glTF's buffers, in bytes.
+        texture_pixels: Largest texture, in pixels.
+    """
+
+    mesh_bytes: int = 1 << 30
+    texture_pixels: int = 1 << 26
 
 
 class MeshError(ValueError):
@@ -38,68 +62,85 @@ class MeshError(ValueError):
 
     Attributes:
         kind: Class under which the failure is recorded, such as "missing_file", "html_page", "no_faces".
+        picture: What the render looked like, as a data URI; empty where there is none.
     """
 
-    def __init__(self, kind: str, reason: str) -> None:
+    def __init__(self, kind: str, reason: str, picture: str = "") -> None:
         super().__init__(reason)
         self.kind = kind
+        self.picture = picture
 
 
-def check_mesh_file(path: Path) -> str:
-    """Refuses files that are no OBJ file or hold a vertex that the importer would replace by zeros.
-
-    Returns:
-        The SHA-256 of the content, 64 hex digits.
+def read_mesh_file(path: Path, max_bytes: int) -> bytes:
+    """Reads a file that may be anything.
 
     Raises:
-        MeshError: kinds missing_file, empty_file, html_page, lfs_pointer, bad_vertex.
+        MeshError: kinds missing_file, not_a_file, too_large, empty_file, html_page, lfs_pointer.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise MeshError("missing_file", f"{path.name} cannot be read: {error.strerror}") from error
-    problem = _foreign_content(content[:_HEAD_BYTES])
+    content = read_regular_file(path, max_bytes)
+    problem = foreign_content(content[:_HEAD_BYTES])
     if problem is not None:
         raise MeshError(problem[0], f"{path.name} {problem[1]}")
-    bad = _BAD_VERTEX.search(content)
-    if bad is not None:
-        line, text = content.count(b"\n", 0, bad.start()) + 1, bad[0][:80].decode(errors="replace")
-        raise MeshError("bad_vertex", f"{path.name}, line {line}: not three finite coordinates: {text!r}")
-    return hashlib.sha256(content).hexdigest()
+    return content
 
 
-def _foreign_content(head: bytes) -> tuple[str, str] | None:
+def read_regular_file(path: Path, max_bytes: int) -> bytes:
+    """Reads a regular file of bounded size.
+
+    Raises:
+        MeshError: kinds missing_file, not_a_file, too_large.
+    """
+    with open_regular_file(path, max_bytes) as file:
+        try:
+            return file.read(max_bytes)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+
+def open_regular_file(path: Path, max_bytes: int) -> BinaryIO:
+    """Opens a file that may be anything; opening a named pipe does not wait for its writer.
+
+    Raises:
+        MeshError: kinds missing_file, not_a_file, too_large.
+    """
+    try:
+        _require_regular(path, path.stat())  # a device may act when it is opened
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    status = os.fstat(file.fileno())
+    try:
+        _require_regular(path, status)  # it may have been replaced in between
+        if status.st_size > max_bytes:
+            reason = f"{path.name} has {status.st_size} bytes; the limit limits.mesh_bytes is {max_bytes}"
+            raise MeshError("too_large", reason)
+    except MeshError:
+        file.close()
+        raise
+    return file
+
+
+def _unreadable(path: Path, error: OSError) -> MeshError:
+    return MeshError("missing_file", f"{path.name} cannot be read: {error.strerror or error}")
+
+
+def _require_regular(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        what = _FILE_TYPES.get(stat.S_IFMT(status.st_mode), "no regular file")
+        raise MeshError("not_a_file", f"{path.name} is {what}, not a file")
+
+
+def foreign_content(head: bytes) -> tuple[str, str] | None:
+    """Recognises what stands in a file's place when a download went wrong.
+
+    Returns:
+        Kind of failure and the end of a sentence, or None.
+    """
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if not text:
         return "empty_file", "is empty"
     if text.startswith(b"version https://git-lfs"):
-        return "lfs_pointer", "is a Git LFS pointer, not the mesh: fetch it with git lfs pull"
+        return "lfs_pointer", "is a Git LFS pointer, not the file: fetch it with git lfs pull"
     if text[:1] == b"<" and (b"<html" in text.lower() or b"<!doctype" in text.lower()):
-        return "html_page", "is an HTML page, not a mesh: the download failed"
-    return None
-
-
-def material_libraries(path: Path) -> list[str]:
-    """Returns the names after mtllib in the head of an OBJ file."""
-    with path.open("rb") as file:
-        lines = file.read(1 << 16).splitlines()
-    return [
-        line.split(maxsplit=1)[1].strip().decode(errors="replace")
-        for line in lines
-        if line.startswith(b"mtllib") and len(line.split(maxsplit=1)) == 2
-    ]
-
-
-def find_texture(written: str, mesh_path: Path) -> Path | None:
-    """Finds a texture whose written name does not work here: Windows path, other case, moved.
-
-    Looks for the file's name in the mesh's folder and in the folders that ShapeNet v1 and v2 use.
-    """
-    name = written.replace("\\", "/").rsplit("/", 1)[-1].lower()
-    for folder in (mesh_path.parent, mesh_path.parent / "images", mesh_path.parent.parent / "images"):
-        if not folder.is_dir():
-            continue
-        for candidate in sorted(folder.iterdir()):
-            if candidate.name.lower() == name and candidate.is_file():
-                return candidate
+        return "html_page", "is an HTML page: the download failed"
     return None

@@ -1,31 +1,31 @@
-"""The mesh inside Blender: import, checks, normalisation, materials. Runs in the child process only.
+"""The mesh inside Blender: checks, normalisation, materials. Runs in the child process only.
 
-Blender's OBJ importer succeeds silently on nearly everything, so each check that it leaves out stands here
-and in `mesh_file` and raises `MeshError`. World frame: z-up, bounding box centred, diagonal 1.
+Importers succeed silently on nearly everything: what they do not check, `prepare` and this module do, and
+raise `MeshError`. World frame: z-up, bounding box centred, diagonal 1.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import bpy
 import numpy as np
 import numpy.typing as npt
 
-from render_jobs.mesh_file import MeshError, MeshInput, find_texture, material_libraries
+from render_jobs.formats.geometry import Geometry
+from render_jobs.importers import base_of_import, base_of_material, build_mesh, import_obj, vertex_colours
+from render_jobs.mesh_file import MeshError, MeshInput
 from render_jobs.normalize import mesh_to_world, transform_points
+from render_jobs.prepare import PreparedMesh, shortened
+from render_jobs.shading import Base, shade
 
 FloatArray = npt.NDArray[np.float32]
-Colour = tuple[float, float, float, float]
 
-GREY: Colour = (0.6, 0.6, 0.6, 1.0)
-# Linear radiance factors: a hemisphere light from GROUND to SKY by the normal's z, plus one sun. Their sum
-# stays below 1 for every normal, so that no colour clips, and above 0.45, so that no face is black.
-GROUND, SKY, SUN = 0.45, 0.70, 0.29
-SUN_DIRECTION = (0.40, -0.56, 0.7255)
-MAX_TEXTURE_PIXELS = 1 << 26
+# Beyond it 32-bit coordinates, some 7 digits, no longer hold the shape.
+_MAX_OFFSET = 1e6
+_EXTENTS = (1e-15, 1e15)
+# Nearly all vertices lie within this part of the bounding box: the rest are strays, and the shape is a dot.
+_MIN_SPREAD = 1e-4
 
 
 @dataclass(frozen=True)
@@ -51,19 +51,22 @@ class LoadedMesh:
     warnings: list[str]
 
 
-def load_mesh(mesh_input: MeshInput, shading: str) -> LoadedMesh:
-    """Imports an OBJ file as the scene's only mesh, normalises it and replaces its materials.
+def load_mesh(prepared: PreparedMesh, shading: str) -> LoadedMesh:
+    """Makes a mesh the scene's only one, normalises it and replaces its materials.
 
     Args:
-        mesh_input: The mesh; its materials and textures are found as the file says.
+        prepared: The mesh; its private folder must stay until it has been drawn.
         shading: "default" or "diffuse".
 
     Raises:
-        MeshError: kinds no_faces, non_finite, no_extent.
+        MeshError: kinds no_faces, bad_index, non_finite, no_extent, absurd_extent.
     """
     remove_meshes()
-    path = mesh_input.path
-    mesh = _import_obj(path)
+    mesh_input, content = prepared.mesh_input, prepared.content
+    if isinstance(content, Geometry):
+        mesh = build_mesh(content)
+    else:
+        mesh = import_obj(content, mesh_input.path.name)
     coordinates = np.empty(len(mesh.vertices) * 3, dtype=np.float32)
     mesh.vertices.foreach_get("co", coordinates)
     vertices = coordinates.reshape(-1, 3)
@@ -71,8 +74,8 @@ def load_mesh(mesh_input: MeshInput, shading: str) -> LoadedMesh:
     matrix = _checked_mesh_to_world(used, mesh_input)
     mesh.vertices.foreach_set("co", transform_points(matrix, vertices).astype(np.float32).ravel())
     _make_flat(mesh)
-    warnings = _missing_libraries(path)
-    n_textures = _replace_materials(mesh, shading, path, warnings)
+    warnings = list(prepared.warnings)
+    n_textures = _replace_materials(mesh, shading, prepared, warnings)
     return LoadedMesh(
         vertices_world=transform_points(matrix, used),
         mesh_to_world=matrix,
@@ -80,7 +83,7 @@ def load_mesh(mesh_input: MeshInput, shading: str) -> LoadedMesh:
         n_vertices=len(mesh.vertices),
         n_materials=len(mesh.materials),
         n_textures=n_textures,
-        warnings=warnings,
+        warnings=shortened(warnings),
     )
 
 
@@ -91,30 +94,38 @@ def remove_meshes() -> None:
     bpy.data.batch_remove([*bpy.data.meshes, *bpy.data.curves, *bpy.data.materials, *bpy.data.images])
 
 
-def _import_obj(path: Path) -> bpy.types.Mesh:
-    # Genuine ShapeNet files repeat every face with reversed winding; validate_meshes removes the copies.
-    bpy.ops.wm.obj_import(
-        filepath=str(path), use_split_objects=False, validate_meshes=True, forward_axis="Y", up_axis="Z"
-    )
-    meshes = [o.data for o in bpy.data.objects if o.type == "MESH"]
-    if len(meshes) != 1 or len(meshes[0].polygons) == 0:
-        raise MeshError("no_faces", f"{path.name} has no faces that Blender can read")
-    return meshes[0]
-
-
 def _used_vertices(mesh: bpy.types.Mesh) -> npt.NDArray[np.int32]:
     corners = np.empty(len(mesh.loops), dtype=np.int32)
     mesh.loops.foreach_get("vertex_index", corners)
     return np.unique(corners)
 
 
-def _checked_mesh_to_world(used: npt.NDArray[np.float32], mesh_input: MeshInput) -> FloatArray:
+def _checked_mesh_to_world(used: FloatArray, mesh_input: MeshInput) -> FloatArray:
     if not np.isfinite(used).all():
         raise MeshError("non_finite", "the mesh has coordinates that are not finite")
     try:
-        return mesh_to_world(used, mesh_input.up, mesh_input.front)
+        matrix = mesh_to_world(used, mesh_input.up, mesh_input.front)
     except ValueError as error:
         raise MeshError("no_extent", str(error)) from error
+    problem = _absurdity(used.astype(np.float64))
+    if problem:
+        raise MeshError("absurd_extent", problem)
+    return matrix
+
+
+def _absurdity(used: npt.NDArray[np.float64]) -> str:
+    """Says why a finite bounding box is nonsense, empty when it is not."""
+    low, high = used.min(axis=0), used.max(axis=0)
+    diagonal = float(np.linalg.norm(high - low))
+    if not _EXTENTS[0] <= diagonal <= _EXTENTS[1]:
+        return f"the mesh's bounding box has a diagonal of {diagonal:g}"
+    offset = float(np.abs(used).max())
+    if offset > _MAX_OFFSET * diagonal:
+        return f"the mesh, {diagonal:g} in size, lies {offset:g} from its origin: move it there"
+    inner_low, inner_high = np.percentile(used, (1, 99), axis=0)
+    if float(np.linalg.norm(inner_high - inner_low)) < _MIN_SPREAD * diagonal:
+        return f"nearly all vertices lie at one place, and few make a bounding box of {diagonal:g}"
+    return ""
 
 
 def _make_flat(mesh: bpy.types.Mesh) -> None:
@@ -125,131 +136,33 @@ def _make_flat(mesh: bpy.types.Mesh) -> None:
     mesh.update()
 
 
-def _missing_libraries(path: Path) -> list[str]:
-    names = material_libraries(path)
-    return [f"material file {name} is missing" for name in names if not (path.parent / name).is_file()]
-
-
-def _replace_materials(mesh: bpy.types.Mesh, shading: str, path: Path, warnings: list[str]) -> int:
+def _replace_materials(
+    mesh: bpy.types.Mesh, shading: str, prepared: PreparedMesh, warnings: list[str]
+) -> int:
     """Gives every material the stage's shading; returns how many of them have a texture."""
     if not mesh.materials:
         mesh.materials.append(None)
-    n_textures = 0
-    for index, material in enumerate(mesh.materials):
+    bases = _bases(mesh, prepared, warnings)
+    for index, (material, base) in enumerate(zip(list(mesh.materials), bases, strict=True)):
         if material is None:
-            warnings.append("faces without a material are drawn grey")
             material = mesh.materials[index] = bpy.data.materials.new("grey")
-            base = _Base(GREY, 1.0, None)
+        shade(material, base, shading)
+    return sum(base.image is not None for base in bases)
+
+
+def _bases(mesh: bpy.types.Mesh, prepared: PreparedMesh, warnings: list[str]) -> list[Base]:
+    content = prepared.content
+    colours = vertex_colours(mesh)
+    # Materials that no library defines are as good as none where the vertices have colours.
+    defined = isinstance(content, Geometry) or content.has_materials or not colours
+    bases = []
+    for index, material in enumerate(mesh.materials):
+        if material is None or not defined:
+            bases.append(Base(attribute=colours))
+            if not colours:
+                warnings.append("faces without a material are drawn grey")
+        elif isinstance(content, Geometry):
+            bases.append(base_of_material(content.materials[index], warnings))
         else:
-            base = _base_colour(material, path, warnings)
-        _shade(material, base, shading)
-        n_textures += base.image is not None
-    return n_textures
-
-
-@dataclass(frozen=True)
-class _Base:
-    """Base colour of a material: linear colour, opacity, and the texture that takes the colour's place."""
-
-    colour: Colour
-    alpha: float
-    image: Any
-
-
-def _base_colour(material: bpy.types.Material, path: Path, warnings: list[str]) -> _Base:
-    principled = next((n for n in material.node_tree.nodes if n.type == "BSDF_PRINCIPLED"), None)
-    if principled is None:
-        return _Base(GREY, 1.0, None)
-    socket = principled.inputs["Base Color"]
-    red, green, blue, _ = socket.default_value
-    colour = (red, green, blue, 1.0)
-    alpha = float(principled.inputs["Alpha"].default_value)
-    if not socket.is_linked:
-        return _Base(colour, alpha, None)
-    image = _readable(socket.links[0].from_node.image, path)
-    if image is None:
-        written = socket.links[0].from_node.image
-        name = Path(written.filepath.replace("\\", "/")).name if written else "?"
-        warnings.append(
-            f"texture {name} of material {material.name} is missing or unreadable: material colour used"
-        )
-    return _Base(colour, alpha, image)
-
-
-def _readable(image: bpy.types.Image | None, path: Path) -> bpy.types.Image | None:
-    """Returns the image when Blender can decode it, else one of the same name found elsewhere, else None."""
-    if image is None:
-        return None
-    if not _decodes(image):
-        found = find_texture(image.filepath, path)
-        if found is None:
-            return None
-        image = bpy.data.images.load(str(found))
-    return image if _decodes(image) else None
-
-
-def _decodes(image: bpy.types.Image) -> bool:
-    width, height = image.size  # asking for the size decodes the file
-    return bool(0 < width * height <= MAX_TEXTURE_PIXELS)
-
-
-def _shade(material: bpy.types.Material, base: _Base, shading: str) -> None:
-    tree = material.node_tree
-    tree.nodes.clear()
-    new, link = tree.nodes.new, tree.links.new
-    if base.image is not None:
-        texture = new("ShaderNodeTexImage")
-        texture.image = base.image
-        colour = texture.outputs["Color"]
-    else:
-        rgb = new("ShaderNodeRGB")
-        colour = rgb.outputs[0]
-        colour.default_value = base.colour
-    if shading == "default":
-        surface = new("ShaderNodeEmission")
-        link(_light_factor(tree), surface.inputs["Strength"])
-        material.cycles.emission_sampling = "NONE"  # nothing is lit by it, so no light tree is needed
-    else:
-        surface = new("ShaderNodeBsdfDiffuse")
-    link(colour, surface.inputs["Color"])
-    result = surface.outputs[0]
-    if base.alpha < 1.0:
-        mix = new("ShaderNodeMixShader")
-        mix.inputs[0].default_value = base.alpha
-        link(new("ShaderNodeBsdfTransparent").outputs[0], mix.inputs[1])
-        link(result, mix.inputs[2])
-        result = mix.outputs[0]
-    link(result, new("ShaderNodeOutputMaterial").inputs["Surface"])
-
-
-def _light_factor(tree: bpy.types.NodeTree) -> bpy.types.NodeSocket:
-    """GROUND + (SKY − GROUND)·(n_z + 1)/2 + SUN·max(0, n·sun); Cycles turns n towards the camera."""
-    normal = tree.nodes.new("ShaderNodeNewGeometry").outputs["True Normal"]
-    half = (SKY - GROUND) / 2
-    sun = _math(tree, "MAXIMUM", _dot(tree, normal, SUN_DIRECTION), 0.0)
-    sun = _math(tree, "MULTIPLY", sun, SUN)
-    sky = _math(tree, "MULTIPLY_ADD", _dot(tree, normal, (0.0, 0.0, 1.0)), half, GROUND + half)
-    return _math(tree, "ADD", sun, sky)
-
-
-def _dot(
-    tree: bpy.types.NodeTree, vector: bpy.types.NodeSocket, direction: tuple[float, float, float]
-) -> bpy.types.NodeSocket:
-    node = tree.nodes.new("ShaderNodeVectorMath")
-    node.operation = "DOT_PRODUCT"
-    tree.links.new(vector, node.inputs[0])
-    node.inputs[1].default_value = direction
-    return node.outputs["Value"]
-
-
-def _math(
-    tree: bpy.types.NodeTree, operation: str, *operands: bpy.types.NodeSocket | float
-) -> bpy.types.NodeSocket:
-    node = tree.nodes.new("ShaderNodeMath")
-    node.operation = operation
-    for socket, operand in zip(node.inputs, operands, strict=False):
-        if isinstance(operand, float):
-            socket.default_value = operand
-        else:
-            tree.links.new(operand, socket)
-    return node.outputs[0]
+            bases.append(base_of_import(material, prepared.texture_names, warnings))
+    return bases

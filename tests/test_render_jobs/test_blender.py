@@ -93,7 +93,7 @@ def test_cubes_appear_where_the_camera_model_says(
     path = write_mesh(tmp_path, cubes(POINTS, 0.1))
     cam2world, matrices, _ = cameras_of(poses, width, height, shift)
     # With the default 8 samples alpha is too coarse to locate a spot of 2 × 2 pixels.
-    config = RenderConfig(width=width, height=height, samples=128)
+    config = RenderConfig(width=width, height=height, samples=128, clipping="allow")
     rendered = worker.render(as_input(path), cam2world, matrices, config)
     corners = transform_points(rendered.mesh_to_world, (POINTS[:, None] + 0.1 * CUBE_CORNERS).reshape(-1, 3))
     errors, areas = [], []
@@ -161,10 +161,13 @@ import numpy as np
 from render_jobs.blender import CyclesSession
 from render_jobs.cameras import hemisphere_cameras, intrinsics
 from render_jobs.mesh_file import MeshInput
+from render_jobs.prepare import prepare_mesh
 from render_jobs.scene import load_mesh
 width, height = map(int, sys.argv[2:])
 session = CyclesSession(width, height, samples=8, bounces=0, shading="default")
-mesh = load_mesh(MeshInput(Path(sys.argv[1]), Path(sys.argv[1]).parent), "default")
+path = Path(sys.argv[1])
+(path.parent / "private").mkdir()
+mesh = load_mesh(prepare_mesh(MeshInput(path, path.parent), path.parent / "private"), "default")
 cameras = hemisphere_cameras(5, 1.3, 2), np.repeat(intrinsics(0.7, width, height)[None], 5, 0)
 cropped = session.render_views(mesh, *cameras)
 session._crop = lambda *_: (0, 0, width, height)
@@ -189,7 +192,9 @@ def test_the_crop_changes_no_pixel(width: int, height: int, tmp_path: Path) -> N
 
 def test_a_camera_inside_the_mesh_sees_it_all_round(worker: BlenderWorker, tmp_path: Path) -> None:
     camera = np.eye(4, dtype=np.float32)[None]
-    image = render(worker, write_mesh(tmp_path, COLOURED_CUBE, "newmtl paint\nKd 1 0 0\n"), camera).images[0]
+    image = render(
+        worker, write_mesh(tmp_path, COLOURED_CUBE, "newmtl paint\nKd 1 0 0\n"), camera, clipping="allow"
+    ).images[0]
     assert (image[..., 3] == 255).all()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from render_jobs.mesh_file import MeshInput
 from render_jobs.worker import BlenderWorker, Rendered
 from tests.test_render_jobs.meshes import COLOURED_CUBE, CUBE, cameras_at, render, srgb_u8, write_mesh
 
@@ -141,7 +142,7 @@ def test_textures_lie_where_they_belong(
     folder = tmp_path / "models"
     _texture((folder / real).resolve())
     path = write_mesh(folder, SQUARE, f"newmtl paint\nKd 0.1 0.1 0.1\nmap_Kd {written}\n")
-    rendered = render(worker, path, TEXTURE_CAMERA)
+    rendered = render(worker, MeshInput(path, tmp_path), TEXTURE_CAMERA)
     assert rendered.info["warnings"] == []
     assert rendered.info["n_textures"] == 1
     np.testing.assert_allclose(_quadrants(rendered), QUADRANT_COLOURS, atol=0.7)

@@ -1,0 +1,104 @@
+"""Material libraries: base colour, opacity and base colour texture go on to Blender, nothing else."""
+
+from __future__ import annotations
+
+import math
+
+from render_jobs.textures import INSTEAD, TextureShelf, display_name
+
+_NUMBERS = {b"kd": b"Kd", b"d": b"d", b"tr": b"Tr", b"illum": b"illum"}
+# Options of map_Kd, which come before the file's name, and how many values they take at most.
+_ONE_VALUE = (b"-blendu", b"-blendv", b"-cc", b"-clamp", b"-texres", b"-bm", b"-boost", b"-imfchan", b"-type")
+_OPTIONS = {
+    **dict.fromkeys(_ONE_VALUE, 1),
+    b"-mm": 2,
+    **dict.fromkeys((b"-o", b"-s", b"-t"), 3),
+}
+
+
+class MaterialWriter:
+    """Reads material libraries and writes one that refers to vetted textures only.
+
+    Args:
+        shelf: Vets the textures.
+
+    Attributes:
+        warnings: What had to be replaced.
+        n_materials: How many materials there are.
+    """
+
+    def __init__(self, shelf: TextureShelf) -> None:
+        self._shelf = shelf
+        self._lines: list[bytes] = []
+        self._material = ""
+        self.warnings: list[str] = []
+        self.n_materials = 0
+
+    def text(self) -> bytes:
+        """Returns the library."""
+        return b"".join(line + b"\n" for line in self._lines)
+
+    def read(self, content: bytes) -> None:
+        """Takes over the materials of one library."""
+        self._material = ""
+        for line in content.removeprefix(b"\xef\xbb\xbf").splitlines():
+            keyword, _, rest = line.strip().replace(b"\t", b" ").partition(b" ")
+            self._take(keyword.lower(), rest.strip())
+
+    def _take(self, keyword: bytes, rest: bytes) -> None:
+        if keyword == b"newmtl":
+            self._material = rest.decode(errors="replace")[:120] or "?"
+            self.n_materials += 1
+            self._lines.append(b"newmtl " + rest)
+        elif not self._material:
+            return
+        elif keyword in _NUMBERS:
+            self._numbers(keyword, rest)
+        elif keyword == b"map_kd":
+            self._texture(rest)
+
+    def _numbers(self, keyword: bytes, rest: bytes) -> None:
+        values = rest.split()
+        if keyword == b"kd" and len(values) == 1:
+            values *= 3  # the specification lets one value stand for all
+        wanted = 3 if keyword == b"kd" else 1
+        values = values[-1:] if keyword == b"d" else values[:wanted]  # d may have an option -halo
+        if len(values) == wanted and all(_is_finite(value) for value in values):
+            self._lines.append(_NUMBERS[keyword] + b" " + b" ".join(values))
+        else:
+            shown = f"{_NUMBERS[keyword].decode()} {rest[:40].decode(errors='replace')}"
+            self.warnings.append(f"material {self._material}: {shown!r} is no value and was left out")
+
+    def _texture(self, rest: bytes) -> None:
+        name = file_name(rest)
+        if not name:
+            return
+        found = self._shelf.find(name)
+        if found.path is not None:
+            self._lines.append(b"map_Kd " + found.path.name.encode())
+        else:
+            self.warnings.append(
+                f"texture {display_name(name)} of material {self._material} {found.problem}{INSTEAD}"
+            )
+
+
+def file_name(rest: bytes) -> bytes:
+    """Returns the file's name, which may have spaces, after the options of a texture line."""
+    while True:
+        option, _, behind = rest.partition(b" ")
+        n = _OPTIONS.get(option.lower())
+        if n is None:
+            return rest.strip().strip(b'"')
+        words = behind.split(b" ")
+        words = [word for word in words if word]
+        taken = 0
+        while taken < n and taken < len(words) and (n == 1 or _is_finite(words[taken])):
+            taken += 1
+        rest = b" ".join(words[taken:])
+
+
+def _is_finite(value: bytes) -> bool:
+    try:
+        return math.isfinite(float(value)) and abs(float(value)) < 1e30
+    except ValueError:
+        return False
