@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -111,26 +112,26 @@ class ObjectRenderer:
     """Renders single objects of one plan.
 
     Args:
-        root_url: The dataset, for the command that reproduces a failure.
+        root_url: The dataset: for its camera file, and for the command that reproduces a failure.
         source: Where the meshes, or the views themselves, come from.
         config: What the images look like.
-        rig: Cameras that all objects share, where a file gave them.
     """
 
-    def __init__(
-        self, root_url: str, source: Source | ViewsSource, config: RenderConfig, rig: Rig | None = None
-    ) -> None:
+    def __init__(self, root_url: str, source: Source | ViewsSource, config: RenderConfig) -> None:
         self._root_url = root_url
         self._source = source
         self._config = config
-        self._rig = rig
 
     @classmethod
     def of_plan(cls, root_url: str, plan: Plan, mesh_cache: dict[str, Any] | None = None) -> ObjectRenderer:
         """Makes the renderer that a plan describes; see `render_shard` for the cache."""
-        config = RenderConfig(**plan.header.render_config)
-        source = make_source(plan.header.source, MeshCache(**mesh_cache) if mesh_cache else None)
-        return cls(root_url, source, config, stored_rig(Store(root_url), config))
+        header = plan.header
+        source = make_source(header.source, MeshCache(**mesh_cache) if mesh_cache else None)
+        return cls(root_url, source, RenderConfig(**header.render_config))
+
+    @cached_property
+    def _rig(self) -> Rig | None:
+        return stored_rig(Store(self._root_url), self._config)
 
     def add(self, outputs: ShardOutputs, worker: BlenderWorker, row: PlanRow) -> float:
         """Renders one object into a shard, or records why it failed; returns the seconds spent in Blender."""
