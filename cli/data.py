@@ -27,7 +27,7 @@ SourceName = Annotated[
     str | None,
     typer.Option(
         "--source",
-        help="procedural (needs no files), shapenet, folder (OBJ, PLY, glTF, STL, .blend) or morphable.",
+        help="procedural (needs no files), shapenet, folder (OBJ, PLY, glTF, STL) or morphable.",
     ),
 ]
 SourcePath = Annotated[
