@@ -82,9 +82,10 @@ def _colour_and_alpha(
         texture = tree.nodes.new("ShaderNodeTexImage")
         texture.image, texture.extension = base.image, base.extension
         texture.interpolation = base.interpolation
+        # Colours as they are in the file; otherwise Cycles darkens those that the file calls transparent.
+        base.image.alpha_mode = "CHANNEL_PACKED"
         factors.append(texture.outputs["Color"])
         if base.image_alpha:
-            base.image.alpha_mode = "CHANNEL_PACKED"  # colours as they are in the file
             alpha = _math(tree, "MULTIPLY", texture.outputs["Alpha"], base.alpha)
     if base.attribute:
         attribute = tree.nodes.new("ShaderNodeAttribute")
