@@ -7,9 +7,10 @@ from typing import Any
 
 import bpy
 
+from render_jobs.formats.geometry import GREY
+
 Rgba = tuple[float, float, float, float]
 
-GREY: Rgba = (0.6, 0.6, 0.6, 1.0)
 # Linear radiance factors: a hemisphere light from GROUND to SKY by the normal's z, plus one sun. Their sum
 # stays below 1 for every normal, so that no colour clips, and above 0.45, so that no face is black.
 GROUND, SKY, SUN = 0.45, 0.70, 0.29
@@ -33,7 +34,7 @@ class Base:
         alpha_cutoff: Opacity becomes 0 below it and 1 from it on.
     """
 
-    colour: Rgba = GREY
+    colour: Rgba = (*GREY, 1.0)
     alpha: float = 1.0
     image: Any = None
     extension: str = "REPEAT"

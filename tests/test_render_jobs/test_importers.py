@@ -176,3 +176,31 @@ def test_faces_repeated_with_reversed_winding_are_dropped(worker: BlenderWorker,
     rendered = drawn(worker, tmp_path, "a.ply", ply(SQUARE, [[0, 1, 2, 3], [3, 2, 1, 0]], COLOURED))
     assert rendered.info["n_faces"] == 1
     np.testing.assert_allclose(colour(rendered)[:3], SEEN, atol=0.7)
+
+
+def test_a_mesh_of_many_materials_or_long_lines_looks_as_the_importer_draws_it(
+    worker: BlenderWorker, tmp_path: Path
+) -> None:
+    """Both take the file out of the hands of Blender's importer."""
+    quarters(tmp_path / "quarters.png", alpha=99)
+    few = "newmtl a\nKd 0.1 0.9 0.4\nnewmtl b\nKd 0.3 0.2 0.9\nd 0.75\nnewmtl c\nmap_Kd quarters.png\n"
+    (tmp_path / "few.mtl").write_text(few)
+    (tmp_path / "many.mtl").write_text(few + "".join(f"newmtl x{i}\n" for i in range(100)))
+    text = (
+        "".join("v {} {} {}\n".format(*corner) for corner in CUBE_CORNERS)
+        + "vt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\n"
+    )
+    for face, name in zip(CUBE_FACES, "abcabd", strict=True):
+        text += f"usemtl {name}\nf " + " ".join(f"{v}/{i + 1}" for i, v in enumerate(face)) + "\n"
+    cameras = cameras_at([20.0, 140.0, 260.0], [0.5, -0.5, 0.0])
+    contents = {
+        "few": "mtllib few.mtl\n",
+        "many": "mtllib many.mtl\n",
+        "long": "#" * 999_999 + "\nmtllib few.mtl\n",
+    }
+    few_images, many_images, long_images = (
+        drawn(worker, tmp_path, f"{name}.obj", (head + text).encode(), cameras).images
+        for name, head in contents.items()
+    )
+    np.testing.assert_array_equal(many_images, few_images)
+    np.testing.assert_array_equal(long_images, few_images)
