@@ -23,11 +23,28 @@ from cli.options import (
     resolve_config,
 )
 
-SourceName = Annotated[str | None, typer.Option("--source", help="procedural (needs no files) or shapenet.")]
-SourcePath = Annotated[str | None, typer.Option("--path", help="Folder or URL of the source's meshes.")]
+SourceName = Annotated[
+    str | None,
+    typer.Option(
+        "--source",
+        help="procedural (needs no files), shapenet, folder (OBJ, PLY, glTF, STL, .blend), morphable, "
+        "or views that exist: fused-planes, nerf.",
+    ),
+]
+SourcePath = Annotated[
+    str | None,
+    typer.Option("--path", help="Folder, glob or URL of the meshes or views; a morphable model's file."),
+]
+Up = Annotated[str | None, typer.Option(help="Axis of the mesh files that points up: x, -x, y, -y, z or -z.")]
+Front = Annotated[str | None, typer.Option(help="Axis of the mesh files that points to the object's front.")]
 Classes = Annotated[str | None, typer.Option(help="car:1000,sofa:1000 (a name alone: all of them).")]
 Views = Annotated[int | None, typer.Option(help="Views per object.", min=2)]
 Resolution = Annotated[int | None, typer.Option(help="Width and height of a view in pixels.", min=8)]
+Poses = Annotated[str | None, typer.Option(help="hemisphere, sphere or front (around the object's front).")]
+Cameras = Annotated[
+    str | None,
+    typer.Option(help="transforms.json, file or URL, with the cameras of all objects.", metavar="FILE"),
+]
 Seed = Annotated[
     int | None, typer.Option(help="Seed of cameras, held-out split and choice of objects.", min=0)
 ]
@@ -43,26 +60,35 @@ def _source_overrides(
     source: str | None,
     path: str | None,
     classes: str | None,
+    up: str | None,
+    front: str | None,
     views: int | None,
     resolution: int | None,
     seed: int | None,
+    poses: str | None,
+    cameras: str | None,
 ) -> dict[str, Any]:
     """Returns the config keys that the flags set."""
+    from render_jobs.sources.base import KINDS, NEEDS_PATH
     from storage.errors import UsageError
 
-    if source == "shapenet" and path is None:
-        raise UsageError(
-            "--source shapenet needs --path: the folder that holds <synset>/<id>/models/model_normalized.obj"
-        )
+    if source is not None and source not in KINDS:
+        raise UsageError(f"--source {source!r}: there are {', '.join(KINDS)}")
+    if source in NEEDS_PATH and path is None:
+        raise UsageError(f"--source {source} needs --path: {NEEDS_PATH[source]}")
     given: dict[str, Any] = {
         "source.kind": source,
         "source.path": path if path is None or "://" in path else os.path.abspath(path),  # noqa: PTH100 a URL may stand here too
+        "source.up": up,
+        "source.front": front,
         "source.classes": None if classes is None else parse_classes(classes),
         "source.seed": seed,
         "render.seed": seed,
         "render.views": views,
         "render.width": resolution,
         "render.height": resolution,
+        "render.poses": poses,
+        "render.cameras": cameras,
     }
     return {key: value for key, value in given.items() if value is not None}
 
@@ -72,9 +98,13 @@ def plan(
     source: SourceName = None,
     path: SourcePath = None,
     classes: Classes = None,
+    up: Up = None,
+    front: Front = None,
     views: Views = None,
     resolution: Resolution = None,
     seed: Seed = None,
+    poses: Poses = None,
+    cameras: Cameras = None,
     preset: Preset = None,
     settings: Settings = None,
     workers: Workers = None,
@@ -89,7 +119,7 @@ def plan(
     from storage.store import Store
 
     store = Store(root)
-    overrides = _source_overrides(source, path, classes, views, resolution, seed)
+    overrides = _source_overrides(source, path, classes, up, front, views, resolution, seed, poses, cameras)
     config = resolve_config(store, preset, settings, overrides | compute_overrides(None, None, workers))
     result = forecast(config, calibrate=calibrate)
     if as_json:
@@ -103,9 +133,13 @@ def render(
     source: SourceName = None,
     path: SourcePath = None,
     classes: Classes = None,
+    up: Up = None,
+    front: Front = None,
     views: Views = None,
     resolution: Resolution = None,
     seed: Seed = None,
+    poses: Poses = None,
+    cameras: Cameras = None,
     preset: Preset = None,
     settings: Settings = None,
     shard: Shard = "all",
@@ -114,7 +148,7 @@ def render(
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Render posed views of every object with Blender. Done shards are skipped."""
+    """Render posed views of every object with Blender, or import views. Done shards are skipped."""
     from cli.logs import make_progress
     from cli.outcome import finish_stage
     from pipeline.compute import ComputeSession
@@ -122,7 +156,7 @@ def render(
     from storage.store import Store
 
     store = Store(root)
-    overrides = _source_overrides(source, path, classes, views, resolution, seed)
+    overrides = _source_overrides(source, path, classes, up, front, views, resolution, seed, poses, cameras)
     config = resolve_config(
         store, preset, settings, overrides | compute_overrides(executor, ray_address, workers)
     )

@@ -28,8 +28,9 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Render, train, fit, evaluate and report built-in cars. Run again, it continues or does nothing."""
-    from cli.logs import duration_text, make_progress, say
+    from cli.logs import make_progress, say
     from cli.tables import evaluation_text
+    from cli.text import duration_text
     from pipeline.compute import ComputeSession
     from pipeline.evaluate import evaluate_dataset
     from pipeline.fit_stage import fit_objects

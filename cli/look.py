@@ -8,7 +8,9 @@ import typer
 
 from cli.options import AsJson, Root, print_json
 
-FitOption = Annotated[str | None, typer.Option("--name", help="Which fit; default: the published one.")]
+FitOption = Annotated[
+    str | None, typer.Option("--name", help="Which fit; default: the published one, if any.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -52,7 +54,7 @@ def evaluate(
 
 
 def report(root: Root, name: FitOption = None, as_json: AsJson = False) -> None:
-    """Write one self-contained HTML page with pictures, distributions, times and bytes."""
+    """Write one self-contained HTML page: pictures, figures, failures. Works once anything is rendered."""
     from cli.logs import say
     from pipeline.report import write_report
 

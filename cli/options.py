@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -82,8 +85,8 @@ def resolve_config(
         sections: those that a preset replaces in an existing dataset.
         stored: base that takes the place of the config in the plan.
     """
-    from pipeline.config import load_config, read_preset
-    from pipeline.render_stage import stored_config
+    from pipeline.config import load_config, preset_names, read_preset
+    from pipeline.planned import open_sizes, stored_config
 
     stored = stored or stored_config(store)
     values = dict(stored) if stored is not None else read_preset(preset or "default")
@@ -92,9 +95,19 @@ def resolve_config(
         if preset is not None:
             chosen = read_preset(preset)
             values.update({section: chosen.get(section, {}) for section in (*sections, "compute")})
-    return load_config(values, overrides, settings or (), os.environ)
+    config = load_config(values, overrides, settings or (), os.environ)
+    ours = (preset or "default") in preset_names() and (preset is not None or stored is None)
+    if ours and "render" in sections and (undecided := open_sizes(config) & set(values.get("render", {}))):
+        render = {name: value for name, value in values["render"].items() if name not in undecided}
+        config = load_config({**values, "render": render}, overrides, settings or (), os.environ)
+    return config
 
 
 def print_json(kind: str, values: dict[str, Any]) -> None:
     """Prints one versioned JSON object on stdout."""
     print(json.dumps({"version": 1, "kind": kind, **values}))
+
+
+def command_line() -> str:
+    """Returns the command as it was typed, quoted for a shell."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cli.logs import duration_text, say
+from cli.logs import say
 from cli.options import print_json
+from cli.text import duration_text
 
 if TYPE_CHECKING:
     from pipeline.stages import StageResult
 
 NEXT_STEP = {"render": "train-shared", "train-shared": "fit-objects", "fit-objects": "report"}
+RETRY_STAGE = {"fit-objects": " --stage fit"}
 
 
 def finish_stage(result: StageResult, root: str, as_json: bool) -> int:
@@ -20,7 +22,12 @@ def finish_stage(result: StageResult, root: str, as_json: bool) -> int:
     if result.done:
         say(f"{result.stage}: {result.objects_ok} objects in {duration_text(result.seconds)}")
     if result.objects_failed:
-        say(f"{result.stage}: {result.objects_failed} objects failed; fpipe status {root} lists them")
+        say(
+            f"{result.stage}: {result.objects_failed} objects failed; fpipe failures {root} lists them, "
+            f"fpipe retry {root}{RETRY_STAGE.get(result.stage, '')} tries them again"
+        )
+    if result.stage == "render":
+        say(f"look: fpipe report {root}")
     if (following := NEXT_STEP.get(result.stage)) is not None:
         say(f"next: fpipe {following} {root}")
     return result.exit_code

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cli.logs import duration_text
 from cli.tables import bytes_text
+from cli.text import duration_text
 
 STAGES = {
     "start": "starting Ray",

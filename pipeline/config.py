@@ -18,20 +18,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.fit.config import FitConfig
 from pipeline.train.config import TrainConfig
-from render_jobs.config import ExecutionLimits, RenderConfig
-from render_jobs.sources.base import SourceSpec
+from render_jobs.config import RENDERED_ONLY, ExecutionLimits, RenderConfig
+from render_jobs.sources.base import VIEWS_KINDS, SourceKind, SourceSpec
 from storage.errors import ConfigError
 
 
 class SourceConfig(SourceSpec):
-    """Which objects a dataset holds.
+    """Which objects a dataset holds."""
 
-    Attributes:
-        path: Folder or fsspec URL that holds the meshes; only for sources that read files.
-    """
-
-    kind: Literal["procedural", "shapenet"] = Field(
-        default="procedural", description="Built-in meshes, or a folder in ShapeNetCore's layout."
+    kind: SourceKind = Field(
+        default="procedural",
+        description="Built-in meshes, ShapeNetCore's layout, a folder of meshes, a morphable model, or views "
+        "that exist.",
     )
     classes: dict[str, int | None] = Field(
         default_factory=dict,
@@ -63,6 +61,9 @@ class ComputeConfig(BaseModel):
     render_cpus: float = Field(
         default=1.0, gt=0, description="Cores per render task (Blender renders on one)."
     )
+    render_gpus: float | None = Field(
+        default=None, ge=0, description="GPUs per render task; unset: 1 where limits.device is a GPU, else 0."
+    )
     render_memory_bytes: int = Field(
         default=0, ge=0, description="Memory that Ray reserves per render task, 0 for none."
     )
@@ -84,9 +85,22 @@ class ComputeConfig(BaseModel):
     fit_deadline_s: float = Field(
         default=86_400.0, gt=0, description="Seconds after which a fit task ends itself."
     )
+    mesh_cache_dir: str = Field(
+        default="~/.cache/fpipe/meshes",
+        description="Folder on each node that keeps meshes fetched from URLs; ~ is the node's home.",
+    )
+    mesh_cache_bytes: int = Field(
+        default=10 * 2**30, ge=0, description="Bytes that the folder may take on one node; 0 keeps nothing."
+    )
     limits: ExecutionLimits = Field(
         default_factory=ExecutionLimits, description="Bounds per object when rendering."
     )
+
+    def mesh_cache(self) -> dict[str, Any] | None:
+        """Returns the arguments of a node's mesh cache, None where none is wanted."""
+        if not self.mesh_cache_bytes:
+            return None
+        return {"folder": self.mesh_cache_dir, "max_bytes": self.mesh_cache_bytes}
 
 
 class PipelineConfig(BaseModel):
@@ -109,6 +123,17 @@ class PipelineConfig(BaseModel):
         for name, pixels in (("width", self.render.width), ("height", self.render.height)):
             if pixels % 8:
                 raise ValueError(f"render.{name} {pixels} is not a multiple of 8, the autoencoder's factor")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_to_render(self) -> Self:
+        """Views that exist are as they are: a setting of the renderer would do nothing."""
+        if self.source.kind in VIEWS_KINDS:
+            for name in RENDERED_ONLY:
+                if getattr(self.render, name) != RenderConfig.model_fields[name].default:
+                    raise ValueError(
+                        f"render.{name} says how to render, but source {self.source.kind} has views"
+                    )
         return self
 
     def content(self, section: Literal["source", "render", "train", "fit"]) -> dict[str, Any]:

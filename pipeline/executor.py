@@ -9,7 +9,9 @@ reported once and the other tasks go on.
 from __future__ import annotations
 
 import collections
+import contextlib
 import faulthandler
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -23,7 +25,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from storage.errors import FpipeError, TransientError
+from pipeline.gpus import VARIABLE as CUDA_VISIBLE_DEVICES
+from pipeline.gpus import gpu_slots, visible_gpus
+from storage.errors import FpipeError, StaleSnapshotError, TransientError
 
 TaskFunction = Callable[..., dict[str, Any]]
 
@@ -108,7 +112,7 @@ def run_task(
         return function(**arguments)
     except Exception as error:  # noqa: BLE001 the worker boundary: the driver records it
         return TaskFailure(
-            kind="transient" if isinstance(error, TransientError) else "raised",
+            kind="transient" if isinstance(error, (TransientError, StaleSnapshotError)) else "raised",
             message=f"{type(error).__name__}: {error}",
             exit_code=error.exit_code if isinstance(error, FpipeError) else 1,
             trace=traceback.format_exc(),
@@ -156,23 +160,29 @@ class LocalExecutor:
         waiting: collections.deque[tuple[float, int, Task]] = collections.deque(
             (0.0, 1, task) for task in tasks
         )
-        running: dict[multiprocessing.connection.Connection, tuple[Task, int, Any]] = {}
+        slots = gpu_slots(resources.gpus, visible_gpus() if resources.gpus else (), self.workers)
+        running: dict[multiprocessing.connection.Connection, tuple[Task, int, Any, str | None]] = {}
         try:
             while waiting or running:
-                while waiting and len(running) < self.workers and waiting[0][0] <= time.monotonic():
+                while waiting and slots and waiting[0][0] <= time.monotonic():
                     _, attempt, task = waiting.popleft()
                     receiver, sender = context.Pipe(duplex=False)
+                    gpus, arguments = slots.pop(), dict(task.arguments)
                     process = context.Process(
                         target=_run_in_process,
-                        args=(sender, function, resources.deadline_s, dict(task.arguments), os.getpid()),
+                        args=(sender, function, resources.deadline_s, arguments, os.getpid(), gpus),
                     )
                     process.start()
                     sender.close()
-                    running[receiver] = (task, attempt, process)
+                    running[receiver] = (task, attempt, process, gpus)
                 for ready in multiprocessing.connection.wait(list(running), timeout=0.2):
                     assert isinstance(ready, multiprocessing.connection.Connection)
-                    task, attempt, process = running.pop(ready)
+                    task, attempt, process, gpus = running[ready]
                     outcome = _receive(ready, process, task, attempt)
+                    if outcome is None:
+                        continue
+                    del running[ready]
+                    slots.append(gpus)
                     if may_pass(outcome) and attempt < self.max_attempts:
                         waiting.append((time.monotonic() + retry_pause_s(attempt), attempt + 1, task))
                     else:
@@ -180,7 +190,7 @@ class LocalExecutor:
                 if not running and waiting:
                     time.sleep(max(0.0, min(waiting[0][0] - time.monotonic(), 0.2)))
         finally:
-            for connection, (_, _, process) in running.items():
+            for connection, (_, _, process, _) in running.items():
                 process.kill()
                 process.join()
                 connection.close()
@@ -188,12 +198,18 @@ class LocalExecutor:
 
 def _receive(
     connection: multiprocessing.connection.Connection, process: Any, task: Task, attempt: int
-) -> TaskOutcome:
-    """Reads the answer of a task's process; one that died without answering gives a failure."""
-    value: dict[str, Any] | TaskFailure
+) -> TaskOutcome | None:
+    """Reads what a task's process sent: its answer, or (None) a line to log.
+
+    A process that died without answering gives a failure.
+    """
+    value: dict[str, Any] | TaskFailure | _LogLine
     try:
         value = connection.recv()
-    except EOFError:
+        if isinstance(value, _LogLine):
+            logging.getLogger(value.name).log(value.level, "%s", value.text)
+            return None
+    except (EOFError, OSError):  # OSError: it died in the middle of a message
         process.join()
         value = TaskFailure(
             "died", f"the process of shard {task.shard} ended with code {process.exitcode} without an answer"
@@ -209,11 +225,39 @@ def _run_in_process(
     deadline_s: float | None,
     arguments: dict[str, Any],
     parent: int,
+    gpus: str | None,
 ) -> None:
     """Body of a task's process."""
+    if gpus is not None:
+        os.environ[CUDA_VISIBLE_DEVICES] = gpus
     _end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
-    connection.send(run_task(function, deadline_s, arguments))
+    to_driver = _ToDriver(connection)
+    logging.basicConfig(level=logging.WARNING, handlers=[to_driver])
+    value = run_task(function, deadline_s, arguments)
+    with to_driver.lock or contextlib.nullcontext():
+        connection.send(value)
+
+
+@dataclass(frozen=True)
+class _LogLine:
+    """A line that a task logged."""
+
+    name: str
+    level: int
+    text: str
+
+
+class _ToDriver(logging.Handler):
+    """Sends what a task logs to the driver, whose progress bar a line written here would tear."""
+
+    def __init__(self, connection: multiprocessing.connection.Connection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):  # the driver is gone, and this process ends soon
+            self._connection.send(_LogLine(record.name, record.levelno, record.getMessage()))
 
 
 def _end_with_parent(parent: int) -> None:

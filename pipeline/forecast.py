@@ -15,7 +15,8 @@ from typing import Any
 
 from pipeline.compute import usable_cores
 from pipeline.config import PipelineConfig
-from pipeline.render_stage import list_objects, make_plan, views_bytes_per_object
+from pipeline.planned import planned
+from pipeline.render_stage import make_plan, shard_bytes_per_object, views_bytes_per_object
 from pipeline.scratch import scratch_folder
 from render_jobs.sources.base import ObjectEntry
 from storage.plan import choose_objects_per_shard, shard_count
@@ -62,7 +63,7 @@ def forecast(config: PipelineConfig, calibrate: bool = True) -> dict[str, Any]:
     Raises:
         UsageError: the source's folder is missing, or it has too few objects.
     """
-    entries = list_objects(config)
+    config, entries = planned(config)
     workers = config.compute.workers or usable_cores()
     measured = _measure(config, entries) if calibrate else None
     n, views = len(entries), config.render.views
@@ -71,7 +72,7 @@ def forecast(config: PipelineConfig, calibrate: bool = True) -> dict[str, Any]:
         3 * config.train.f_mic * config.train.resolution**2 * (2 if config.fit.dtype == "float16" else 4)
     )
     planes_bytes = micro_bytes + 4 * config.train.n_base
-    per_shard = choose_objects_per_shard(n, views_bytes_per_object(config), workers)
+    per_shard = choose_objects_per_shard(n, shard_bytes_per_object(config), workers)
     found: dict[str, Any] = {
         "objects": n,
         "classes": dict(Counter(entry.class_name for entry in entries)),
@@ -135,9 +136,9 @@ def _measure_render(
     plan = make_plan(store, few, workers=1)
     views = ViewsStore.create_or_open(store, plan)
     began = time.monotonic()
+    limits, cache = config.compute.limits.model_dump(mode="json"), config.compute.mesh_cache()
     summaries = [
-        render_shard(store.url, shard, "calibration", config.compute.limits.model_dump(mode="json"))
-        for shard in range(views.n_shards)
+        render_shard(store.url, shard, "calibration", limits, cache) for shard in range(views.n_shards)
     ]
     wall = time.monotonic() - began
     rendered = sum(float(summary["render_s"]) for summary in summaries)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import datetime
 import json
-from typing import Any
 
 from pipeline.compute import ComputeSession
-from pipeline.config import PipelineConfig
+from pipeline.config import ComputeConfig, PipelineConfig
 from pipeline.executor import TaskResources
+from pipeline.planned import planned, stored_form
 from pipeline.progress import Progress
 from pipeline.run import record_run
 from pipeline.shard_spec import parse_shards
 from pipeline.stages import StageResult, run_shards
+from render_jobs.config import RenderConfig
 from render_jobs.job import render_shard
-from render_jobs.sources.base import ObjectEntry, make_source
+from render_jobs.poses import stored_key
 from storage import layout
 from storage.documents import content_hash
-from storage.errors import UsageError
 from storage.plan import Plan, PlanHeader, choose_objects_per_shard, write_plan
 from storage.records import PlanRow
 from storage.store import Store
@@ -27,25 +27,24 @@ COMPRESSED_BYTES_PER_PIXEL = 0.9
 """Stored bytes per RGBA pixel, from above: rendered cars take 0.35 with zstd-5, textured ones up to 0.9."""
 
 
-def list_objects(config: PipelineConfig) -> list[ObjectEntry]:
-    """Returns the source's objects in a fixed order, classes interleaved by the source's own rule.
-
-    Raises:
-        UsageError: missing folder, unknown class, or fewer objects than asked for.
-    """
-    source = make_source(config.source.spec())
-    entries = source.list(dict(config.source.classes), config.source.seed)
-    if not entries:
-        raise UsageError(
-            f"source {source.name}: no objects found for {dict(config.source.classes) or 'any class'}"
-        )
-    return entries
+PASS_BYTES_PER_PIXEL = {"depth": 2.5, "normals": 3.0}
+"""Stored bytes per pixel of a pass, from above; see COMPRESSED_BYTES_PER_PIXEL."""
 
 
 def views_bytes_per_object(config: PipelineConfig) -> int:
     """Returns the expected stored bytes of one object's views, from above."""
+    return _stored_bytes(config, COMPRESSED_BYTES_PER_PIXEL)
+
+
+def shard_bytes_per_object(config: PipelineConfig) -> int:
+    """Returns the expected stored bytes of one object in the largest of its shard files."""
+    sizes = [COMPRESSED_BYTES_PER_PIXEL, *(PASS_BYTES_PER_PIXEL[name] for name in config.render.passes)]
+    return _stored_bytes(config, max(sizes))
+
+
+def _stored_bytes(config: PipelineConfig, bytes_per_pixel: float) -> int:
     render = config.render
-    return int(render.views * render.height * render.width * COMPRESSED_BYTES_PER_PIXEL)
+    return int(render.views * render.height * render.width * bytes_per_pixel)
 
 
 def make_plan(store: Store, config: PipelineConfig, workers: int) -> Plan:
@@ -53,9 +52,10 @@ def make_plan(store: Store, config: PipelineConfig, workers: int) -> Plan:
 
     Raises:
         StoreMismatchError: the root holds another dataset; nothing was changed.
-        UsageError: see list_objects.
+        UsageError, ConfigError: see planned.
     """
-    entries = list_objects(config)
+    config, entries = planned(config)
+    config, cameras = stored_form(config)
     render = config.content("render")
     header = PlanHeader(
         n_objects=len(entries),
@@ -63,7 +63,7 @@ def make_plan(store: Store, config: PipelineConfig, workers: int) -> Plan:
         height=config.render.height,
         width=config.render.width,
         objects_per_views_shard=choose_objects_per_shard(
-            len(entries), views_bytes_per_object(config), workers
+            len(entries), shard_bytes_per_object(config), workers
         ),
         heldout_fraction=config.render.heldout_fraction,
         seed=config.render.seed,
@@ -76,18 +76,17 @@ def make_plan(store: Store, config: PipelineConfig, workers: int) -> Plan:
         PlanRow(row, entry.object_id, entry.class_name, config.source.kind, entry.location, entry.fingerprint)
         for row, entry in enumerate(entries)
     ]
+    if cameras is not None and not store.exists(layout.PLAN_HEADER):  # before the plan that names it
+        store.create(stored_key(str(config.render.cameras)), cameras)
     plan = write_plan(store, header, rows)
     store.create(layout.PLAN_CONFIG, json.dumps(config.model_dump(mode="json"), indent=1).encode())
     return plan
 
 
-def stored_config(store: Store) -> dict[str, Any] | None:
-    """Returns the config that a dataset was planned with, None where there is no dataset."""
-    try:
-        values: dict[str, Any] = json.loads(store.read(layout.PLAN_CONFIG))
-    except FileNotFoundError:
-        return None
-    return values
+def render_resources(compute: ComputeConfig) -> TaskResources:
+    """Returns what one render task needs."""
+    gpus = compute.render_gpus if compute.render_gpus is not None else float(compute.limits.device != "cpu")
+    return TaskResources(cpus=compute.render_cpus, gpus=gpus, memory_bytes=compute.render_memory_bytes)
 
 
 def render(
@@ -119,16 +118,23 @@ def render(
     if all(shard in done for shard in chosen):
         progress.say(f"render: all {len(chosen)} shards are done")
         return StageResult("render", len(chosen), skipped=len(chosen), objects_failed=len(views.failures()))
-    with record_run(store, "render", config.model_dump(mode="json")) as run:
+    planned_render = RenderConfig(**plan.header.render_config)
+    record = config.model_copy(update={"render": planned_render}).model_dump(mode="json")
+    with record_run(store, "render", record) as run:
         return run_shards(
             "render",
             session.executor,
             render_shard,
-            {"root_url": store.url, "limits": config.compute.limits.model_dump(mode="json")},
+            {
+                "root_url": store.url,
+                "limits": config.compute.limits.model_dump(mode="json"),
+                "mesh_cache": config.compute.mesh_cache(),
+            },
             chosen,
             {shard: len(views.shard_rows(shard)) for shard in chosen},
             done,
-            TaskResources(cpus=config.compute.render_cpus, memory_bytes=config.compute.render_memory_bytes),
+            render_resources(config.compute),
             progress,
             run,
+            work_per_object=(plan.header.n_views, "views"),
         )

@@ -44,7 +44,7 @@ class Run:
         self._events: list[str] = []
         self._flushed = 0.0
 
-    def event(self, kind: str, **fields: Any) -> None:
+    def event(self, kind: str, /, **fields: Any) -> None:
         """Appends one event; its `at_s` are seconds since the start of the run."""
         at_s = round(time.monotonic() - self._clock, 3)
         self._events.append(json.dumps({"at_s": at_s, "event": kind, **fields}))

@@ -94,6 +94,7 @@ def run_shards(
     resources: TaskResources,
     progress: Progress,
     run: Run,
+    work_per_object: tuple[int, str] = (1, "objects"),
 ) -> StageResult:
     """Runs function(shard=…, attempt=…, **arguments) for the shards that are not done.
 
@@ -108,6 +109,7 @@ def run_shards(
         resources: per task.
         progress: told about every shard.
         run: gets an event per shard.
+        work_per_object: what the rate is shown in, e.g. (160, "views") per object.
 
     Raises:
         ShardsFailedError: some shards could not be done; the others are.
@@ -115,9 +117,9 @@ def run_shards(
     began = time.monotonic()
     left = [shard for shard in shards if shard not in done]
     result = StageResult(stage, shards=len(shards), skipped=len(shards) - len(left))
-    progress.start(
-        stage, sum(sizes[shard] for shard in shards), "objects", sum(sizes[s] for s in shards if s in done)
-    )
+    n_done = sum(sizes[shard] for shard in shards if shard in done)
+    per_object, work_unit = work_per_object
+    progress.start(stage, sum(sizes[shard] for shard in shards), "objects", n_done, work_unit)
     tasks = [Task(shard, {"shard": shard, "attempt": new_attempt(), **arguments}) for shard in left]
     try:
         for outcome in executor.run(function, tasks, resources):
@@ -150,7 +152,8 @@ def run_shards(
                 **{"shard": outcome.shard, **outcome.result},
             )
             figures = {"failed": result.objects_failed} if result.objects_failed else {}
-            progress.advance(sizes[outcome.shard], **figures)
+            work = 0 if outcome.result.get("skipped") else per_object * int(outcome.result["n_ok"])
+            progress.advance(sizes[outcome.shard], work, **figures)
     finally:
         progress.finish()
         result.seconds = time.monotonic() - began

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from typing import Any
+
+import numpy as np
 
 from pipeline.compute import ComputeSession, usable_cores
 from pipeline.config import PipelineConfig
 from pipeline.executor import Task, TaskResources
+from pipeline.model.config import GeometryConfig
 from pipeline.progress import Progress
 from pipeline.run import record_run
 from pipeline.stages import StageResult
@@ -16,9 +20,15 @@ from pipeline.train.job import finished_version, train_rank
 from storage import layout
 from storage.errors import ConfigError, FpipeError, UsageError
 from storage.plan import read_plan
+from storage.records import Status
 from storage.shared import read_published_shared
 from storage.store import Store
 from storage.views import ViewsStore
+
+OBJECT_RADIUS_WORLD = 0.5
+"""Meshes have a bounding-box diagonal of 1 around the origin."""
+RANGE_OBJECTS = 64
+"""Objects whose cameras are looked at, spread over the dataset."""
 
 
 def train_shared(
@@ -47,6 +57,7 @@ def train_shared(
         _publish(store, version, config)
         return version, StageResult("train-shared", 1, skipped=1)
     _require_views(store)
+    _require_range(store, config.train.geometry)
     began = time.monotonic()
     with record_run(store, "train-shared", config.model_dump(mode="json")) as run:
         summary = _run(store, config, train, session, progress)
@@ -75,6 +86,26 @@ def _require_views(store: Store) -> None:
         raise UsageError(
             f"train-shared: {len(missing)} of {views.n_shards} view shards are not rendered ({names}); "
             f"run fpipe render {store.url}"
+        )
+
+
+def _require_range(store: Store, geometry: GeometryConfig) -> None:
+    """Refuses near and far distances that would cut objects off: the cameras stand elsewhere."""
+    views = ViewsStore.open(store)
+    rows = np.flatnonzero(views.status() == Status.OK)
+    if not len(rows):
+        return  # the training says so itself
+    some = rows[np.linspace(0, len(rows) - 1, min(len(rows), RANGE_OBJECTS)).astype(int)]
+    cameras = np.concatenate([views.values(int(row))["cam2world"] for row in some])
+    distance = np.linalg.norm(cameras[:, :3, 3], axis=1)
+    near = max(0.0, float(distance.min()) - OBJECT_RADIUS_WORLD)
+    far = float(distance.max()) + OBJECT_RADIUS_WORLD
+    if near < geometry.near or far > geometry.far:
+        raise ConfigError(
+            f"cameras stand {distance.min():.3g} to {distance.max():.3g} from the origin, so rays between"
+            f" train.geometry.near={geometry.near:g} and far={geometry.far:g} would miss parts of objects:"
+            f" add --set train.geometry.near={math.floor(near * 100) / 100:g}"
+            f" --set train.geometry.far={math.ceil(far * 100) / 100:g}"
         )
 
 

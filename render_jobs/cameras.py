@@ -8,13 +8,14 @@ H/2). Blender's camera axes (+y up, −z forward) are converted here and nowhere
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
+AnyFloatArray = TypeVar("AnyFloatArray", npt.NDArray[np.float32], npt.NDArray[np.float64])
 
 # Steps of the two-dimensional R2 sequence (Roberts 2018): powers of 1/ρ, with ρ the real root of ρ³ = ρ + 1.
 _PLASTIC = 1.32471795724474602596
@@ -43,9 +44,50 @@ def hemisphere_cameras(n: int, radius_world: float, seed: int) -> FloatArray:
     Returns:
         cam2world, f32 [n, 4, 4].
     """
+    return _spread_cameras(n, radius_world, seed, azimuth_rad=(0.0, 2.0 * np.pi), height=(0.0, 1.0))
+
+
+def sphere_cameras(n: int, radius_world: float, seed: int) -> FloatArray:
+    """Places cameras on the whole sphere, spread and seeded like `hemisphere_cameras`; f32 [n, 4, 4]."""
+    return _spread_cameras(n, radius_world, seed, azimuth_rad=(0.0, 2.0 * np.pi), height=(-1.0, 1.0))
+
+
+def front_cameras(
+    n: int, radius_world: float, seed: int, azimuth_deg: float, elevation_deg: float
+) -> FloatArray:
+    """Places cameras before the object's front, which is the world's +y.
+
+    They are spread and seeded like `hemisphere_cameras`, uniform over the area of the patch of the sphere
+    within both angles.
+
+    Args:
+        n: Number of cameras.
+        radius_world: Distance from the origin, in world units.
+        seed: Seed of the shift.
+        azimuth_deg: Largest angle about z from +y, to either side.
+        elevation_deg: Largest angle above and below the horizon.
+
+    Returns:
+        cam2world, f32 [n, 4, 4].
+    """
+    half, top = np.radians(azimuth_deg), float(np.sin(np.radians(elevation_deg)))
+    around_front = (np.pi / 2 - half, np.pi / 2 + half)
+    return _spread_cameras(n, radius_world, seed, azimuth_rad=around_front, height=(-top, top))
+
+
+def _spread_cameras(
+    n: int,
+    radius_world: float,
+    seed: int,
+    azimuth_rad: tuple[float, float],
+    height: tuple[float, float],
+) -> FloatArray:
+    """Cameras on the part of a sphere between two azimuths and two heights (sines of the elevation)."""
     shift = np.random.default_rng(seed).random(2)
     unit = (shift + np.arange(n)[:, None] * np.asarray(_R2_STEPS)) % 1.0
-    return look_at_origin(azimuth_rad=2.0 * np.pi * unit[:, 0], height=unit[:, 1], radius_world=radius_world)
+    low, span = np.array([azimuth_rad[0], height[0]]), np.ptp([azimuth_rad, height], axis=1)
+    place = low + span * unit
+    return look_at_origin(azimuth_rad=place[:, 0], height=place[:, 1], radius_world=radius_world)
 
 
 def look_at_origin(
@@ -87,14 +129,17 @@ def intrinsics(focal: float, width: int, height: int) -> FloatArray:
     return np.array([[f_px, 0.0, width / 2], [0.0, f_px, height / 2], [0.0, 0.0, 1.0]], dtype=np.float32)
 
 
-def opencv_to_blender(cam2world: FloatArray) -> FloatArray:
+def opencv_to_blender(cam2world: AnyFloatArray) -> AnyFloatArray:
     """Converts camera axes [..., 4, 4] from OpenCV's to Blender's; the camera stays where it is."""
-    return (cam2world @ _FLIP_YZ).astype(np.float32)
+    return (cam2world @ _FLIP_YZ).astype(cam2world.dtype)
 
 
-def blender_to_opencv(cam2world: FloatArray) -> FloatArray:
-    """Converts camera axes [..., 4, 4] from Blender's to OpenCV's; undoes `opencv_to_blender`."""
-    return (cam2world @ _FLIP_YZ).astype(np.float32)
+def blender_to_opencv(cam2world: AnyFloatArray) -> AnyFloatArray:
+    """Converts camera axes [..., 4, 4] from Blender's to OpenCV's; undoes `opencv_to_blender`.
+
+    The axes of OpenGL, NeRF and nerfstudio are Blender's.
+    """
+    return (cam2world @ _FLIP_YZ).astype(cam2world.dtype)
 
 
 def project(
@@ -106,6 +151,14 @@ def project(
     homogeneous = in_camera @ intrinsics_px.astype(np.float64).T
     depth = homogeneous[:, 2:]
     return np.concatenate([homogeneous[:, :2] / depth, depth], axis=1)
+
+
+def ray_lengths(intrinsics_px: FloatArray, width: int, height: int) -> FloatArray:
+    """Returns the length of each pixel's ray per unit of planar depth, f32 [H, W], for pixel centres."""
+    x = (np.arange(width) + 0.5 - intrinsics_px[0, 2]) / intrinsics_px[0, 0]
+    y = (np.arange(height) + 0.5 - intrinsics_px[1, 2]) / intrinsics_px[1, 1]
+    lengths: FloatArray = np.sqrt(1.0 + x[None, :] ** 2 + y[:, None] ** 2).astype(np.float32)
+    return lengths
 
 
 def heldout_mask(n: int, fraction: float, seed: int) -> BoolArray:

@@ -1,12 +1,12 @@
 """Main program of the Blender child process: reads requests from one pipe, writes answers to another.
 
-Started by `render_jobs.worker` as `python -m render_jobs.child REQUEST_FD ANSWER_FD PARENT_PID`. It ends when
-the request pipe ends, and it is killed by the kernel when its parent dies.
+Started by `render_jobs.worker` as `python -m render_jobs.child REQUEST_FD ANSWER_FD PARENT_PID DEVICE`. It
+ends when the request pipe ends, and it is killed by the kernel when its parent dies.
 
-Request head: path, root, up, front, mesh_bytes, texture_pixels, settings, clipping, n_views; body: cam2world
-f32 [V, 4, 4], then intrinsics f32 [V, 3, 3].
-Answer head: ok, and either mesh_to_world and info (body: images u8 [V, H, W, 4]) or kind, reason, detail,
-picture.
+Request head: path, root, up, front, mesh_bytes, texture_pixels, settings, passes, clipping, n_views; body:
+cam2world f32 [V, 4, 4], then intrinsics f32 [V, 3, 3].
+Answer head: ok, and either mesh_to_world, info and shapes (body: images u8 [V, H, W, 4], then the passes), or
+kind, reason, detail, picture.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,7 @@ from render_jobs.prepare import prepare_mesh
 
 if TYPE_CHECKING:
     from render_jobs.blender import CyclesSession
+    from render_jobs.config import Device
 
 _PR_SET_PDEATHSIG = 1
 _MAX_REQUEST_BYTES = 1 << 30
@@ -42,19 +43,19 @@ _MAX_REQUEST_BYTES = 1 << 30
 
 def main(arguments: list[str]) -> int:
     """Serves requests until the request pipe ends; returns the exit code."""
-    request_fd, answer_fd, parent_pid = (int(a) for a in arguments)
+    request_fd, answer_fd, parent_pid = (int(a) for a in arguments[:3])
     die_with_parent(parent_pid)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is an ordinary event here, and a core is large
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which then closes the pipe
-    server = _Server()
+    server = _Server(cast("Device", arguments[3]))
     send(answer_fd, {"ok": True, "info": server.versions})
     while True:
         try:
             head, body = receive(request_fd, _MAX_REQUEST_BYTES)
         except ChannelClosedError:
             return 0
-        answer, images = server.answer(head, body)
-        send(answer_fd, answer, images)
+        answer, arrays = server.answer(head, body)
+        send(answer_fd, answer, *arrays)
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -68,20 +69,21 @@ def die_with_parent(parent_pid: int) -> None:
 class _Server:
     """Holds the Cycles session between requests."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: Device) -> None:
         self._control = _single_thread()
         from render_jobs import blender
 
-        blender.self_test()  # an environment in which it does not render is found before any mesh is blamed
+        blender.self_test(device)  # an environment that cannot render is found before any mesh is blamed
         self._blender = blender
         self.versions = blender.versions()
+        self._device = device
         self._session: CyclesSession | None = None
         self._settings: dict[str, Any] = {}
         # One name for all children of a worker: what a killed one left goes with the next.
         self._folder = Path(tempfile.gettempdir()) / f"prepared-{os.getppid()}"
         self._n_meshes = 0
 
-    def answer(self, head: dict[str, Any], body: bytearray) -> tuple[dict[str, Any], memoryview]:
+    def answer(self, head: dict[str, Any], body: bytearray) -> tuple[dict[str, Any], list[memoryview]]:
         """Renders one mesh; every fault that Python can see becomes an answer."""
         try:
             return self._render(head, body)
@@ -91,9 +93,9 @@ class _Server:
             answer = _failure("out_of_memory", "Blender ran out of memory", traceback.format_exc())
         except Exception as error:  # noqa: BLE001 the worker boundary: whatever a mesh provokes is recorded
             answer = _failure("render_error", f"{type(error).__name__}: {error}", traceback.format_exc())
-        return answer, memoryview(b"")
+        return answer, []
 
-    def _render(self, head: dict[str, Any], body: bytearray) -> tuple[dict[str, Any], memoryview]:
+    def _render(self, head: dict[str, Any], body: bytearray) -> tuple[dict[str, Any], list[memoryview]]:
         from render_jobs.scene import load_mesh
 
         started, cpu_started = time.monotonic(), time.process_time()
@@ -104,8 +106,10 @@ class _Server:
         session = self._session_for(settings)
         mesh = load_mesh(prepared, settings["shading"])
         loaded = time.monotonic()
-        images = session.render_views(mesh, *_cameras(body, head["n_views"]))
+        cameras = _cameras(body, head["n_views"])
+        images = session.render_views(mesh, *cameras)
         warnings = mesh.warnings + check_images(images, head["clipping"])
+        passes = session.render_passes(mesh, *cameras, head["passes"])
         info = {
             "render_s": time.monotonic() - started,
             "load_s": loaded - started,
@@ -120,11 +124,11 @@ class _Server:
         }
         answer = {
             "ok": True,
-            "shape": list(images.shape),
+            "shapes": {name: list(array.shape) for name, array in {"images": images, **passes}.items()},
             "mesh_to_world": mesh.mesh_to_world.ravel().tolist(),
             "info": info,
         }
-        return answer, memoryview(images.data).cast("B")
+        return answer, [_bytes(array) for array in (images, *passes.values())]
 
     def _private_folder(self) -> Path:
         """Returns a new, empty folder; the last mesh's is removed.
@@ -140,7 +144,7 @@ class _Server:
 
     def _session_for(self, settings: dict[str, Any]) -> CyclesSession:
         if self._session is None or settings != self._settings:
-            self._session = self._blender.CyclesSession(**settings)
+            self._session = self._blender.CyclesSession(**settings, device=self._device)
             self._settings = settings
         return self._session
 
@@ -148,6 +152,10 @@ class _Server:
 def _failure(kind: str, reason: str, detail: str = "", picture: str = "") -> dict[str, Any]:
     one_line = " ".join(reason.split())
     return {"ok": False, "kind": kind, "reason": one_line, "detail": detail, "picture": picture}
+
+
+def _bytes(array: npt.NDArray[Any]) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _cameras(body: bytearray, n_views: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

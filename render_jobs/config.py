@@ -2,9 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+Device = Literal["cpu", "cuda", "optix"]
+PassName = Literal["depth", "normals"]
+
+RENDERED_ONLY = (
+    "poses",
+    "front_azimuth_deg",
+    "front_elevation_deg",
+    "shared_rig",
+    "cameras",
+    "radius_world",
+    "focal",
+    "shading",
+    "samples",
+    "clipping",
+    "passes",
+)
+"""Fields that mean nothing for views that exist already."""
+_LATER_FIELDS = {
+    "front_azimuth_deg",
+    "front_elevation_deg",
+    "shared_rig",
+    "cameras",
+    "clipping",
+    "passes",
+}
 
 
 class RenderConfig(BaseModel):
@@ -15,9 +49,23 @@ class RenderConfig(BaseModel):
     views: int = Field(default=160, ge=2, le=100_000, description="Views per object.")
     width: int = Field(default=128, ge=8, le=8192, description="Image width in pixels.")
     height: int = Field(default=128, ge=8, le=8192, description="Image height in pixels.")
-    poses: Literal["hemisphere"] = Field(
+    poses: Literal["hemisphere", "sphere", "front", "file"] = Field(
         default="hemisphere",
-        description="Where the cameras stand: uniform over the upper hemisphere, seeded per object.",
+        description="Where the cameras stand: uniform over the upper hemisphere, the sphere, or a patch"
+        " before the front (+y), seeded per object; or as a file says.",
+    )
+    front_azimuth_deg: float = Field(
+        default=45.0, gt=0.0, le=180.0, description="Poses front: largest angle to the left and right of +y."
+    )
+    front_elevation_deg: float = Field(
+        default=30.0, ge=0.0, le=90.0, description="Poses front: largest angle above and below the horizon."
+    )
+    shared_rig: bool = Field(
+        default=False, description="All objects have the same cameras and the same held-out views."
+    )
+    cameras: str | None = Field(
+        default=None,
+        description="Poses file: path or URL of a transforms.json; in a plan sha256:… of the stored copy.",
     )
     radius_world: float = Field(
         default=1.3, gt=0.5, description="Distance of the cameras in bounding-box diagonals."
@@ -45,6 +93,44 @@ class RenderConfig(BaseModel):
         description="What an object that reaches the edge of an image means: a failure, or a warning.",
     )
 
+    passes: tuple[PassName, ...] = Field(
+        default=(),
+        description="Further images per view: depth (distance along the ray), normals (world frame).",
+    )
+
+    @field_validator("passes")
+    @classmethod
+    def _one_order(cls, passes: tuple[PassName, ...]) -> tuple[PassName, ...]:
+        """The order of the names and their repetition mean nothing, so they don't change the hash."""
+        return tuple(sorted(set(passes)))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _cameras_mean_file(cls, values: Any) -> Any:
+        """A file of cameras says by itself what the poses are."""
+        if isinstance(values, dict) and values.get("cameras") is not None:
+            return {"poses": "file", **values}
+        return values
+
+    @model_validator(mode="after")
+    def _one_kind_of_poses(self) -> Self:
+        if self.poses == "file" and self.cameras is None:
+            raise ValueError("poses file needs render.cameras: the path or URL of a transforms.json")
+        if self.poses != "file" and self.cameras is not None:
+            raise ValueError(f"render.cameras is given, so render.poses cannot be {self.poses}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _content(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves later fields out while they have their default: earlier datasets keep their hash."""
+        values: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in _LATER_FIELDS or getattr(self, name) != fields[name].default
+        }
+
     def cycles_settings(self) -> dict[str, Any]:
         """Returns what the child process needs to know: size, shading, samples and bounces."""
         diffuse = self.shading == "diffuse"
@@ -58,7 +144,7 @@ class RenderConfig(BaseModel):
 
 
 class ExecutionLimits(BaseModel):
-    """What one object may cost. Changes no content and is no part of any hash."""
+    """What one object may cost, and where. Part of no hash: content is what `RenderConfig` says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,6 +156,9 @@ class ExecutionLimits(BaseModel):
     )
     memory_bytes: int = Field(
         default=8 * 2**30, gt=0, description="Resident memory at which a Blender process is ended."
+    )
+    device: Device = Field(
+        default="cpu", description="Where Cycles renders; a GPU is used by one process at a time."
     )
     mesh_bytes: int = Field(
         default=2**30,

@@ -15,16 +15,16 @@ import socket
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-
-from render_jobs.cameras import heldout_mask, hemisphere_cameras, intrinsics, seed_for
 from render_jobs.config import ExecutionLimits, RenderConfig
-from render_jobs.mesh_file import MeshInput
-from render_jobs.sources.base import Source, make_source
+from render_jobs.mesh_file import MeshError
+from render_jobs.poses import Rig, object_cameras, stored_rig
+from render_jobs.sources.base import Source, ViewsSource, make_source
+from render_jobs.sources.mesh_cache import MeshCache
 from render_jobs.worker import BlenderWorker, RenderFailure
 from storage.errors import EnvironmentProblem, TransientError
 from storage.plan import Plan
@@ -34,11 +34,17 @@ from storage.views import ViewsShardBuilder, ViewsStore
 
 LOGGER = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 def render_shard(
-    root_url: str, shard: int, attempt: str, limits: dict[str, Any] | None = None
+    root_url: str,
+    shard: int,
+    attempt: str,
+    limits: dict[str, Any] | None = None,
+    mesh_cache: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Renders one shard and commits it; a shard that is done is skipped, a committed one only published.
 
@@ -47,6 +53,7 @@ def render_shard(
         shard: Shard number of `views.zarr`.
         attempt: Names this attempt; a random part is added, so that a repeated call is another attempt.
         limits: Values of `ExecutionLimits`.
+        mesh_cache: Arguments of `MeshCache`; None for no cache.
 
     Returns:
         shard, attempt, n_ok, n_failed, skipped, and seconds, render_s, n_bytes when it was rendered now.
@@ -68,7 +75,7 @@ def render_shard(
         }
     started = time.monotonic()
     attempt = f"{attempt}-{secrets.token_hex(4)}"
-    renderer = ObjectRenderer.of_plan(root_url, views.plan)
+    renderer = ObjectRenderer.of_plan(root_url, views.plan, mesh_cache)
     with views.builder(shard, attempt) as builder, BlenderWorker(ExecutionLimits(**(limits or {}))) as worker:
         render_s = sum(renderer.add(builder, worker, views.plan.rows[row]) for row in rows)
         seconds = time.monotonic() - started
@@ -97,83 +104,102 @@ class ObjectRenderer:
 
     Args:
         root_url: The dataset, for the command that reproduces a failure.
-        source: Where the meshes come from.
+        source: Where the meshes, or the views themselves, come from.
         config: What the images look like.
+        rig: Cameras that all objects share, where a file gave them.
     """
 
-    def __init__(self, root_url: str, source: Source, config: RenderConfig) -> None:
+    def __init__(
+        self, root_url: str, source: Source | ViewsSource, config: RenderConfig, rig: Rig | None = None
+    ) -> None:
         self._root_url = root_url
         self._source = source
         self._config = config
+        self._rig = rig
 
     @classmethod
-    def of_plan(cls, root_url: str, plan: Plan) -> ObjectRenderer:
-        """Makes the renderer that a plan describes."""
-        header = plan.header
-        return cls(root_url, make_source(header.source), RenderConfig(**header.render_config))
+    def of_plan(cls, root_url: str, plan: Plan, mesh_cache: dict[str, Any] | None = None) -> ObjectRenderer:
+        """Makes the renderer that a plan describes; see `render_shard` for the cache."""
+        config = RenderConfig(**plan.header.render_config)
+        source = make_source(plan.header.source, MeshCache(**mesh_cache) if mesh_cache else None)
+        return cls(root_url, source, config, stored_rig(Store(root_url), config))
 
     def add(self, builder: ViewsShardBuilder, worker: BlenderWorker, row: PlanRow) -> float:
         """Renders one object into a shard, or records why it failed; returns the seconds spent in Blender."""
         try:
             views, info = self.render(worker, row)
-            builder.add(row.row, views, info)
+            _add(builder, row.row, views, info)
         except RenderFailure as error:
             failure = replace(error.failure, repro=repro_command(self._root_url, row.object_id))
             LOGGER.warning("%s failed: %s: %s", row.object_id, failure.kind, failure.reason)
             builder.fail(row.row, failure)
             return 0.0
-        LOGGER.debug("%s: %d faces in %.2f s", row.object_id, info["n_faces"], info["render_s"])
+        LOGGER.debug("%s: %d views in %.2f s", row.object_id, len(views.images), info["render_s"])
         return float(info["render_s"])
 
     def render(self, worker: BlenderWorker, row: PlanRow) -> tuple[ObjectViews, dict[str, Any]]:
-        """Renders one object; the result depends on its mesh, its id and the configuration only.
+        """Renders or imports one object; the result depends on its input, its id and the configuration only.
 
         Raises:
             RenderFailure: The object has no result.
             EnvironmentProblem, TransientError: See `render_shard`.
         """
-        cam2world, matrices, heldout = object_cameras(self._config, row.object_id)
-        folder = Path(tempfile.mkdtemp(prefix="mesh-", dir=worker.folder))
+        source = self._source
+        if isinstance(source, ViewsSource):
+            return self._load(source, row)
+        cam2world, matrices, heldout = object_cameras(self._config, row.object_id, self._rig)
+        folder = _mesh_folder(worker.folder)
         try:
             started = time.monotonic()
-            mesh = self._fetch(row, folder)
+            mesh = _from_source(lambda: source.fetch(row, folder))
             fetch_s = time.monotonic() - started
-            images, mesh_to_world, info = worker.render(mesh, cam2world, matrices, self._config)
+            images, _, mesh_to_world, info = worker.render(mesh, cam2world, matrices, self._config)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         views = ObjectViews(images, cam2world, matrices, heldout, mesh_to_world)
-        return views, {**info, "fetch_s": fetch_s}
+        return views, {**info, **mesh.info, "fetch_s": fetch_s}
 
-    def _fetch(self, row: PlanRow, folder: Path) -> MeshInput:
-        try:
-            return self._source.fetch(row, folder)
-        except FileNotFoundError as error:
-            raise RenderFailure(Failure("missing_file", str(error))) from error
-        except (EnvironmentProblem, TransientError):
-            raise
-        except OSError as error:
-            if error.errno in _NO_ROOM:
-                raise EnvironmentProblem(f"no room for meshes in {folder}: {error.strerror}") from error
-            raise RenderFailure(Failure("source_error", f"{type(error).__name__}: {error}")) from error
-        except Exception as error:  # the worker boundary: whatever an object provokes is recorded
-            failure = Failure("source_error", f"{type(error).__name__}: {error}", traceback.format_exc())
-            raise RenderFailure(failure) from error
+    def _load(self, source: ViewsSource, row: PlanRow) -> tuple[ObjectViews, dict[str, Any]]:
+        """Imports one object's views; no Blender is started for that."""
+        started = time.monotonic()
+        views, info = _from_source(lambda: source.load(row, self._config))
+        return views, {**info, "render_s": time.monotonic() - started}
 
 
-def object_cameras(
-    config: RenderConfig, object_id: str
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Returns cam2world f32 [V, 4, 4], intrinsics f32 [V, 3, 3] and heldout bool [V] of one object."""
-    n = config.views
-    cam2world = hemisphere_cameras(n, config.radius_world, seed_for(config.seed, object_id, "cameras"))
-    matrices = np.repeat(intrinsics(config.focal, config.width, config.height)[None], n, axis=0)
-    return (
-        cam2world,
-        matrices,
-        heldout_mask(n, config.heldout_fraction, seed_for(config.seed, object_id, "heldout")),
-    )
+def _from_source(call: Callable[[], T]) -> T:
+    """Calls a source; what an object provokes becomes its failure, what the machine does ends the task."""
+    try:
+        return call()
+    except FileNotFoundError as error:
+        raise RenderFailure(Failure("missing_file", str(error))) from error
+    except MeshError as error:
+        raise RenderFailure(Failure(error.kind, str(error))) from error
+    except (RenderFailure, EnvironmentProblem, TransientError):
+        raise
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise EnvironmentProblem(f"no room for meshes: {error.filename}: {error.strerror}") from error
+        raise RenderFailure(Failure("source_error", f"{type(error).__name__}: {error}")) from error
+    except Exception as error:  # the worker boundary: whatever an object provokes is recorded
+        failure = Failure("source_error", f"{type(error).__name__}: {error}", traceback.format_exc())
+        raise RenderFailure(failure) from error
+
+
+def _mesh_folder(parent: Path) -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="mesh-", dir=parent))
+    except OSError as error:
+        raise EnvironmentProblem(f"no room for meshes in {parent}: {error.strerror}") from error
+
+
+def _add(builder: ViewsShardBuilder, row: int, views: ObjectViews, info: dict[str, Any]) -> None:
+    """Adds an object; values that the store refuses (not finite, say) are the object's failure."""
+    try:
+        builder.add(row, views, info)
+    except ValueError as error:
+        raise RenderFailure(Failure("render_error", f"the result cannot be stored: {error}")) from error
 
 
 def repro_command(root_url: str, object_id: str) -> str:
     """Returns the command that renders one object of a dataset again and says what happens."""
-    return shlex.join(["python", "-m", "render_jobs.repro", root_url, object_id])
+    return shlex.join(["fpipe", "repro", root_url, object_id])

@@ -21,17 +21,30 @@ class ChannelClosedError(EOFError):
     """The other side is gone."""
 
 
-def send(fd: int, head: dict[str, Any], body: bytes | memoryview = b"") -> None:
-    """Writes one message; blocks until it is written.
+def send(
+    fd: int,
+    head: dict[str, Any],
+    *body: bytes | memoryview,
+    wait: Callable[[int], None] = lambda fd: None,
+) -> None:
+    """Writes one message; returns when it is written.
+
+    Args:
+        fd: The pipe.
+        head: JSON values.
+        *body: Raw bytes, in parts.
+        wait: Called before every write; returns when there is room in the pipe, or raises. With it, the pipe
+            may be a non-blocking one.
 
     Raises:
         ChannelClosedError: The reader is gone.
     """
     text = json.dumps(head).encode()
     try:
-        for part in (_LENGTHS.pack(len(text), len(body)), text, body):
+        for part in (_LENGTHS.pack(len(text), sum(map(len, body))), text, *body):
             view = memoryview(part)
             while view:
+                wait(fd)
                 view = view[os.write(fd, view[:_READ_BYTES]) :]
     except BrokenPipeError as error:
         raise ChannelClosedError("the reader of the pipe is gone") from error

@@ -6,41 +6,38 @@ dies; it dies with its parent, even when that is killed with SIGKILL, and so doe
 
 from __future__ import annotations
 
-import os
-import select
-import signal
-import site
-import subprocess
-import sys
-import time
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
 from render_jobs.config import ExecutionLimits, RenderConfig
 from render_jobs.mesh_file import MeshInput
-from render_jobs.messages import ChannelClosedError, receive, send
+from render_jobs.process import BlenderProcess, Echo, EndedError, start
 from render_jobs.swept_folder import SweptFolder
 from storage.errors import EnvironmentProblem
+from storage.passes import PASSES
 from storage.records import Failure
+
+LOGGER = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float32]
 
-_POLL_S = 0.1
-_TAIL_CHARACTERS = 4000
-_MAX_LOG_BYTES = 1 << 24
-_MAX_IMAGE_BYTES = 1 << 36
-
 
 class RenderFailure(Exception):  # noqa: N818 named after the record that it carries
-    """One mesh could not be rendered; `failure` is the record to keep."""
+    """One mesh could not be rendered.
+
+    Attributes:
+        failure: The record to keep.
+        deserves_another: Whether the mesh may not be to blame, so that a fresh process should try it.
+    """
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(f"{failure.kind}: {failure.reason}")
         self.failure = failure
+        self.deserves_another = False
 
 
 class Rendered(NamedTuple):
@@ -48,12 +45,14 @@ class Rendered(NamedTuple):
 
     Attributes:
         images: u8 [V, H, W, 4], straight alpha, sRGB.
+        passes: Those that the configuration asks for: depth f32 [V, H, W], normals f16 [V, H, W, 3].
         mesh_to_world: f32 [4, 4].
         info: render_s, load_s, cpu_s, n_faces, n_vertices, n_materials, n_textures, warnings, mesh_sha256 and
             versions.
     """
 
     images: npt.NDArray[np.uint8]
+    passes: dict[str, npt.NDArray[Any]]
     mesh_to_world: FloatArray
     info: dict[str, Any]
 
@@ -66,16 +65,24 @@ class BlenderWorker:
     Args:
         limits: Deadline, memory, and how many objects one child serves.
         temp_root: Where the temporary folder is made; None takes the system's.
+        echo: Gets what Blender writes to stdout and stderr, as it comes.
 
     Attributes:
         folder: Private temporary folder that vanishes with the worker; for fetched meshes, too.
     """
 
-    def __init__(self, limits: ExecutionLimits | None = None, temp_root: Path | None = None) -> None:
+    def __init__(
+        self,
+        limits: ExecutionLimits | None = None,
+        temp_root: Path | None = None,
+        echo: Echo | None = None,
+    ) -> None:
         self._limits = limits or ExecutionLimits()
         self._swept = SweptFolder(temp_root)
         self.folder = self._swept.path
+        self._echo = echo
         self._child: _Child | None = None
+        self._has_started = False
 
     def __enter__(self) -> BlenderWorker:
         return self
@@ -88,6 +95,14 @@ class BlenderWorker:
         self._drop_child()
         self._swept.close()
 
+    def start(self) -> None:
+        """Starts the child if there is none; `render` does so itself.
+
+        Raises:
+            EnvironmentProblem: Blender does not start.
+        """
+        self._ready_child()
+
     @property
     def pid(self) -> int | None:
         """Process id of the child, None while there is none."""
@@ -98,19 +113,31 @@ class BlenderWorker:
     ) -> Rendered:
         """Renders one mesh.
 
-        A child that dies while it draws its second or a later mesh may be the victim of an earlier one: the
-        mesh is tried once more in a fresh child before it is blamed.
+        A child that crashes while it draws its second or a later mesh may be the victim of an earlier one,
+        and one that is killed is the victim of others that need memory: the mesh is tried once more in a
+        fresh child before it is blamed.
 
         Args:
             mesh: The mesh and its frame.
             cam2world: [V, 4, 4], OpenCV axes.
             intrinsics: [V, 3, 3] in pixels.
-            config: Size, shading and samples are taken from it.
+            config: Size, shading, samples and passes are taken from it.
 
         Raises:
             RenderFailure: The mesh cannot be rendered within the limits; the worker goes on working.
             EnvironmentProblem: Blender does not start.
         """
+        try:
+            return self._render_once(mesh, cam2world, intrinsics, config)
+        except RenderFailure as error:
+            if not error.deserves_another:
+                raise
+            LOGGER.info("%s: %s; trying once more in a fresh process", mesh.path, error)
+        return self._render_once(mesh, cam2world, intrinsics, config)
+
+    def _render_once(
+        self, mesh: MeshInput, cam2world: FloatArray, intrinsics: FloatArray, config: RenderConfig
+    ) -> Rendered:
         child = self._ready_child()
         was_fresh = child.n_served == 0
         try:
@@ -118,9 +145,9 @@ class BlenderWorker:
         except RenderFailure as error:
             if not child.alive:
                 self._drop_child()
-            if error.failure.kind not in {"crash", "killed"} or was_fresh:
-                raise
-        return self.render(mesh, cam2world, intrinsics, config)
+            kind = error.failure.kind
+            error.deserves_another = kind == "killed" or (kind == "crash" and not was_fresh)
+            raise
 
     def _ready_child(self) -> _Child:
         if self._child is not None and (
@@ -128,8 +155,20 @@ class BlenderWorker:
         ):
             self._drop_child()
         if self._child is None:
-            self._child = _Child(self._limits, self.folder)
+            self._child = self._new_child()
         return self._child
+
+    def _new_child(self) -> _Child:
+        """Starts a child. Where one has started before, a failure is the moment's and gets a second try."""
+        try:
+            child = _Child(self._limits, self.folder, self._echo)
+        except EnvironmentProblem as error:
+            if not self._has_started:
+                raise
+            LOGGER.warning("%s; trying once more", error)
+            child = _Child(self._limits, self.folder, self._echo)
+        self._has_started = True
+        return child
 
     def _drop_child(self) -> None:
         child, self._child = self._child, None
@@ -137,66 +176,29 @@ class BlenderWorker:
             child.close()
 
 
-class _EndedError(Exception):
-    """The child is over; the failure says why."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.reason)
-        self.failure = failure
-
-
 class _Child:
-    """One child process and its pipes."""
+    """One Blender process and the meshes that it is sent."""
 
-    def __init__(self, limits: ExecutionLimits, folder: Path) -> None:
+    def __init__(self, limits: ExecutionLimits, folder: Path, echo: Echo | None) -> None:
         self._limits = limits
-        self._allow(limits.startup_s)
         self.n_served = 0
-        self._log = folder / "blender.log"
-        self._start(folder)
-        try:
-            receive(self._answer_fd, 0, self._wait)
-        except (ChannelClosedError, ValueError, _EndedError) as error:
-            tail = self._log_tail()
-            self.close()
-            raise EnvironmentProblem(_start_message(error, tail)) from error
-
-    def _start(self, folder: Path) -> None:
-        request_read, self._request_fd = os.pipe()
-        self._answer_fd, answer_write = os.pipe()
-        arguments = [str(request_read), str(answer_write), str(os.getpid())]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "render_jobs.child", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(request_read, answer_write),
-                env=_child_environment(folder),
-                cwd=folder,
-                start_new_session=True,
-            )
-        os.close(request_read)
-        os.close(answer_write)
+        self._process: BlenderProcess = start(folder, limits, echo)
         self.pid = self._process.pid
 
     @property
     def alive(self) -> bool:
-        return self._process.poll() is None
+        return self._process.alive
 
     def close(self) -> None:
-        """Ends the process: it has nothing to save."""
-        self._process.kill()
-        self._process.wait()
-        for fd in (self._request_fd, self._answer_fd):
-            os.close(fd)
+        self._process.close()
 
     def render(
         self, mesh: MeshInput, cam2world: FloatArray, intrinsics: FloatArray, config: RenderConfig
     ) -> Rendered:
-        self._allow(self._limits.deadline_s)
-        os.truncate(self._log, 0)
+        self._process.allow(self._limits.deadline_s)
+        self._process.clear_log()
         body = cam2world.astype("<f4").tobytes() + intrinsics.astype("<f4").tobytes()
+        expected = _expected_arrays(config, len(cam2world))
         head = {
             "path": str(mesh.path.absolute()),
             "root": str(mesh.root.absolute()),
@@ -205,110 +207,49 @@ class _Child:
             "mesh_bytes": self._limits.mesh_bytes,
             "texture_pixels": self._limits.texture_pixels,
             "settings": config.cycles_settings(),
+            "passes": config.passes,
             "clipping": config.clipping,
             "n_views": len(cam2world),
         }
         self.n_served += 1
         try:
-            send(self._request_fd, head, body)
-            answer, images = receive(self._answer_fd, _MAX_IMAGE_BYTES, self._wait)
-        except ChannelClosedError:
-            raise RenderFailure(self._post_mortem()) from None
-        except _EndedError as error:
+            self._process.send(head, body)
+            answer, body_back = self._process.receive(sum(array.nbytes for array in expected.values()))
+            return self._result(answer, body_back, expected)
+        except EndedError as error:
             raise RenderFailure(error.failure) from None
-        except ValueError as error:
-            self._process.kill()
-            self._process.wait()
-            failure = Failure("crash", f"Blender sent what is no answer: {error}", self._log_tail())
-            raise RenderFailure(failure) from error
-        return self._result(answer, images)
 
-    def _result(self, answer: dict[str, Any], images: bytearray) -> Rendered:
-        if not answer["ok"]:
-            detail = "\n".join(part for part in (answer["detail"], self._log_tail()) if part)
-            failure = Failure(answer["kind"], answer["reason"], detail, picture=answer["picture"])
-            raise RenderFailure(failure)
-        matrix = np.array(answer["mesh_to_world"], dtype=np.float32).reshape(4, 4)
-        pixels = np.frombuffer(images, dtype=np.uint8).reshape(answer["shape"])
-        return Rendered(pixels, matrix, answer["info"])
-
-    def _allow(self, seconds: float) -> None:
-        self._allowed_s, self._deadline = seconds, time.monotonic() + seconds
-
-    def _wait(self, fd: int) -> None:
-        """Returns when the pipe can be read; ends the child when it is late or too large."""
-        poll = select.poll()  # select() refuses descriptors from 1024 on
-        poll.register(fd, select.POLLIN)
-        while True:
-            left_s = self._deadline - time.monotonic()
-            if left_s <= 0.0:
-                self._end("timeout", f"not finished after {self._allowed_s:g} s")
-            if poll.poll(1000 * min(_POLL_S, left_s)):
-                return
-            if self._resident_bytes() > self._limits.memory_bytes:
-                limit = self._limits.memory_bytes / 2**20
-                self._end("out_of_memory", f"Blender needed more than {limit:.0f} MiB of memory")
-            if self._log.stat().st_size > _MAX_LOG_BYTES:
-                os.truncate(self._log, 0)
-
-    def _end(self, kind: str, reason: str) -> None:
-        self._process.kill()
-        self._process.wait()
-        raise _EndedError(Failure(kind, reason, self._log_tail()))
-
-    def _resident_bytes(self) -> int:
+    def _result(
+        self, answer: dict[str, Any], body: bytearray, arrays: dict[str, npt.NDArray[Any]]
+    ) -> Rendered:
+        """Reads an answer; a child that a hostile file has overrun may say anything."""
         try:
-            return int(psutil.Process(self.pid).memory_info().rss)
-        except psutil.Error:
-            return 0
-
-    def _post_mortem(self) -> Failure:
-        try:
-            code = self._process.wait(timeout=5.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return Failure("crash", "Blender closed its pipe and went on", self._log_tail())
-        if code == -signal.SIGKILL:
-            reason = "Blender was killed (SIGKILL), as the kernel does when memory runs out"
-            return Failure("killed", reason, self._log_tail())
-        how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        return Failure("crash", f"Blender {how}", self._log_tail())
-
-    def _log_tail(self) -> str:
-        try:
-            return self._log.read_text(errors="replace")[-_TAIL_CHARACTERS:].strip()
-        except OSError:
-            return ""
+            if not answer["ok"]:
+                detail = "\n".join(part for part in (answer["detail"], self._process.log_tail()) if part)
+                picture = str(answer["picture"])
+                raise RenderFailure(Failure(answer["kind"], answer["reason"], detail, picture=picture))
+            matrix = np.array(answer["mesh_to_world"], dtype=np.float32).reshape(4, 4)
+            expected = {name: list(array.shape) for name, array in arrays.items()}
+            if answer["shapes"] != expected:
+                raise ValueError(f"images {answer['shapes']}, expected {expected}")
+            _fill(arrays, body)
+            return Rendered(arrays.pop("images"), arrays, matrix, dict(answer["info"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._process.end("crash", f"Blender sent what is no answer: {error!r}") from error
 
 
-def _child_environment(folder: Path) -> dict[str, str]:
-    """Returns an environment in which Blender finds no user's settings, add-ons or start-up scripts."""
-    inherited = {
-        k: v
-        for k, v in os.environ.items()
-        if not k.startswith(("BLENDER_", "CYCLES_", "OMP_", "PYTHONSTARTUP"))
-    }
-    package_root = str(Path(__file__).resolve().parent.parent)
-    paths = [package_root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    private = str(folder)
-    return {
-        **inherited,
-        "PYTHONPATH": os.pathsep.join(paths),
-        "PYTHONFAULTHANDLER": "1",
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "PYTHONUSERBASE": site.getuserbase(),  # keeps what pip --user installed visible under the new HOME
-        "HOME": private,
-        "XDG_CONFIG_HOME": private,
-        "XDG_CACHE_HOME": private,
-        "TMPDIR": private,
-        "BLENDER_USER_RESOURCES": private,
-    }
+def _expected_arrays(config: RenderConfig, n_views: int) -> dict[str, npt.NDArray[Any]]:
+    """Returns unfilled arrays as the answer's body holds them, one after the other."""
+    size = (n_views, config.height, config.width)
+    arrays: dict[str, npt.NDArray[Any]] = {"images": np.empty((*size, 4), np.uint8)}
+    for name in config.passes:
+        arrays[name] = np.empty((*size, *PASSES[name].tail), PASSES[name].dtype)
+    return arrays
 
 
-def _start_message(error: Exception, tail: str) -> str:
-    if isinstance(error, _EndedError):
-        return f"Blender did not start: {error.failure.reason}"
-    last = tail.splitlines()[-1] if tail else "no message"
-    hint = "install the render extra (pip install -e '.[render]') and the libraries that fpipe doctor names"
-    return f"Blender did not start ({last}); {hint}"
+def _fill(arrays: dict[str, npt.NDArray[Any]], body: bytearray) -> None:
+    """Fills arrays from the bytes that lie one after the other."""
+    start = 0
+    for array in arrays.values():
+        array.reshape(-1).view(np.uint8)[:] = np.frombuffer(body, np.uint8, array.nbytes, start)
+        start += array.nbytes

@@ -25,6 +25,14 @@ class EnvironmentProblem(FpipeError, RuntimeError):  # noqa: N818 - EnvironmentE
     exit_code = 3
 
 
+class LeaseHeldError(EnvironmentProblem):
+    """Another process has the exclusive right to replace shards of this dataset."""
+
+
+class LeaseLostError(EnvironmentProblem):
+    """The exclusive right to replace shards has gone to somebody else, or could not be renewed in time."""
+
+
 class ConfigError(FpipeError, ValueError):
     """Unknown configuration key or bad value."""
 
@@ -68,6 +76,8 @@ class ObjectUnavailableError(FpipeError, LookupError):
 
 class StaleSnapshotError(FpipeError, RuntimeError):
     """A shard was replaced after this reader looked at it; call `refresh()` and read again."""
+
+    exit_code = 3  # a command that meets it works when it is run again
 
 
 class TransientError(FpipeError, OSError):

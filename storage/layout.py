@@ -15,6 +15,7 @@ FITS = "fits"
 SHARED = "shared"
 PUBLISHED_SHARED = "shared/published.json"
 REPORTS = "reports"
+LEASE = "maintenance/lease.json"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -31,10 +32,25 @@ def plan_segment(index: int, digest: str) -> str:
     return f"plan/segment-{index:05d}-{digest[:16]}.jsonl.zst"
 
 
+def plan_cameras(sha256: str) -> str:
+    """Key of the camera file that a plan was made with."""
+    return f"plan/cameras-{sha256}.json"
+
+
 def shared_key(shared_version: str, name: str = "") -> str:
     """Key of one file of the shared components, or of their folder when `name` is empty."""
     folder = f"{SHARED}/{checked_name(shared_version)}"
     return f"{folder}/{name}" if name else folder
+
+
+def pass_group(name: str) -> str:
+    """Zarr group of one pass of the views (depth, normals)."""
+    return f"{checked_name(name)}.zarr"
+
+
+def pass_done(name: str) -> str:
+    """Folder of the done markers of one pass."""
+    return f"done/{checked_name(name)}"
 
 
 def fit_folder(name: str) -> str:
@@ -65,6 +81,16 @@ def fit_sidecars(name: str) -> str:
 def run_folder(stage: str, run: str) -> str:
     """Folder of one run's record: resolved config, versions, events, failures."""
     return f"runs/{checked_name(stage)}/{checked_name(run)}"
+
+
+def journal(group: str) -> str:
+    """Key of the record of replacements in one group."""
+    return f"maintenance/{group}.json"
+
+
+def quarantined(key: str, attempt: str) -> str:
+    """Where the file that `attempt` wrote under `key` is kept when another takes its place."""
+    return f"quarantine/{key}.{attempt}"
 
 
 def zarr_metadata(group: str, array: str = "") -> str:

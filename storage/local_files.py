@@ -9,6 +9,7 @@ name says which process owns it; `sweep` removes those of dead owners.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import time
@@ -74,6 +75,24 @@ class LocalFiles:
                 temp.replace(path)
                 os.fsync(folder)
 
+    def version(self, key: str) -> str:
+        """Return inode, time of change and size of one file: every replacement is a new inode."""
+        with _clear_errors(key), _reading(key):
+            stat = (self.root / key).stat()
+            return f"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}"
+
+    def swap(self, key: str, data: bytes, version: str) -> bool:
+        """Replace one file unless it changed; swaps exclude each other by a lock on the folder."""
+        path = self.root / key
+        with _clear_errors(key), _folder(path.parent) as folder, self._named_temp(data) as temp:
+            with suppress(OSError):  # some network file systems cannot lock a folder
+                fcntl.flock(folder, fcntl.LOCK_EX)  # ends with the descriptor
+            if self.version(key) != version:
+                return False
+            temp.replace(path)
+            os.fsync(folder)
+            return True
+
     def list(self, prefix: str) -> list[str]:
         """Return the sorted names directly below a folder."""
         try:
@@ -87,7 +106,7 @@ class LocalFiles:
         folder = self.root / TEMP_FOLDER
         for name in self.list(TEMP_FOLDER):
             with suppress(FileNotFoundError):
-                if _owner_is_dead(folder / name):
+                if _temp_is_dead(folder / name):
                     (folder / name).unlink()
 
     def _content(self, key: str) -> bytes | None:
@@ -125,7 +144,7 @@ class LocalFiles:
 
     @contextmanager
     def _named_temp(self, data: bytes) -> Iterator[Path]:
-        temp = self.root / TEMP_FOLDER / f"{_owner_tag()}.{uuid.uuid4().hex}"
+        temp = self.root / TEMP_FOLDER / f"{process_tag()}.{uuid.uuid4().hex}"
         temp.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(temp, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
         try:
@@ -229,13 +248,20 @@ def _machine_tag() -> str:
     return f"{socket.gethostname()}~{boot}~{namespace}"
 
 
-def _owner_tag() -> str:
+def process_tag() -> str:
+    """Return what names this process among all of all machines, for `process_is_dead`."""
     return f"{_machine_tag()}~{os.getpid()}~{_process_start(os.getpid())}"
 
 
-def _owner_is_dead(temp: Path) -> bool:
-    machine, _, process = temp.name.rpartition(".")[0].rpartition("~")[0].rpartition("~")
-    start = temp.name.rpartition(".")[0].rpartition("~")[2]
-    if machine == _machine_tag() and process.isdigit():
-        return _process_start(int(process)) != start
-    return time.time() - temp.stat().st_mtime > FOREIGN_TEMP_AGE_S
+def process_is_dead(tag: str) -> bool | None:
+    """Say whether the process of a tag has ended; None when it is one of another machine."""
+    rest, _, start = tag.rpartition("~")
+    machine, _, pid = rest.rpartition("~")
+    if machine == _machine_tag() and pid.isdigit():
+        return _process_start(int(pid)) != start
+    return None
+
+
+def _temp_is_dead(temp: Path) -> bool:
+    dead = process_is_dead(temp.name.rpartition(".")[0])
+    return time.time() - temp.stat().st_mtime > FOREIGN_TEMP_AGE_S if dead is None else dead

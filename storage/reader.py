@@ -1,6 +1,7 @@
 """Read a finished or growing dataset of fits: `open_planes(url)["car-000012"].planes()`.
 
 A dataset is a snapshot: it holds the shards that were done when it was opened; `refresh()` takes a new one.
+Where a shard was replaced since (a retry, a refit), reading it raises StaleSnapshotError until then.
 Failed and absent objects raise ObjectUnavailableError, they never read as zeros or NaN.
 Opens without torch, ray, bpy or zarr.
 """
@@ -15,12 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .errors import ObjectUnavailableError
+from .errors import ObjectUnavailableError, StaleSnapshotError
 from .planes import PlanesStore
 from .records import Status
 from .shared import read_base_planes, read_shared_meta
 from .store import Store
 from .views import ViewsStore
+
+REFRESH_ATTEMPTS = 5
 
 
 def open_planes(url: str | Path, fit: str | None = None, **storage_options: Any) -> PlanesDataset:
@@ -53,10 +56,17 @@ class PlanesDataset:
 
     def refresh(self) -> None:
         """Take a new snapshot of the shards that are done."""
-        self._planes.refresh()
-        self.status = self._planes.status()
+        for attempt in range(REFRESH_ATTEMPTS):
+            self._planes.refresh()
+            try:
+                self.status = self._planes.status()
+                break
+            except StaleSnapshotError:  # a round of replacements began at this moment
+                if attempt == REFRESH_ATTEMPTS - 1:
+                    raise
         self._ok_rows = np.flatnonzero(self.status == Status.OK)
-        self.__dict__.pop("ids", None)
+        for name in ("ids", "views"):
+            self.__dict__.pop(name, None)
 
     def __len__(self) -> int:
         return len(self._ok_rows)

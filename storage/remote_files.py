@@ -8,6 +8,8 @@ OSError whose cause carries "PreconditionFailed"; both mean "exists".
 from __future__ import annotations
 
 import errno
+import hashlib
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -38,9 +40,13 @@ _TRANSIENT_ERRNO = {
     errno.EPIPE,
     errno.EAGAIN,
 }
+_NOT_KNOWN_CODES = {"NotImplemented", "501"}
 _NETWORK_MODULES = ("botocore", "aiobotocore", "aiohttp", "urllib3")
 
 T = TypeVar("T")
+Names = list[str]  # the class below has a method named list
+
+_SWAPS = threading.Lock()  # of file systems without conditional writes, within this process
 
 
 class RemoteFiles:
@@ -70,7 +76,7 @@ class RemoteFiles:
     def create(self, key: str, data: bytes) -> bool:
         """Write the object unless the key exists, in one request; not retried here on unknown outcomes."""
         try:
-            self.fs.pipe_file(self._path(key), data, mode="create", chunksize=ONE_REQUEST_BYTES)
+            self._write(key, data, mode="create")
         except Exception as error:
             if means_exists(error):
                 return False
@@ -80,9 +86,30 @@ class RemoteFiles:
     def replace(self, key: str, data: bytes) -> None:
         """Write the object in one request, whether it exists or not."""
         try:
-            _retried(key, lambda: self.fs.pipe_file(self._path(key), data, chunksize=ONE_REQUEST_BYTES))
+            _retried(key, lambda: self._write(key, data))
         except FileNotFoundError as error:
             raise _no_bucket(error, key) from error
+
+    def version(self, key: str) -> str:
+        """Return the ETag of one object, or a hash of its content where the file system has none."""
+        info = _retried(key, lambda: self.fs.info(self._path(key)))
+        return str(info.get("ETag") or hashlib.sha256(self.read(key)).hexdigest())
+
+    def swap(self, key: str, data: bytes, version: str) -> bool:
+        """Write the object if its version is still this one: `If-Match` on S3, else look and write."""
+        condition = {"IfMatch": version} if "s3" in self.fs.protocol else {}
+        with _SWAPS:
+            if self.version(key) != version:
+                return False
+            try:
+                self._write(key, data, **condition)
+            except Exception as error:
+                if means_exists(error):
+                    return False
+                if _server_code(error) not in _NOT_KNOWN_CODES:
+                    raise translated(error, key) from error
+                self.replace(key, data)
+        return True
 
     def list(self, prefix: str) -> list[str]:
         """Return the sorted names directly below `prefix`."""
@@ -93,6 +120,32 @@ class RemoteFiles:
         own = self._path(prefix).strip("/")  # some servers list a folder's own marker object
         return sorted({path.rstrip("/").rpartition("/")[2] for path in paths if path.strip("/") != own})
 
+    def find(self, prefix: str) -> dict[str, int]:
+        """Return key → size of all objects below `prefix`, from one recursive listing."""
+        try:
+            found = _retried(prefix, lambda: self.fs.find(self._path(prefix), detail=True))
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        start = len(self.root.rstrip("/")) + 1
+        return {path[start:]: int(entry["size"]) for path, entry in found.items() if not path.endswith("/")}
+
+    def subfolders(self, prefix: str) -> Names:
+        """Return the names of the folders directly below `prefix`."""
+        try:
+            found = _retried(prefix, lambda: self.fs.ls(self._path(prefix), detail=True))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        own = self._path(prefix).strip("/")
+        paths = [entry["name"].strip("/") for entry in found if entry["type"] == "directory"]
+        return [path.rpartition("/")[2] for path in paths if path != own]
+
+    def is_folder(self) -> bool:
+        """Say whether the URL names a folder, that is a prefix of some object's key."""
+        return bool(_retried(self.root, lambda: self.fs.isdir(self.root)))
+
+    def _write(self, key: str, data: bytes, **arguments: Any) -> None:
+        self.fs.pipe_file(self._path(key), data, chunksize=ONE_REQUEST_BYTES, **arguments)
+
     def sweep(self) -> None:
         """Nothing to do: uploads appear whole or not at all."""
 
@@ -101,7 +154,7 @@ class RemoteFiles:
 
 
 def means_exists(error: BaseException) -> bool:
-    """Say whether a failed create-only write was refused because the key exists."""
+    """Say whether a conditional write was refused: the key exists, or has another version."""
     if isinstance(error, FileExistsError):
         return True
     return _server_code(error) in _EXISTS_CODES or "PreconditionFailed" in str(error)

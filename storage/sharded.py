@@ -3,12 +3,18 @@
 A shard file is committed once, by one create-only write. Its sidecar is the truth. Derived arrays (one
 chunk per shard) are caches of the sidecar, written after the commit; the marker `done/<shard>` comes last.
 A shard with a file but without a marker only needs `publish`.
+
+A store object reads one snapshot: it begins with the first read, and `refresh()` begins the next one. Files
+of replacements that began later (see `journal`) raise StaleSnapshotError; derived arrays of shards that are
+being replaced are read from their sidecars.
 """
 
 from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +23,15 @@ from numpy.typing import NDArray
 
 from .arrays import ArraySpec, chunk_checksum, decode_chunk, encode_chunk, group_metadata
 from .documents import SCHEMA_VERSION, check_schema, dump_document
-from .errors import IntegrityError, ObjectUnavailableError, StaleSnapshotError, StoreMismatchError, UsageError
+from .errors import (
+    FpipeError,
+    IntegrityError,
+    ObjectUnavailableError,
+    StaleSnapshotError,
+    StoreMismatchError,
+    UsageError,
+)
+from .journal import Journal, read_journal
 from .layout import zarr_chunk, zarr_metadata
 from .plan import Plan, shard_count, shard_rows
 from .records import Failure, Status
@@ -28,6 +42,8 @@ CACHED_TAILS = 64
 
 STATUS = "status"
 CLASS = "class"
+
+_MEND = "refresh() and read again"
 
 
 @dataclass(frozen=True)
@@ -120,6 +136,8 @@ class ShardedStore:
         self.plan = plan
         self.spec = spec
         self._tails: OrderedDict[int, ShardTail] = OrderedDict()
+        self._attempts: dict[int, str] = {}  # of all shards that this snapshot has read
+        self._journal: Journal | None = None
 
     @property
     def n_shards(self) -> int:
@@ -145,36 +163,60 @@ class ShardedStore:
         return self.tail(shard).sidecar
 
     def tail(self, shard: int) -> ShardTail:
-        """Return sidecar and index of a committed shard, cached."""
-        if shard not in self._tails:
-            self._tails[shard] = self._read_tail(shard)
+        """Return sidecar and index of a committed shard, cached.
+
+        Raises:
+            FileNotFoundError: there is none.
+            StaleSnapshotError: the shard was replaced since this snapshot began.
+        """
+        journal = self.journal()  # before the file, or a later one would pass
+        tail = self._tails.get(shard)
+        if tail is None:
+            tail = self._read_tail(shard)
+            self._require_same(journal, tail.sidecar)
+            self._tails[shard] = tail
+        with suppress(KeyError):  # another thread may have dropped it
+            self._tails.move_to_end(shard)
             while len(self._tails) > CACHED_TAILS:
                 self._tails.popitem(last=False)
-        self._tails.move_to_end(shard)
-        return self._tails[shard]
+        return tail
+
+    def journal(self) -> Journal:
+        """Return what this snapshot knows about replacements."""
+        if self._journal is None:
+            self._journal = read_journal(self.store, self.spec.group)
+        return self._journal
 
     def refresh(self) -> None:
-        """Forget cached sidecars."""
+        """Begin a new snapshot: forget sidecars and what is known about replacements."""
+        self._journal = None
+        self._attempts.clear()
         self._tails.clear()
 
-    def publish(self, shard: int) -> None:
+    def publish(self, shard: int, overwrite: bool = False) -> None:
         """Write derived arrays and the done marker of a committed shard from its sidecar; repeatable.
+
+        Unless told to overwrite, it only adds what is missing: the first commit has one content, and a
+        publisher that stalled must not undo what a replacement has published since.
+
+        Args:
+            shard: The shard.
+            overwrite: For the holder of the lease (see `lease`), after a replacement or for a repair.
 
         Raises:
             FileNotFoundError: the shard is not committed.
         """
-        self._tails.pop(shard, None)
-        sidecar = self.sidecar(shard)
+        sidecar = self._read_tail(shard).sidecar
+        write = self.store.replace if overwrite else self.store.create
         for spec in self.spec.derived:
             values = spec.filled(spec.chunk[0])
-            known = sidecar.status if spec.name == STATUS else sidecar.arrays[spec.name]
+            known = sidecar_values(sidecar, spec)
             values[: len(known)] = known
-            key = zarr_chunk(self.spec.group, spec.name, shard, len(spec.shape))
-            self.store.replace(key, encode_chunk(values, spec))
+            write(zarr_chunk(self.spec.group, spec.name, shard, len(spec.shape)), encode_chunk(values, spec))
         counts = {status.name.lower(): int((sidecar.status == status).sum()) for status in Status}
         marker = {"shard": shard, "attempt": sidecar.attempt, "generation": sidecar.generation, **counts}
         marker["schema_version"] = SCHEMA_VERSION
-        self.store.replace(self.marker_key(shard), dump_document(marker))
+        write(self.marker_key(shard), dump_document(marker))
 
     def publish_committed(self) -> list[int]:
         """Publish all shards whose file exists without a marker; returns them."""
@@ -194,12 +236,21 @@ class ShardedStore:
 
         Raises:
             IntegrityError: a chunk is missing or damaged.
+            StaleSnapshotError: shards are being replaced, and were not when this snapshot began.
         """
         spec = self.spec.derived_spec(name)
         values = spec.filled(self.spec.n_objects)
+        journal = self.journal()
         for shard in self.done():
             rows = self.shard_rows(shard)
-            values[rows.start : rows.stop] = self.derived_chunk(spec, shard)[: len(rows)]
+            known = (
+                sidecar_values(self.sidecar(shard), spec)
+                if shard in journal.open
+                else self.derived_chunk(spec, shard)
+            )
+            values[rows.start : rows.stop] = known[: len(rows)]
+        if read_journal(self.store, self.spec.group).generation != journal.generation:
+            raise StaleSnapshotError(f"{self.spec.group}: shards are being replaced; {_MEND}")
         return values
 
     def derived_chunk(self, spec: ArraySpec, shard: int) -> NDArray[Any]:
@@ -212,10 +263,15 @@ class ShardedStore:
 
     def failures(self) -> list[tuple[int, str, Failure]]:
         """Return (row, object id, failure) of every failed object of the done shards, in row order."""
+        return list(self.each_failure())
+
+    def each_failure(self) -> Iterator[tuple[int, str, Failure]]:
+        """Yield what `failures` returns, one by one: details of many failures need much memory."""
         failed = np.flatnonzero(self.status() == Status.FAILED)
-        shards = sorted({self.shard_of(int(row)) for row in failed})
-        records = [record for shard in shards for record in self.sidecar(shard).objects]
-        return [(r.row, r.object_id, r.failure) for r in records if r.failure is not None]
+        for shard in sorted({self.shard_of(int(row)) for row in failed}):
+            for record in self.sidecar(shard).objects:
+                if record.failure is not None:
+                    yield record.row, record.object_id, record.failure
 
     def shard_info(self, shard: int) -> dict[str, dict[str, Any]]:
         """Return object id -> the info (timings and the like) that its builder was given."""
@@ -276,7 +332,7 @@ class ShardedStore:
         first = (row - self.shard_rows(shard).start) * self.spec.chunks_per_object
         places = self.tail(shard).index[first + numbers.start : first + numbers.stop].astype(np.int64)
         key, start = self.spec.shard_key(shard), int(places[0, 0])
-        data = self.store.read_range(key, start, int(places[-1].sum()))
+        data = self._read_places(shard, start, int(places[-1].sum()))
         parts = [data[offset - start : offset - start + size] for offset, size in places.tolist()]
         try:
             return [
@@ -290,6 +346,23 @@ class ShardedStore:
     def marker_key(self, shard: int) -> str:
         """Key of the done marker of one shard."""
         return f"{self.spec.done}/{shard}"
+
+    def _read_places(self, shard: int, start: int, end: int) -> bytes:
+        try:
+            return self.store.read_range(self.spec.shard_key(shard), start, end)
+        except FpipeError:
+            raise
+        except OSError:  # a server may refuse a range beyond the end of a shorter replacement
+            self._raise_if_replaced(shard)
+            raise
+
+    def _require_same(self, journal: Journal, sidecar: Sidecar) -> None:
+        """Raise StaleSnapshotError unless a file belongs to the snapshot that began with this journal."""
+        first = self._attempts.setdefault(sidecar.shard, sidecar.attempt)
+        if sidecar.generation > journal.generation or sidecar.attempt != first:
+            raise StaleSnapshotError(
+                f"{self.spec.shard_key(sidecar.shard)}: replaced since this snapshot began; {_MEND}"
+            )
 
     def _read_tail(self, shard: int) -> ShardTail:
         key = self.spec.shard_key(shard)
@@ -306,7 +379,7 @@ class ShardedStore:
         current = self._read_tail(shard).sidecar
         if current.attempt != self.sidecar(shard).attempt:
             key = self.spec.shard_key(shard)
-            raise StaleSnapshotError(f"{key}: replaced while it was read; refresh() and read again")
+            raise StaleSnapshotError(f"{key}: replaced while it was read; {_MEND}")
 
 
 def create_group(store: Store, spec: GroupSpec) -> None:
@@ -349,6 +422,11 @@ def check_group(store: Store, spec: GroupSpec) -> None:
         raise StoreMismatchError(
             f"{key}: config_hash {attributes.get('config_hash')} (existing) -> {spec.config_hash} (asked for)"
         )
+
+
+def sidecar_values(sidecar: Sidecar, spec: ArraySpec) -> NDArray[Any]:
+    """Return what a derived array holds for the rows of one shard, by its sidecar."""
+    return sidecar.status if spec.name == STATUS else sidecar.arrays[spec.name]
 
 
 def _decode(data: bytes, spec: ArraySpec, key: str, record: ObjectRecord, number: int) -> NDArray[Any]:

@@ -70,7 +70,8 @@ class Sidecar:
         objects: One record per row of the shard, in row order.
         arrays: Per-object values, first axis = rows of this shard.
         info: About the shard as a whole: timings, host.
-        generation: 0 for the first commit, one more for each replacement.
+        generation: 0 for the first commit, else the number of the round of replacements that wrote it (see
+            `journal`): it grows with every replacement.
         schema_version: "major.minor" of this form.
     """
 
@@ -103,6 +104,35 @@ class ShardTail:
     sidecar: Sidecar
     index: NDArray[np.uint64]
     n_bytes: int
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """One whole shard file, as it was at one moment.
+
+    Attributes:
+        key: Its key.
+        version: For `Store.swap`.
+        data: Its bytes.
+        tail: Its sidecar and index.
+    """
+
+    key: str
+    version: str
+    data: bytes
+    tail: ShardTail
+
+    @classmethod
+    def read(cls, store: Store, key: str, n_chunks: int) -> ShardFile:
+        """Read a shard; raises FileNotFoundError when there is none, IntegrityError when it is damaged."""
+        version = store.version(key)  # before the bytes: if they change in between, the swap will fail
+        data = store.read(key)
+        return cls(key, version, data, unpack_tail(data, n_chunks, key))
+
+    def chunks(self, position: int, per_object: int) -> list[bytes]:
+        """Return the encoded chunks of the object at one position of the shard."""
+        places = self.tail.index[position * per_object : (position + 1) * per_object].astype(np.int64)
+        return [self.data[offset : offset + size] for offset, size in places.tolist()]
 
 
 class TailTooShort(Exception):  # noqa: N818 - a signal between two functions, not an error

@@ -29,6 +29,12 @@ class Files(Protocol):
     def replace(self, key: str, data: bytes) -> None:
         """Write the object, whether it exists or not; readers see the old or the new one whole."""
 
+    def version(self, key: str) -> str:
+        """Return what tells the object's present content from any earlier and later one."""
+
+    def swap(self, key: str, data: bytes, version: str) -> bool:
+        """Write the object if it still has that version, and say whether that happened."""
+
     def list(self, prefix: str) -> list[str]:
         """Return the sorted names directly below `prefix`."""
 
@@ -123,6 +129,26 @@ class Store:
     def replace(self, key: str, data: bytes) -> None:
         """Write an object durably and atomically, whether it exists or not."""
         self._files.replace(key, data)
+
+    def version(self, key: str) -> str:
+        """Return what tells the object's present content from any earlier and later one, for `swap`."""
+        return self._files.version(key)
+
+    def swap(self, key: str, data: bytes, version: str) -> bool:
+        """Replace an object durably and atomically if nobody has changed it since `version` was asked.
+
+        The comparison and the write are one step on the local disk and on S3 servers that honour `If-Match`;
+        elsewhere somebody else's write may fall between the two.
+
+        Returns:
+            True if this call replaced it. False says nothing about who did: a server may answer "changed" to
+            the retry of a request of ours that had succeeded, so who must know reads the object back.
+
+        Raises:
+            FileNotFoundError: no such key.
+            TransientError: the outcome is unknown, for instance after a timeout.
+        """
+        return self._files.swap(key, data, version)
 
     def list(self, prefix: str) -> list[str]:
         """Return the sorted names (files and folders) directly below `prefix`; [] if there are none."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
 from . import layout
 from .arrays import chunk_checksum, decode_chunk
 from .documents import parse_document
-from .errors import FpipeError, IntegrityError
+from .errors import FpipeError, IntegrityError, StaleSnapshotError
+from .lease import read_lease
+from .passes import PASSES, PassStore
 from .plan import read_plan
 from .planes import PlanesStore, list_fits
 from .records import Problem, Status
@@ -40,16 +43,24 @@ def verify(store: Store, full: bool) -> list[Problem]:
     except IntegrityError as error:
         return [_problem(error)]
     found = list(_check_shared(store, full))
+    try:
+        read_lease(store)
+    except IntegrityError as error:
+        found.append(_problem(error))
     if store.exists(layout.zarr_metadata(layout.VIEWS_GROUP)):
-        found += _check_group(store, None, full)
+        found += _check_group(store, ViewsStore.open, full)
+    for name in PASSES:
+        if store.exists(layout.zarr_metadata(layout.pass_group(name))):
+            found += _check_group(store, partial(PassStore.open, name=name), full)
     for name in list_fits(store):
-        found += _check_group(store, name, full)
+        found += _check_group(store, partial(PlanesStore.open, name=name), full)
     return found
 
 
-def _check_group(store: Store, fit: str | None, full: bool) -> list[Problem]:
+def _check_group(store: Store, open_group: Callable[[Store], ShardedStore], full: bool) -> list[Problem]:
     try:
-        group = PlanesStore.open(store, fit) if fit else ViewsStore.open(store)
+        group = open_group(store)
+        group.journal()
     except FpipeError as error:
         return [_problem(error)]
     found: list[Problem] = []
@@ -71,11 +82,13 @@ def _check_shard(group: ShardedStore, shard: int, full: bool) -> Iterator[Proble
     except FileNotFoundError:
         yield Problem(key, "", "missing although it is marked as done")
         return
-    except IntegrityError as error:
-        yield _problem(error)
+    except (IntegrityError, StaleSnapshotError) as error:
+        yield _problem(error, key)
         return
     if marker["attempt"] != tail.sidecar.attempt:
-        yield Problem(key, "", f"attempt {tail.sidecar.attempt}, but its marker says {marker['attempt']}")
+        found = f"attempt {tail.sidecar.attempt}, but its marker says {marker['attempt']}"
+        hint = ": its replacement is under way, or fpipe retry must finish it"
+        yield Problem(key, "", found + (hint if shard in group.journal().open else ""))
     yield from _check_rows(group, shard, tail)
     if full:
         yield from _check_chunks(group, shard)
@@ -152,5 +165,5 @@ def _check_shared(store: Store, full: bool) -> Iterator[Problem]:
                 yield Problem(key, "", "content differs from what shared.json lists")
 
 
-def _problem(error: FpipeError) -> Problem:
-    return Problem(getattr(error, "key", ""), getattr(error, "object_id", ""), str(error))
+def _problem(error: FpipeError, key: str = "") -> Problem:
+    return Problem(getattr(error, "key", key), getattr(error, "object_id", ""), str(error))

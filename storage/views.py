@@ -112,11 +112,11 @@ class ViewsShardBuilder(ShardBuilder):
             "mesh_to_world": views.mesh_to_world,
             "has_alpha": np.bool_(views.has_alpha),
         }
-        _check("images", views.images, spec.shape[1:], np.dtype(np.uint8))
+        check_value("images", views.images, spec.shape[1:], np.dtype(np.uint8))
         for name, value in values.items():
             array = self._target.spec.derived_spec(name)
-            _check(name, np.asarray(value), array.shape[1:], np.dtype(array.dtype))
-        self._add(row, values, _image_chunks(views.images, spec), info)
+            check_value(name, np.asarray(value), array.shape[1:], np.dtype(array.dtype))
+        self._add(row, values, view_chunks(views.images, spec), info)
 
 
 def views_spec(plan: Plan) -> GroupSpec:
@@ -160,19 +160,23 @@ def views_spec(plan: Plan) -> GroupSpec:
     )
 
 
-def _image_chunks(images: NDArray[np.uint8], spec: ArraySpec) -> list[bytes]:
+def view_chunks(values: NDArray[Any], spec: ArraySpec) -> list[bytes]:
+    """Encode one object's [V, …] as chunks of several views each."""
     depth = spec.chunk[1]
     chunks = []
-    for start in range(0, len(images), depth):
-        part = images[start : start + depth]
+    for start in range(0, len(values), depth):
+        part = values[start : start + depth]
         if len(part) < depth:  # Zarr stores edge chunks whole, filled up
-            part = np.concatenate([part, np.zeros((depth - len(part), *part.shape[1:]), np.uint8)])
+            part = np.concatenate([part, np.zeros((depth - len(part), *part.shape[1:]), part.dtype)])
         chunks.append(encode_chunk(part[None], spec))
     return chunks
 
 
-def _check(name: str, value: NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+def check_value(
+    name: str, value: NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any], finite: bool = True
+) -> None:
+    """Raise ValueError unless an array has this shape and dtype and, where asked for, finite numbers."""
     if value.shape != shape or value.dtype != dtype:
         raise ValueError(f"{name}: {value.dtype} {value.shape}, expected {dtype} {shape}")
-    if dtype.kind == "f" and not np.isfinite(value).all():
+    if finite and dtype.kind == "f" and not np.isfinite(value).all():
         raise ValueError(f"{name}: not finite")

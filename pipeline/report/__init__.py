@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from pipeline.fit_views import FitRenderer
 from pipeline.report.collect import collect
+from pipeline.report.contact_sheets import read_contact_sheets
 from pipeline.report.gallery import GalleryMaker
 from pipeline.report.page import page
+from pipeline.report.records import Findings, Gallery
+from storage.errors import UsageError
 from storage.layout import REPORTS
-from storage.planes import PlanesStore
+from storage.planes import PlanesStore, list_fits, published_fit
 from storage.store import Store
 from storage.views import ViewsStore
 
+if TYPE_CHECKING:
+    from pipeline.fit_views import FitRenderer
+
 LOGGER = logging.getLogger(__name__)
+RENDER_REPORT: Final = "render"
 
 
 def write_report(
     root: str | Path, fit: str | None = None, renderer: FitRenderer | None = None, device: str = "cpu"
 ) -> str:
-    """Write the report of one fit to `reports/<fit>.html`, in place of an older one.
+    """Write the report of a data set, in place of an older one.
+
+    There is one as soon as anything is rendered: without a fit it goes to `reports/render.html` and needs no
+    torch, with one to `reports/<fit>.html`, which has the sections on the views as well.
 
     Args:
         root: Folder or URL of the data set.
-        fit: Name of the fit; None for the published one.
+        fit: Name of the fit; None for the published one, where there is one.
         renderer: Renders the codes; by default with the shared components that the fit names.
         device: Where to render, without a renderer.
 
@@ -32,15 +42,51 @@ def write_report(
         The page's path, or its URL where the data set is remote.
 
     Raises:
-        UsageError: No such data set or fit.
+        UsageError: No such data set or fit, or nothing is rendered yet.
         IntegrityError: Stored bytes are damaged.
     """
     store = Store(root)
-    planes, views = PlanesStore.open(store, fit), ViewsStore.open(store)
-    findings = collect(store, views, planes)
-    renderer = renderer or FitRenderer.open(store, planes.header.shared_version, device)
-    text = page(findings, GalleryMaker(views, planes, renderer).make(findings))
-    key = f"{REPORTS}/{planes.header.name}.html"
+    views, planes = _open_views(store), _open_fit(store, fit)
+    status = views.status()
+    findings = collect(store, views, status, planes)
+    sheets = read_contact_sheets(views, status, [entry.class_name for entry in findings.render.classes])
+    text = page(findings, _gallery(findings, views, planes, renderer, device), sheets)
+    key = f"{REPORTS}/{findings.fit_name or RENDER_REPORT}.html"
     store.replace(key, text.encode())
-    LOGGER.info("report of fit %s: %s, %d bytes", planes.header.name, key, len(text))
+    LOGGER.info("report: %s, %d bytes", key, len(text))
     return str(store.local_path(key) or f"{store.url}/{key}")
+
+
+def _open_views(store: Store) -> ViewsStore:
+    views = ViewsStore.open(store)
+    if not views.done():
+        raise UsageError(f"{store.url}: nothing is rendered yet; run fpipe render {store.url}")
+    return views
+
+
+def _open_fit(store: Store, name: str | None) -> PlanesStore | None:
+    """The fit to report on; None where none is asked for and none is published."""
+    if name is None:
+        try:
+            name = published_fit(store)
+        except UsageError:
+            if fits := list_fits(store):
+                LOGGER.warning("no fit is published yet, so the report goes without: --name names %s", fits)
+            return None
+    return PlanesStore.open(store, name)
+
+
+def _gallery(
+    findings: Findings,
+    views: ViewsStore,
+    planes: PlanesStore | None,
+    renderer: FitRenderer | None,
+    device: str,
+) -> Gallery:
+    if planes is None or not findings.objects:
+        return Gallery()
+    if renderer is None:
+        from pipeline.fit_views import FitRenderer  # torch is needed here only
+
+        renderer = FitRenderer.open(views.store, planes.header.shared_version, device)
+    return GalleryMaker(views, planes, renderer).make(findings)

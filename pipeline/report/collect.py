@@ -7,64 +7,88 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.evaluate import summarise
+from pipeline.report.collect_render import collect_render
 from pipeline.report.curves import training_curves
-from pipeline.report.records import FailedObject, Findings, ObjectRecord, StageRun, StoredPart
+from pipeline.report.failures import collect_failures
+from pipeline.report.records import Findings, ObjectRecord, StageRun, StoredPart
+from pipeline.report.sidecars import REQUESTS
 from storage.errors import FpipeError
 from storage.layout import run_folder, shared_key
 from storage.plan import Plan
 from storage.planes import PlanesStore
-from storage.records import Failure, Status
+from storage.records import Status
 from storage.sharded import ShardedStore
-from storage.shared import read_shared_meta
+from storage.shared import read_published_shared, read_shared_meta
 from storage.store import Store
 from storage.views import ViewsStore
 
 LOGGER = logging.getLogger(__name__)
 _RUNS_PER_STAGE: Final = 200
-_SIZE_REQUESTS: Final = 16  # at a time, for stores where every size is a request
+
+Statuses = NDArray[np.uint8]
 
 
-def collect(store: Store, views: ViewsStore, planes: PlanesStore) -> Findings:
-    """Gather everything that a report says about one fit.
+def collect(store: Store, views: ViewsStore, status: Statuses, planes: PlanesStore | None) -> Findings:
+    """Gather everything that a report says.
 
     Args:
         store: The data set.
         views: Its views.
-        planes: The fit.
+        status: `Status` of every row of the views [N].
+        planes: The fit to report on; None where there is none yet.
 
     Returns:
-        The findings.
+        The findings; those of a fit are empty without one.
 
     Raises:
         IntegrityError: A stored document or array is damaged.
     """
-    plan, header = planes.plan, planes.header
-    regime = np.where(planes.status() == Status.OK, planes.regime(), 0)
-    provenance = {"fit": header.name, "shared_version": header.shared_version}
-    meta = _shared_meta(store, header.shared_version)
-    objects = _objects(plan, planes, regime)
-    return Findings(
+    runs = read_runs(store)
+    n_bytes = _shard_bytes(store, views)
+    shared_version = planes.header.shared_version if planes else _published_version(store)
+    meta = _shared_meta(store, shared_version) if shared_version else {}
+    findings = Findings(
         title=store.url.rstrip("/").rpartition("/")[2] or store.url,
         url=store.url,
-        fit_name=header.name,
-        shared_version=header.shared_version,
         created=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
-        summary=summarise(planes.metrics(), regime, provenance),
-        objects=objects,
-        failures=_failures(plan, views, planes),
-        runs=read_runs(store),
-        curves=training_curves(meta),
-        parts=_parts(store, views, planes, len(objects)),
-        facts=_facts(plan, planes),
+        render=collect_render(store, views, status, runs, n_bytes),
+        failures=collect_failures(views, status, planes),
+        runs=runs,
+        parts=[StoredPart("views, RGBA", n_bytes, int((status == Status.OK).sum()))],
+        facts=_facts(store.url, views.plan),
+        shared_version=shared_version,
         shared_meta=meta,
-        fit_config=header.fit_config,
-        n_planned=plan.header.n_objects,
+        curves=training_curves(meta),
     )
+    return _with_fit(findings, store, planes) if planes else findings
+
+
+def _with_fit(findings: Findings, store: Store, planes: PlanesStore) -> Findings:
+    header = planes.header
+    regime = np.where(planes.status() == Status.OK, planes.regime(), 0)
+    provenance = {"fit": header.name, "shared_version": header.shared_version}
+    objects = _objects(planes.plan, planes, regime)
+    return replace(
+        findings,
+        fit_name=header.name,
+        fit_config=header.fit_config,
+        objects=objects,
+        summary=summarise(planes.metrics(), regime, provenance),
+        parts=[*findings.parts, *_fit_parts(store, planes, len(objects))],
+        facts={**findings.facts, **_fit_facts(planes)},
+    )
+
+
+def _published_version(store: Store) -> str:
+    found = read_published_shared(store)
+    return str(found["shared_version"]) if found else ""
 
 
 def read_runs(store: Store) -> list[StageRun]:
@@ -126,26 +150,11 @@ def _objects(plan: Plan, planes: PlanesStore, regime: np.ndarray[Any, Any]) -> l
     return records
 
 
-def _failures(plan: Plan, views: ViewsStore, planes: PlanesStore) -> list[FailedObject]:
-    """Failures of both stages; an object without views is named once, with the reason of the rendering."""
-    found: dict[int, FailedObject] = {}
-    for stage, group in (("render", views), ("fit-objects", planes)):
-        for row, object_id, failure in group.failures():
-            found.setdefault(row, _failed(stage, object_id, plan.rows[row].class_name, failure))
-    return [found[row] for row in sorted(found)]
-
-
-def _failed(stage: str, object_id: str, class_name: str, failure: Failure) -> FailedObject:
-    return FailedObject(stage, object_id, class_name, failure.kind, failure.reason, failure.repro)
-
-
-def _parts(store: Store, views: ViewsStore, planes: PlanesStore, n_fits: int) -> list[StoredPart]:
-    n_rendered = int((views.status() == Status.OK).sum())
+def _fit_parts(store: Store, planes: PlanesStore, n_fits: int) -> list[StoredPart]:
     header = planes.header
     kind = f"planes, {header.dtype}" if header.f_mic else "planes, coefficients alone"
     shared = list(_files(store, shared_key(header.shared_version)))
     return [
-        StoredPart("views, RGBA", _shard_bytes(store, views), n_rendered),
         StoredPart(kind, _shard_bytes(store, planes), n_fits),
         StoredPart("shared components", _bytes(store, shared), n_fits),
     ]
@@ -156,7 +165,7 @@ def _shard_bytes(store: Store, group: ShardedStore) -> int:
 
 
 def _bytes(store: Store, keys: list[str]) -> int:
-    with ThreadPoolExecutor(_SIZE_REQUESTS) as pool:
+    with ThreadPoolExecutor(REQUESTS) as pool:
         return sum(pool.map(store.size, keys))
 
 
@@ -170,20 +179,25 @@ def _files(store: Store, prefix: str) -> Iterator[str]:
             yield from _files(store, key)
 
 
-def _facts(plan: Plan, planes: PlanesStore) -> dict[str, Any]:
-    header, fit = plan.header, planes.header
-    source = header.source.get("kind") or header.source.get("name") or ""
+def _facts(url: str, plan: Plan) -> dict[str, Any]:
+    header = plan.header
     return {
-        "data set": planes.store.url,
-        "source": source,
+        "data set": url,
+        "source": header.source.get("kind") or header.source.get("name") or "",
         "objects planned": header.n_objects,
         "classes": ", ".join(plan.classes),
         "views per object": f"{header.n_views} of {header.width} × {header.height} pixels",
         "held out": f"{header.heldout_fraction:.0%} of the views of every object, seed {header.seed}",
+        "render config": header.render_config_hash,
+    }
+
+
+def _fit_facts(planes: PlanesStore) -> dict[str, Any]:
+    fit = planes.header
+    micro = f"3 × {fit.f_mic} × {fit.resolution} × {fit.resolution} micro"
+    return {
         "fit": fit.name,
         "fit config": fit.fit_config_hash,
         "shared version": fit.shared_version,
-        "render config": header.render_config_hash,
-        "planes per object": f"3 × {fit.f_mic} × {fit.resolution} × {fit.resolution} micro, {fit.n_base} "
-        "coefficients",
+        "planes per object": f"{micro}, {fit.n_base} coefficients",
     }

@@ -9,28 +9,23 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import metrics
-from pipeline.fit_views import FitRenderer
+from pipeline.report.contact_sheets import most_showing
 from pipeline.report.images import to_picture
-from pipeline.report.records import (
-    Blend,
-    Comparison,
-    Exhibit,
-    Findings,
-    Gallery,
-    ObjectRecord,
-    Picture,
-    Turntable,
-)
+from pipeline.report.records import Blend, Comparison, Exhibit, Findings, Gallery, ObjectRecord, Turntable
+from pipeline.report.render_records import Picture
 from render_jobs.cameras import look_at_origin
 from storage.planes import PlanesStore
 from storage.records import ObjectFit, ObjectViews
 from storage.views import ViewsStore
+
+if TYPE_CHECKING:
+    from pipeline.fit_views import FitRenderer
 
 LOGGER = logging.getLogger(__name__)
 
@@ -41,7 +36,6 @@ TURNTABLE_FRAMES: Final = 24
 TURNTABLE_ELEVATION_DEG: Final = 22.0
 BLENDS: Final = 2
 BLEND_FRAMES: Final = 17
-INPUTS: Final = 144  # of all classes together, at most 24 and at least 4 of each
 # From above and to the side: where most objects show what they are.
 _SHOWING: Final = (math.radians(45), math.radians(25))
 
@@ -75,13 +69,12 @@ class GalleryMaker:
             comparisons=[self._comparison(group, record) for group, chosen in groups for record in chosen],
             turntables=[self._turntable(record) for record in [opening, *spread]],
             blends=[self._blend(first, second) for first, second in self._pairs(fitted)],
-            inputs={name: self._inputs(findings, name) for name in findings.class_names},
         )
 
     def _exhibit(self, record: ObjectRecord) -> Exhibit:
         cameras = self._views.values(record.row)
         heldout = np.flatnonzero(cameras["heldout"])
-        chosen = heldout[_most_showing(cameras["cam2world"][heldout])]
+        chosen = heldout[most_showing(cameras["cam2world"][heldout])]
         own = self._views.read_views(record.row, [int(chosen)])
         render = self._render(self._planes.read(record.row), own)
         return Exhibit(record, to_picture(metrics.composite(own.images)[0]), to_picture(render[0]))
@@ -149,16 +142,6 @@ class GalleryMaker:
             return records[0], records[-1]
         return records[int(first)], records[int(second)]
 
-    def _inputs(self, findings: Findings, class_name: str) -> list[tuple[str, Picture]]:
-        members = [record for record in findings.objects if record.class_name == class_name]
-        pictures = []
-        share = min(24, max(4, INPUTS // len(findings.class_names)))
-        for record in _quantiles(members, share):
-            chosen = _most_showing(self._views.values(record.row)["cam2world"])
-            own = self._views.read_views(record.row, [chosen])
-            pictures.append((record.object_id, to_picture(metrics.composite(own.images)[0])))
-        return pictures
-
     def _render(self, fit: ObjectFit, own: ObjectViews) -> NDArray[np.float32]:
         return self._renderer.render(fit.micro, fit.coefficients, own.cam2world, own.intrinsics)
 
@@ -184,13 +167,6 @@ def orbit(n: int, elevation_deg: float, radius_world: float) -> NDArray[np.float
 
 def _radius(cam2world: NDArray[Any]) -> float:
     return float(np.median(np.linalg.norm(cam2world[:, :3, 3], axis=1)))
-
-
-def _most_showing(cam2world: NDArray[Any]) -> int:
-    """The camera whose place is nearest to `_SHOWING`, seen from the origin."""
-    azimuth, elevation = _SHOWING
-    wanted = look_at_origin(np.array([azimuth]), np.array([math.sin(elevation)]), 1.0)
-    return int(metrics.nearest_views(wanted, cam2world)[0])
 
 
 def _quantiles(ranked: Sequence[ObjectRecord], n: int) -> list[ObjectRecord]:

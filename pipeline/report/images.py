@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import io
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -11,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.report.records import Picture
+from pipeline.report.render_records import Picture
 
 ERROR_MAX: Final = 0.3  # mean absolute difference over RGB at which the error scale ends
 SPRITE_COLUMNS: Final = 6
@@ -21,12 +23,41 @@ SPRITE_COLUMNS: Final = 6
 _ERROR_STOPS: Final = ("#ffffff", "#fbe3a6", "#f0934a", "#c23b3f", "#6b1546", "#1b0a26")
 _WEBP_QUALITY: Final = 84
 
+_PICTURE_URI: Final = re.compile(r"data:image/(?:png|jpeg|webp);base64,([A-Za-z0-9+/]+={0,2})")
+_PICTURE_CHARACTERS: Final = 200_000
+_PICTURE_PX: Final = 1024
+
 
 def data_uri(picture: Picture) -> str:
     """A picture as WebP text for `src`: about 3 KB for a rendered view of 128 x 128."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "WEBP", quality=_WEBP_QUALITY, method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def safe_picture(uri: str) -> str:
+    """The data URI of a recorded picture where it may stand in a page, otherwise nothing.
+
+    Only a PNG, JPEG or WebP of moderate size passes: a sidecar may have been written by anybody's code.
+    """
+    found = _PICTURE_URI.fullmatch(uri) if len(uri) <= _PICTURE_CHARACTERS else None
+    if found is None:
+        return ""
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(found[1])), formats=("PNG", "JPEG", "WEBP")) as picture:
+            return uri if max(picture.size) <= _PICTURE_PX else ""
+    except (OSError, binascii.Error, ValueError, Image.DecompressionBombError):
+        return ""
+
+
+def thumbnail(picture: Picture, edge_px: int) -> Picture:
+    """The picture, made smaller where its longer edge exceeds `edge_px`."""
+    height, width = picture.shape[:2]
+    scale = edge_px / max(height, width)
+    if scale >= 1:
+        return picture
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
 
 
 def to_picture(image: NDArray[Any]) -> Picture:

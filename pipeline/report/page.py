@@ -4,40 +4,57 @@ from __future__ import annotations
 
 from importlib import resources
 
-from pipeline.report import sections_pictures, sections_record, sections_result
+from pipeline.report import (
+    opening_render,
+    sections_failures,
+    sections_pictures,
+    sections_record,
+    sections_render,
+    sections_result,
+)
 from pipeline.report.markup import Html, el
 from pipeline.report.records import Findings, Gallery
+from pipeline.report.render_records import ContactSheets
 
 # Nothing may be fetched, not even by mistake: pictures are data URIs, style and script stand in the page.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
-def page(findings: Findings, gallery: Gallery) -> str:
+def page(findings: Findings, gallery: Gallery, sheets: ContactSheets) -> str:
     """The whole report as text.
 
     Args:
         findings: Figures and records.
-        gallery: Pictures; sections without pictures are left out.
+        gallery: Pictures of the fits; sections without pictures are left out.
+        sheets: Pictures of the views.
 
     Returns:
         An HTML document that needs no other file.
     """
+    fitted = bool(findings.objects)
+    example = findings.objects[0].object_id if fitted else _some_object(sheets)
     sections = {
-        "Accuracy": sections_result.accuracy(findings),
+        "Accuracy": sections_result.accuracy(findings) if fitted else None,
         "Objects": sections_pictures.comparisons(gallery),
         "Turntables": sections_pictures.turntables(gallery),
         "Between": sections_pictures.blends(gallery),
-        "Inputs": sections_pictures.inputs(findings, gallery),
+        "Render": sections_render.rendered(findings, sheets),
+        "Speed": sections_render.speed(findings),
+        "Failures": sections_failures.failures(findings),
         "Training": sections_record.training(findings),
         "Cost": sections_record.cost(findings),
-        "Failures": sections_record.failures(findings),
-        "Use": sections_record.use(findings),
+        "Use": sections_record.use(findings, example),
         "Provenance": sections_record.provenance(findings),
     }
     there = {name: content for name, content in sections.items() if content is not None}
-    main = el("main", sections_result.opening(findings, gallery), *there.values())
+    top = sections_result.opening(findings, gallery) if fitted else opening_render.opening(findings, sheets)
+    main = el("main", top, *there.values())
     body = el("body", _bar(findings, list(there)), main, _foot(findings), el("script", _asset("report.js")))
     return f"<!DOCTYPE html>\n{el('html', _head(findings), body, lang='en')}\n"
+
+
+def _some_object(sheets: ContactSheets) -> str:
+    return sheets.cameras.object_id if sheets.cameras else "an-object-id"
 
 
 def _head(findings: Findings) -> Html:
@@ -59,9 +76,10 @@ def _bar(findings: Findings, names: list[str]) -> Html:
 
 
 def _foot(findings: Findings) -> Html:
-    made = f"Made by fpipe on {findings.created}. "
-    what = f"Fit {findings.fit_name}, shared components {findings.shared_version}."
-    return el("footer", el("p", made, what))
+    made = [f"Made by fpipe on {findings.created}."]
+    if findings.fit_name:
+        made.append(f"Fit {findings.fit_name}, shared components {findings.shared_version}.")
+    return el("footer", el("p", " ".join(made)))
 
 
 def _asset(name: str) -> Html:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from pipeline.report.images import SPRITE_COLUMNS, data_uri, sprite
 from pipeline.report.markup import Child, Html, el, join
-from pipeline.report.records import ObjectRecord, Picture
-from pipeline.report.wording import fixed
+from pipeline.report.records import ObjectRecord
+from pipeline.report.render_records import Picture
+from pipeline.report.wording import MISSING, fixed
 
 
 def section(anchor: str, title: str, note: Child, *content: Child) -> Html:
@@ -56,6 +57,16 @@ def object_caption(record: ObjectRecord) -> Html:
         el("span", record.object_id, class_="name"),
         el("span", fixed(record.psnr_db, 2), el("small", " dB"), class_="figure"),
     )
+
+
+def key_figures(figures: Sequence[tuple[str, str, str]]) -> Html:
+    """The figures at the top of a page as (number, unit, what it is); those without a value are left out."""
+    cells = [
+        el("div", el("dt", label), el("dd", number, el("small", f"\u202f{unit}" if unit else None)))
+        for number, unit, label in figures
+        if number != MISSING
+    ]
+    return el("dl", *cells, class_="key-figures")
 
 
 def table(header: Sequence[Child], rows: Sequence[Sequence[Child]], css_class: str = "") -> Html:

@@ -1,6 +1,6 @@
 """What the report shows, as plain records: `collect` and `gallery` fill them, the sections write HTML.
 
-Pictures are arrays u8 [H, W, 3], sRGB over white.
+What the sections on views show is in `render_records`. Pictures are arrays u8 [H, W, 3], sRGB over white.
 """
 
 from __future__ import annotations
@@ -10,10 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-Picture = NDArray[np.uint8]
+from pipeline.report.render_records import Picture, RenderFindings
 
 
 @dataclass(frozen=True)
@@ -34,14 +31,23 @@ class ObjectRecord:
 
 @dataclass(frozen=True)
 class FailedObject:
-    """One object that a stage gave up on."""
+    """One object that a stage gave up on; `picture` is a data URI as `images.safe_picture` lets it pass."""
 
-    stage: str
     object_id: str
     class_name: str
-    kind: str
     reason: str
     repro: str = ""
+    picture: str = ""
+
+
+@dataclass(frozen=True)
+class FailureKind:
+    """All failures of one class in one stage: how many, and the first of them in the plan's order."""
+
+    stage: str
+    kind: str
+    n_objects: int
+    objects: Sequence[FailedObject]
 
 
 @dataclass(frozen=True)
@@ -90,23 +96,23 @@ class StoredPart:
 
 @dataclass(frozen=True)
 class Findings:
-    """Every figure of the report."""
+    """Every figure of the report; what belongs to a fit is empty where there is none yet."""
 
     title: str
     url: str
-    fit_name: str
-    shared_version: str
     created: str
-    summary: Mapping[str, Any]
-    objects: Sequence[ObjectRecord]
-    failures: Sequence[FailedObject]
+    render: RenderFindings
+    failures: Sequence[FailureKind]
     runs: Sequence[StageRun]
-    curves: Sequence[Curve]
     parts: Sequence[StoredPart]
     facts: Mapping[str, Any]
-    shared_meta: Mapping[str, Any]
-    fit_config: Mapping[str, Any]
-    n_planned: int
+    shared_version: str = ""
+    shared_meta: Mapping[str, Any] = field(default_factory=dict)
+    curves: Sequence[Curve] = ()
+    fit_name: str = ""
+    fit_config: Mapping[str, Any] = field(default_factory=dict)
+    objects: Sequence[ObjectRecord] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)
 
     def of_regime(self, regime: int) -> list[ObjectRecord]:
         """The objects of one regime, in the plan's order."""
@@ -161,10 +167,9 @@ class Blend:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Every picture of the report."""
+    """Every picture of the fits."""
 
     exhibits: Sequence[Exhibit] = ()
     comparisons: Sequence[Comparison] = ()
     turntables: Sequence[Turntable] = ()
     blends: Sequence[Blend] = ()
-    inputs: Mapping[str, Sequence[tuple[str, Picture]]] = field(default_factory=dict)

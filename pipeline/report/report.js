@@ -1,4 +1,5 @@
-// Turntables and mixes: every film is a sprite sheet of which one frame shows. Without this script they are stills.
+// Turntables and mixes: every film is a sprite sheet of which one frame shows; without this script they are stills.
+// Beside them: buttons that copy commands.
 (() => {
   "use strict";
   document.documentElement.classList.add("scripted");
@@ -110,5 +111,22 @@
     };
     slider.addEventListener("input", update);
     update();
+  });
+
+  // The commands that run one failed object; where the clipboard is refused, the command is selected instead.
+  document.querySelectorAll(".copy").forEach((button) => {
+    const command = button.previousElementSibling;
+    const tell = (text) => {
+      button.textContent = text;
+      setTimeout(() => { button.textContent = "Copy"; }, 1500);
+    };
+    const select = () => {
+      window.getSelection().selectAllChildren(command);
+      tell("Selected");
+    };
+    button.addEventListener("click", () => {
+      if (!navigator.clipboard) select();
+      else navigator.clipboard.writeText(command.textContent).then(() => tell("Copied"), select);
+    });
   });
 })();

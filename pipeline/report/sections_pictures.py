@@ -1,4 +1,4 @@
-"""The sections made of pictures: comparisons, turntables, interpolation, and the views that went in."""
+"""The sections made of pictures of fits: comparisons, turntables and interpolation."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pipeline.report.images import ERROR_MAX, error_gradient, error_map
 from pipeline.report.markup import Html, el, join
 from pipeline.report.parts import film, object_caption, plate, section
-from pipeline.report.records import Blend, Comparison, Findings, Gallery, ObjectRecord, Picture
-from pipeline.report.wording import fixed, nouns, number_word, plural
+from pipeline.report.records import Blend, Comparison, Gallery, ObjectRecord
+from pipeline.report.render_records import Picture
+from pipeline.report.wording import fixed, number_word
 
 _FILMSTRIP_FRAMES = 5
 
@@ -74,24 +75,6 @@ def blends(gallery: Gallery) -> Html | None:
         "planes contribute."
     )
     return section("between", "Between two objects", note, *(_blend(blend) for blend in gallery.blends))
-
-
-def inputs(findings: Findings, gallery: Gallery) -> Html | None:
-    """One ground-truth view of many objects, class by class."""
-    if not gallery.inputs:
-        return None
-    totals = {name: sum(o.class_name == name for o in findings.objects) for name in gallery.inputs}
-    sheets = []
-    for name, pictures in gallery.inputs.items():
-        heading = el("h3", nouns(name).capitalize(), el("small", _shown_of(len(pictures), totals[name])))
-        tiles = [plate(picture, f"Ground-truth view of {object_id}") for object_id, picture in pictures]
-        sheets.append(join(heading, el("div", *tiles, class_="contact-sheet")))
-    note = "What the pipeline was given: one rendered view of each object, over white."
-    return section("inputs", "The objects", note, *sheets)
-
-
-def _shown_of(shown: int, total: int) -> str:
-    return plural(total, "fit") if shown >= total else f"{shown} of {plural(total, 'fit')}"
 
 
 def _triplet(comparison: Comparison) -> Html:

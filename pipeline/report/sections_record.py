@@ -1,4 +1,4 @@
-"""The sections that say what it took and how to use it: training, cost, failures, conventions, provenance."""
+"""The sections that say what it took and how to use it: training, cost, conventions, provenance."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from pipeline.report.charts import curve
 from pipeline.report.markup import Child, Html, el, join
 from pipeline.report.parts import description_list, figure, section, table
 from pipeline.report.records import Findings, StageRun
-from pipeline.report.wording import MISSING, count, duration, plural, size
+from pipeline.report.wording import MISSING, count, duration, size
 
-_FAILURES_SHOWN: Final = 200
 _STAGE_ORDER: Final = ("render", "train-shared", "fit-objects", "evaluate", "report")
 
 
@@ -70,55 +69,43 @@ def cost(findings: Findings) -> Html:
     )
 
 
-def failures(findings: Findings) -> Html:
-    """Every object that a stage gave up on, with its reason."""
-    absent = findings.n_planned - len(findings.objects) - len({f.object_id for f in findings.failures})
-    note = "An object that fails costs one object: it is recorded, and everything else goes on."
-    if not findings.failures:
-        text = "No object failed."
-        if absent > 0:
-            text += f" {plural(absent, 'planned object')} not fitted yet."
-        return section("failures", "Failures", note, el("p", text, class_="empty"))
-    shown = findings.failures[:_FAILURES_SHOWN]
-    rows = [
-        [
-            el("span", failure.object_id, class_="name"),
-            failure.stage,
-            failure.kind.replace("_", " "),
-            join(failure.reason, el("code", failure.repro) if failure.repro else None),
-        ]
-        for failure in shown
-    ]
-    rest = len(findings.failures) - len(shown)
-    more = (
-        el("p", f"And {count(rest)} more, in the sidecars of the shards.", class_="empty") if rest else None
-    )
-    content = table(["Object", "Stage", "Kind", "Reason"], rows, "failures")
-    return section("failures", "Failures", note, content, more)
-
-
-def use(findings: Findings) -> Html:
-    """How to load the planes, and the conventions that they follow."""
-    example = findings.objects[0].object_id if findings.objects else "an-object-id"
-    code = "\n".join(
-        (
-            "from storage.reader import open_planes",
-            "",
-            f"dataset = open_planes({findings.url!r}, fit={findings.fit_name!r})",
-            f"fit = dataset[{example!r}]",
-            "planes = fit.planes()              # float32 [3, F, K, K], fused",
-            "coefficients = fit.coefficients()  # float32 [M]",
-            "cameras = fit.cam2world()          # float32 [V, 4, 4]",
-        )
-    )
+def use(findings: Findings, example: str) -> Html:
+    """How to load what there is, and the conventions that it follows; `example` is an object to load."""
+    lines = _load_planes(findings, example) if findings.objects else _load_views(findings, example)
     note = join(
         "The arrays are plain Zarr v3 as well: any Zarr reader opens them, and ",
         el("code", "status"),
         " says which rows are real.",
     )
-    return section(
-        "use", "Use", note, el("pre", el("code", code)), description_list(_conventions(findings.shared_meta))
-    )
+    conventions = _view_conventions()
+    if findings.objects:
+        conventions = [*_plane_conventions(findings.shared_meta), *conventions]
+    return section("use", "Use", note, el("pre", el("code", "\n".join(lines))), description_list(conventions))
+
+
+def _load_planes(findings: Findings, example: str) -> list[str]:
+    return [
+        "from storage.reader import open_planes",
+        "",
+        f"dataset = open_planes({findings.url!r}, fit={findings.fit_name!r})",
+        f"fit = dataset[{example!r}]",
+        "planes = fit.planes()              # float32 [3, F, K, K], fused",
+        "coefficients = fit.coefficients()  # float32 [M]",
+        "cameras = fit.cam2world()          # float32 [V, 4, 4]",
+    ]
+
+
+def _load_views(findings: Findings, example: str) -> list[str]:
+    return [
+        "from storage.store import Store",
+        "from storage.views import ViewsStore",
+        "",
+        f"views = ViewsStore.open(Store({findings.url!r}))",
+        f"own = views.read(views.plan.row_of({example!r}))",
+        "own.images                         # uint8 [V, H, W, 4]",
+        "own.cam2world, own.intrinsics      # float32 [V, 4, 4] and [V, 3, 3]",
+        "own.heldout                        # bool [V]",
+    ]
 
 
 def provenance(findings: Findings) -> Html:
@@ -177,7 +164,7 @@ def _bar(fraction: float) -> Html:
     return el("span", "", class_="bar", style=f"--length:{width:.3f}")
 
 
-def _conventions(meta: Mapping[str, Any]) -> list[tuple[Child, Child]]:
+def _plane_conventions(meta: Mapping[str, Any]) -> list[tuple[Child, Child]]:
     half = meta.get("box_half")
     span = f"[−{half:g}, {half:g}]³" if isinstance(half, int | float) else "[−box_half, box_half]³"
     axes = "xy, xz, zx, as the released code has them" if meta.get("axes") == "eg3d" else "xy, xz, yz"
@@ -190,6 +177,11 @@ def _conventions(meta: Mapping[str, Any]) -> list[tuple[Child, Child]]:
             "Extent",
             f"{span} in world units. Bilinear, zero outside; the features of the three planes are summed.",
         ),
+    ]
+
+
+def _view_conventions() -> list[tuple[Child, Child]]:
+    return [
         ("World", "z up. Each mesh is centred on its bounding box and scaled to a diagonal of 1."),
         ("Cameras", "cam2world, 4 × 4 on column vectors, OpenCV axes: x right, y down, z forward."),
         (

@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from pipeline import metrics
 from pipeline.report.charts import Ridge, both_widths, ridges, scatter
 from pipeline.report.markup import Html, el, join
-from pipeline.report.parts import figure, film, object_caption, section, table
+from pipeline.report.parts import figure, film, key_figures, object_caption, section, table
 from pipeline.report.records import Findings, Gallery, Turntable
 from pipeline.report.ruler import rulers
 from pipeline.report.wording import (
-    MISSING,
     count,
     duration,
     fixed,
     listing,
     nouns,
+    number_and_unit,
     number_word,
     plural,
     signed,
@@ -97,8 +97,6 @@ def accuracy(findings: Findings) -> Html:
 def _headline(findings: Findings) -> str:
     names = findings.class_names
     n_objects = len(findings.objects)
-    if not n_objects:
-        return "No fits yet"
     if len(names) <= 2:
         counts = [plural(sum(o.class_name == name for o in findings.objects), name) for name in names]
         return f"{listing(counts)}, held as planes"
@@ -122,8 +120,8 @@ def _lead(findings: Findings) -> str:
         sentences.append(
             f"On views that no fit was given, {whom} reach {fixed(mean, 2)} dB on average{below}."
         )
-    if findings.failures:
-        sentences.append(f"{plural(len(findings.failures), 'object')} failed.")
+    if n_failed := sum(kind.n_objects for kind in findings.failures):
+        sentences.append(f"{plural(n_failed, 'object')} failed.")
     return " ".join(sentences)
 
 
@@ -160,20 +158,10 @@ def _key_figures(findings: Findings) -> Html:
         (fixed(group["ssim"]["mean"], 3), "", "SSIM on the same views"),
         (signed(gap, 2), "dB", "to the autoencoder\u2019s ceiling"),
         (signed(gain, 1), "dB", "over the nearest training view"),
-        (*_number_and_unit(size(per_object)), "stored, per object"),
-        (*_number_and_unit(duration(_fit_seconds(findings))), "to fit, per object"),
+        (*number_and_unit(size(per_object)), "stored, per object"),
+        (*number_and_unit(duration(_fit_seconds(findings))), "to fit, per object"),
     ]
-    cells = [
-        el("div", el("dt", label), el("dd", number, el("small", f"\u202f{unit}" if unit else None)))
-        for number, unit, label in figures
-        if number != MISSING
-    ]
-    return el("dl", *cells, class_="key-figures")
-
-
-def _number_and_unit(written: str) -> tuple[str, str]:
-    number, _, unit = written.partition("\u202f")
-    return number, unit
+    return key_figures(figures)
 
 
 def _fit_seconds(findings: Findings) -> float | None:

@@ -60,6 +60,12 @@ def size(n_bytes: float | None) -> str:
     return f"{value:.{decimals}f}\u202f{unit}"
 
 
+def number_and_unit(written: str) -> tuple[str, str]:
+    """What `duration`, `size` and `fixed` wrote, taken apart."""
+    number, _, unit = written.partition("\u202f")
+    return number, unit
+
+
 def plural(number: int, noun: str) -> str:
     """`1 car`, `34 cars`, `3 classes`."""
     return f"{count(number)} {nouns(noun) if number != 1 else noun}"

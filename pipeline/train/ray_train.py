@@ -152,8 +152,10 @@ def _watched(board: Any, progress: Progress) -> Iterator[None]:
     def look() -> None:
         nonlocal seen
         step, figures = ray.get(board.look.remote())
-        progress.advance(max(0, step - seen), **figures)
-        seen = max(step, seen)
+        if step > seen:
+            # The first step that is seen may be that of a checkpoint; the workers' start is not work, either.
+            progress.advance(step - seen, 0 if not seen else None, **figures)
+            seen = step
 
     def watch() -> None:
         while not ended.wait(POLL_S):

@@ -7,14 +7,21 @@ the source's module and travels with every mesh.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from render_jobs.config import RenderConfig
 from render_jobs.mesh_file import MeshInput
+from render_jobs.normalize import Axis
 from storage.errors import ConfigError
+from storage.records import ObjectViews
+
+if TYPE_CHECKING:
+    from render_jobs.sources.mesh_cache import MeshCache
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,10 @@ class ObjectLocation(Protocol):
     def location(self) -> str:
         """Where the source finds the object."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the input's content."""
+
 
 class Source(Protocol):
     """A family of objects."""
@@ -79,18 +90,105 @@ class Source(Protocol):
         """
 
 
-class SourceSpec(BaseModel):
-    """How to make a source; stored in the plan.
+class ViewsSize(NamedTuple):
+    """What a source of views finds in its files: views per object, and their size in pixels."""
 
-    Attributes:
-        kind: Which source.
-        path: Folder or fsspec URL that holds the meshes; only for sources that read files.
-    """
+    n_views: int
+    height: int
+    width: int
+
+
+@runtime_checkable
+class ViewsSource(Protocol):
+    """A family of objects whose views exist already, so that nothing is rendered."""
+
+    name: str
+
+    def list(self, classes: dict[str, int | None], seed: int) -> list[ObjectEntry]:
+        """Lists the objects of some classes; see `Source.list`."""
+
+    def measure(self, entries: Sequence[ObjectEntry]) -> ViewsSize:
+        """Returns the most common number of views of listed objects, and the size of the first one's.
+
+        Raises:
+            UsageError: No object has readable views.
+        """
+
+    def load(self, entry: ObjectLocation, config: RenderConfig) -> tuple[ObjectViews, dict[str, Any]]:
+        """Reads the views of one object.
+
+        Args:
+            entry: The object.
+            config: Number and size of views, and how many are held out where the data does not say.
+
+        Returns:
+            The views; and what is worth recording, `warnings` among it.
+
+        Raises:
+            RenderFailure: The object has no usable views.
+            TransientError: A fault of the connection that may go away.
+        """
+
+
+SourceKind = Literal["procedural", "shapenet", "folder", "morphable", "fused-planes", "nerf"]
+KINDS: tuple[str, ...] = get_args(SourceKind)
+VIEWS_KINDS = frozenset({"fused-planes", "nerf"})
+"""Sources of views; all others are sources of meshes."""
+# Which settings a kind understands besides its own name, and whether it cannot do without a path.
+_SETTINGS: dict[str, set[str]] = {
+    "procedural": set(),
+    "shapenet": {"path", "up", "front"},
+    "folder": {"path", "up", "front", "class_name"},
+    "morphable": {"path", "up", "front", "components", "coefficient_sigma", "expression"},
+    "fused-planes": {"path", "normalize"},
+    "nerf": {"path", "normalize"},
+}
+NEEDS_PATH: dict[str, str] = {
+    "shapenet": "the folder that holds <synset>/<id>/…",
+    "folder": "a folder of meshes, or a glob such as '/data/**/*.glb'",
+    "fused-planes": "the folder that holds dataset_map.json",
+    "nerf": "a folder with transforms.json, or a folder of such folders",
+}
+
+
+class SourceSpec(BaseModel):
+    """How to make a source; stored in the plan. A field that is None takes the source's own default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["procedural", "shapenet"]
-    path: str | None = None
+    kind: SourceKind
+    path: str | None = Field(
+        default=None,
+        description="Folder or fsspec URL of the meshes or views, a glob (folder), or the file of the model "
+        "(morphable; unset: a built-in synthetic head).",
+    )
+    up: Axis | None = Field(
+        default=None, description="Axis of the files that points up: x, -x, y, -y, z, -z."
+    )
+    front: Axis | None = Field(default=None, description="Axis of the files that points to the front.")
+    class_name: str | None = Field(
+        default=None,
+        min_length=1,
+        description="folder: one class for all meshes; unset: the first sub-folder.",
+    )
+    components: int | None = Field(
+        default=None, ge=1, description="morphable: components of each linear model; unset: all."
+    )
+    coefficient_sigma: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=10.0,
+        description="morphable: scale of the coefficients, in standard deviations; unset: 1.",
+    )
+    expression: bool | None = Field(
+        default=None, description="morphable: draw an expression, too, where the model has any; unset: no."
+    )
+    normalize: Literal["cameras", "none"] | None = Field(
+        default=None,
+        description="Views that exist: cameras moves and scales their world so that what the cameras look at "
+        "fits ours, none keeps it; unset: none for fused-planes, and for nerf cameras unless fpipe exported "
+        "the views.",
+    )
 
     @field_validator("path")
     @classmethod
@@ -101,32 +199,50 @@ class SourceSpec(BaseModel):
         return str(Path(path).expanduser().absolute())
 
     @model_validator(mode="after")
-    def _path_where_needed(self) -> SourceSpec:
-        if self.kind == "shapenet" and not self.path:
-            raise ValueError("source shapenet needs a path: the folder that holds <synset>/<id>/…")
-        if self.kind == "procedural" and self.path:
-            raise ValueError("source procedural takes no path")
+    def _settings_of_the_kind(self) -> SourceSpec:
+        if self.kind in NEEDS_PATH and not self.path:
+            raise ValueError(f"source {self.kind} needs a path: {NEEDS_PATH[self.kind]}")
+        for name in sorted(set().union(*_SETTINGS.values()) - _SETTINGS[self.kind]):
+            if getattr(self, name) is not None:
+                raise ValueError(f"source {self.kind} takes no {name}")
         return self
 
 
-def make_source(spec: dict[str, Any]) -> Source:
+def make_source(spec: dict[str, Any], cache: MeshCache | None = None) -> Source | ViewsSource:
     """Makes the source that a specification describes.
 
+    Args:
+        spec: Values of `SourceSpec`.
+        cache: Keeps what is fetched from afar.
+
     Raises:
-        ConfigError: Unknown kind or key, or a path where none belongs.
+        ConfigError: Unknown kind or key, a path where none belongs, or contradicting axes.
     """
     try:
         checked = SourceSpec.model_validate(spec)
     except ValidationError as error:
         raise ConfigError("; ".join(_one_line(e) for e in error.errors())) from error
+    path, up, front = checked.path or "", checked.up, checked.front
     if checked.kind == "procedural":
         from render_jobs.sources.procedural import ProceduralSource
 
         return ProceduralSource()
-    from render_jobs.sources.shapenet import ShapeNetSource
+    if checked.kind in VIEWS_KINDS:
+        from render_jobs.sources.views import make_views_source
 
-    assert checked.path is not None
-    return ShapeNetSource(checked.path)
+        return make_views_source(checked.kind, path, checked.normalize)
+    if checked.kind == "shapenet":
+        from render_jobs.sources.shapenet import ShapeNetSource
+
+        return ShapeNetSource(path, up, front, cache)
+    if checked.kind == "folder":
+        from render_jobs.sources.folder import FolderSource
+
+        return FolderSource(path, up, front, checked.class_name, cache)
+    from render_jobs.sources.morphable import MorphableSource
+
+    sigma = 1.0 if checked.coefficient_sigma is None else checked.coefficient_sigma
+    return MorphableSource(checked.path, up, front, checked.components, sigma, bool(checked.expression))
 
 
 def _one_line(error: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -12,6 +13,14 @@ from storage.errors import StoreMismatchError
 
 
 def square(shard: int) -> dict[str, Any]:
+    return {"value": shard * shard}
+
+
+def warn_and_square(shard: int) -> dict[str, Any]:
+    """Logs a line that looks like a format, and answers."""
+    logger = logging.getLogger("tests.faults")
+    logger.warning("shard %d at 50%% {}", shard)
+    logger.debug("not for the driver")
     return {"value": shard * shard}
 
 

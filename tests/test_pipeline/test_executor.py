@@ -50,6 +50,13 @@ def test_a_task_that_always_dies_is_given_up():
     assert "-9" in outcomes[0].failure.message
 
 
+def test_what_a_task_logs_reaches_the_driver(caplog):
+    outcomes = run(faults.warn_and_square, count=3)
+    assert sorted(outcome.result["value"] for outcome in outcomes.values()) == [0, 1, 4]
+    lines = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
+    assert sorted(lines) == [("tests.faults", "WARNING", f"shard {shard} at 50% {{}}") for shard in range(3)]
+
+
 def test_a_hanging_task_ends_itself_at_its_deadline():
     began = time.monotonic()
     outcomes = run(faults.hang, count=1, deadline_s=1.0, attempts=1)

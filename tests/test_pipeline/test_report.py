@@ -6,7 +6,6 @@ import base64
 import html
 import io
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -23,64 +22,22 @@ from pipeline.report.wording import count, duration, fixed, nouns, signed, size
 from storage.errors import UsageError
 from storage.planes import PlanesStore
 from storage.records import ObjectFit
+from tests.test_pipeline.html_page import HtmlPage
 from tests.test_pipeline.small_dataset import EVIL_ID, DiscRenderer, write_small_dataset
 
-VOID = {"meta", "img", "input", "br", "hr"}
 SECTIONS = {
     "accuracy",
     "objects",
     "turntables",
     "between",
-    "inputs",
+    "render",
+    "speed",
+    "failures",
     "training",
     "cost",
-    "failures",
     "use",
     "provenance",
 }
-
-
-class _Page(HTMLParser):
-    """Collects ids, loaded resources, texts and images, and checks that tags are balanced."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.loads: list[str] = []
-        self.links: list[str] = []
-        self.images: list[dict[str, str | None]] = []
-        self.films: list[dict[str, str | None]] = []
-        self.texts: dict[str, list[str]] = {}
-        self.feed(text)
-        self.close()
-        assert self.open == [], f"never closed: {self.open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        assert len(found) == len(attrs), f"<{tag}> repeats an attribute"
-        assert not any(name.startswith("on") for name in found), f"<{tag}> has an event handler"
-        if found.get("id"):
-            self.ids.append(str(found["id"]))
-        (self.links if tag == "a" else self.loads).extend(
-            str(found[name])
-            for name in ("src", "href", "srcset", "data", "poster", "action")
-            if found.get(name)
-        )
-        if tag == "img":
-            self.images.append(found)
-        if "data-frames" in found:
-            self.films.append(found)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open[-1] == tag, f"</{tag}> inside {self.open[-3:]}"
-        self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        if self.open:
-            self.texts.setdefault(self.open[-1], []).append(data)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +50,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, DiscRenderer]
 
 
 def test_the_page_is_well_formed_and_has_every_section(report: tuple[str, DiscRenderer]) -> None:
-    page = _Page(report[0])
+    page = HtmlPage(report[0])
     assert report[0].startswith("<!DOCTYPE html>")
     assert set(page.ids) >= SECTIONS
     assert len(page.ids) == len(set(page.ids))
@@ -101,7 +58,7 @@ def test_the_page_is_well_formed_and_has_every_section(report: tuple[str, DiscRe
 
 
 def test_the_page_loads_nothing(report: tuple[str, DiscRenderer]) -> None:
-    page = _Page(report[0])
+    page = HtmlPage(report[0])
     assert page.loads
     assert all(load.startswith("data:image/webp;base64,") for load in page.loads)
     assert not re.search(r"url\(|@import|https?://", report[0])
@@ -109,7 +66,7 @@ def test_the_page_loads_nothing(report: tuple[str, DiscRenderer]) -> None:
 
 
 def test_every_picture_is_an_image_with_a_description(report: tuple[str, DiscRenderer]) -> None:
-    page = _Page(report[0])
+    page = HtmlPage(report[0])
     assert len(page.images) > 20
     for image in page.images:
         assert image["alt"]
@@ -120,17 +77,17 @@ def test_every_picture_is_an_image_with_a_description(report: tuple[str, DiscRen
 
 
 def test_ids_and_reasons_are_text_and_never_markup(report: tuple[str, DiscRenderer]) -> None:
-    page = _Page(report[0])
+    page = HtmlPage(report[0])
     assert "<script>alert" not in report[0]
     assert "<b>has no faces" not in report[0]
     assert len(page.texts["script"]) == 1
     assert any(EVIL_ID in text for texts in page.texts.values() for text in texts)
-    assert "the mesh <b>has no faces</b>" in page.texts["td"]
+    assert "the mesh <b>has no faces</b>" in page.texts["p"]
 
 
 def test_failures_are_listed_once_with_the_stage_that_caused_them(report: tuple[str, DiscRenderer]) -> None:
     section = report[0].partition('id="failures"')[2].partition("</section>")[0]
-    assert section.count("<tr>") == 3  # head, row 2 (render), row 3 (fit)
+    assert section.count("<tr>") == 4  # head, row 2 (render), row 3 (fit), total
     assert section.count("object-002") == 1
     assert "no faces" in section
     assert "fit diverged" in section
@@ -156,7 +113,7 @@ def test_a_data_set_without_runs_curves_or_shared_metadata_still_gets_a_report(t
     folder = Path(store.url)
     (folder / "runs/render/r1/run.json").write_bytes(b"{ torn")
     (folder / "shared/0123456789abcdef/shared.json").unlink()
-    page = _Page(Path(write_report(store.url, renderer=DiscRenderer())).read_text())  # type: ignore[arg-type]
+    page = HtmlPage(Path(write_report(store.url, renderer=DiscRenderer())).read_text())  # type: ignore[arg-type]
     assert "training" not in page.ids
     assert "cost" in page.ids
 

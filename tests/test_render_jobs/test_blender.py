@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 from scipy.spatial import ConvexHull
 
-from render_jobs.cameras import hemisphere_cameras, intrinsics, project
+from render_jobs.cameras import hemisphere_cameras, intrinsics, opencv_to_blender, project, sphere_cameras
 from render_jobs.config import RenderConfig
 from render_jobs.normalize import transform_points
+from render_jobs.poses import ObjectCameras, object_cameras, parse_rig
 from render_jobs.worker import BlenderWorker
 from tests.test_render_jobs.meshes import (
     COLOURED_CUBE,
@@ -47,20 +49,55 @@ def centroid(alpha: np.ndarray) -> np.ndarray:
     return np.array([(alpha * columns).sum(), (alpha * rows).sum()]) / alpha.sum()
 
 
-@pytest.mark.parametrize(("width", "height", "shift"), [(128, 128, (0, 0)), (160, 96, (7.25, -4.5))])
+def rig_file(width: int, height: int) -> bytes:
+    """Cameras of a file: every one with a focal length, distance, roll and principal point of its own."""
+    rng = np.random.default_rng(5)
+    frames = []
+    for camera in opencv_to_blender(sphere_cameras(8, 1.0, 4).astype(np.float64)):
+        roll, distance = rng.uniform(-np.pi, np.pi), rng.uniform(1.1, 2.0)
+        turn = np.eye(4)
+        turn[:2, :2] = [[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]]
+        camera[:3, 3] *= distance
+        f_px = 0.55 * width * distance
+        centre = np.array([width, height]) / 2 + rng.uniform(-12, 12, 2)
+        lens = {"fl_x": f_px, "fl_y": f_px, "cx": centre[0], "cy": centre[1]}
+        frames.append({"transform_matrix": (camera @ turn).tolist(), **lens})
+    return json.dumps({"w": width, "h": height, "frames": frames}).encode()
+
+
+def cameras_of(poses: str, width: int, height: int, shift: tuple[float, float]) -> ObjectCameras:
+    if poses == "file":
+        config = RenderConfig(views=8, width=width, height=height, cameras="rig.json")
+        return object_cameras(config, "a", parse_rig(rig_file(width, height), "rig.json"))
+    focal = 1.02 if width == height else 0.7
+    found = object_cameras(
+        RenderConfig(views=8, width=width, height=height, focal=focal, poses=poses, seed=4), "a"
+    )
+    found.intrinsics[:, :2, 2] += shift
+    return found
+
+
+@pytest.mark.parametrize(
+    ("poses", "width", "height", "shift"),
+    [
+        ("hemisphere", 128, 128, (0, 0)),
+        ("hemisphere", 160, 96, (7.25, -4.5)),
+        ("sphere", 96, 160, (-3.5, 11.75)),
+        ("front", 128, 128, (0, 0)),
+        ("file", 160, 160, (0, 0)),
+    ],
+)
 def test_cubes_appear_where_the_camera_model_says(
-    worker: BlenderWorker, tmp_path: Path, width: int, height: int, shift: tuple[float, float]
+    worker: BlenderWorker, tmp_path: Path, poses: str, width: int, height: int, shift: tuple[float, float]
 ) -> None:
     path = write_mesh(tmp_path, cubes(POINTS, 0.1))
-    cam2world = hemisphere_cameras(8, 1.3, 4)
-    matrix = intrinsics(1.02 if width == height else 0.7, width, height)
-    matrix[:2, 2] += shift
+    cam2world, matrices, _ = cameras_of(poses, width, height, shift)
     # With the default 8 samples alpha is too coarse to locate a spot of 2 × 2 pixels.
-    config = RenderConfig(width=width, height=height, samples=128)
-    rendered = worker.render(as_input(path), cam2world, np.repeat(matrix[None], 8, 0), config)
+    config = RenderConfig(width=width, height=height, samples=128, clipping="allow")
+    rendered = worker.render(as_input(path), cam2world, matrices, config)
     corners = transform_points(rendered.mesh_to_world, (POINTS[:, None] + 0.1 * CUBE_CORNERS).reshape(-1, 3))
     errors, areas = [], []
-    for image, camera in zip(rendered.images, cam2world, strict=True):
+    for image, camera, matrix in zip(rendered.images, cam2world, matrices, strict=True):
         outlines = project(corners, camera, matrix)[:, :2].reshape(-1, 8, 2)
         centres = outlines.mean(axis=1)
         for i, outline in enumerate(outlines):

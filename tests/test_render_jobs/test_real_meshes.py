@@ -24,7 +24,7 @@ def test_every_real_mesh_renders_whole_inside_the_frame_and_lit(
     textured = 0
     for entry in entries:
         cameras = hemisphere_cameras(3, 1.3, seed_for(0, entry.object_id, "cameras"))
-        images, mesh_to_world, info = render(worker, source.fetch(entry, tmp_path), cameras, size=128)
+        images, _, mesh_to_world, info = render(worker, source.fetch(entry, tmp_path), cameras, size=128)
         alpha = images[..., 3]
         name = entry.object_id
         assert info["warnings"] == [], name

@@ -134,3 +134,33 @@ def test_store_that_ignores_ranges_is_refused(files: RemoteFiles) -> None:
     files.fs = Whole([])
     with pytest.raises(EnvironmentProblem, match="ignores range requests"):
         files.read("k", 2, 4)
+
+
+class VersionedFileSystem(FlakyFileSystem):
+    """Has an ETag, and is S3 to its users."""
+
+    protocol = ("s3", "s3a")
+
+    def info(self, path: str) -> dict[str, Any]:
+        return {"type": "file", "size": 4, "ETag": '"v1"'}
+
+
+def test_swap_is_one_conditional_request(files: RemoteFiles) -> None:
+    files.fs = VersionedFileSystem([])
+    assert files.swap("k", b"x", '"v1"') is True
+    assert files.fs.calls == [("put", {"IfMatch": '"v1"', "chunksize": ONE_REQUEST_BYTES})]
+    files.fs = VersionedFileSystem([])
+    assert files.swap("k", b"x", '"v0"') is False
+    assert files.fs.calls == []
+    files.fs = VersionedFileSystem([caused(OSError(errno.EINVAL, "x"), "PreconditionFailed")])
+    assert files.swap("k", b"x", '"v1"') is False
+    files.fs = VersionedFileSystem([TimeoutError()])
+    with pytest.raises(TransientError):
+        files.swap("k", b"x", '"v1"')
+    assert len(files.fs.calls) == 1, "never repeated blindly"
+
+
+def test_a_server_without_if_match_is_written_to_after_a_look(files: RemoteFiles) -> None:
+    files.fs = VersionedFileSystem([caused(OSError(errno.EINVAL, "x"), "NotImplemented")])
+    assert files.swap("k", b"x", '"v1"') is True
+    assert files.fs.calls[1] == ("put", {"chunksize": ONE_REQUEST_BYTES})

@@ -193,9 +193,47 @@ def test_temp_files_of_dead_writers_are_swept_and_others_stay(tmp_path: Path) ->
 
 
 def test_temp_file_of_a_reused_pid_is_swept(tmp_path: Path) -> None:
-    tag = local_files._owner_tag().rpartition("~")[0]
+    tag = local_files.process_tag().rpartition("~")[0]
     stale = tmp_path / ".tmp" / f"{tag}~1.abc"  # our pid, but a process that started at tick 1
     stale.parent.mkdir()
     stale.touch()
     Store(tmp_path).sweep()
     assert not stale.exists()
+
+
+def test_swap_writes_only_over_the_version_that_was_seen(store: Store) -> None:
+    store.create("a/k", b"1")
+    version = store.version("a/k")
+    assert store.swap("a/k", b"2", version) is True
+    assert store.swap("a/k", b"3", version) is False
+    assert store.read("a/k") == b"2"
+    assert store.swap("a/k", b"2", store.version("a/k")) is True
+    for call in (store.version, lambda key: store.swap(key, b"", "any")):
+        with pytest.raises(FileNotFoundError):
+            call("a/nothing")
+    assert store.list("a") == ["k"]
+
+
+def test_swaps_of_several_processes_never_overlap(tmp_path: Path) -> None:
+    """A counter that each process raises by reading, adding and swapping loses no step."""
+    context = multiprocessing.get_context("forkserver")
+    store = Store(tmp_path)
+    store.create("k", b"0")
+    wins = context.Value("i", 0)
+    children = [context.Process(target=_count_up, args=(tmp_path, wins)) for _ in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    assert int(store.read("k")) == wins.value
+    assert 60 < wins.value < 180
+
+
+def _count_up(root: Path, wins: Any) -> None:
+    store = Store(root)
+    for _ in range(60):
+        version = store.version("k")
+        value = int(store.read("k"))
+        if store.swap("k", str(value + 1).encode(), version):
+            with wins.get_lock():
+                wins.value += 1

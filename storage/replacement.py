@@ -1,0 +1,190 @@
+"""Replacing shards that are done: retries of failed objects, refits, repairs.
+
+    1  the holder of the lease opens a round: the journal gets the next generation and the shards it may touch
+    2  per shard: the old file is kept under `quarantine/`, the complete new one takes its place in one step
+    3  derived arrays and marker follow
+    4  the round is closed
+
+Whatever dies in between, the next round finishes what it finds open. A reader of an older snapshot meets a
+file of a later generation, or the journal's, and raises StaleSnapshotError; one that began during the round
+reads open shards from their sidecars alone. A shard's key is never without a file, so a first writer that
+stalled can never win. Groups that belong together are replaced in one round each, the images last.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from . import layout
+from .builder import ShardBuilder
+from .documents import parse_document
+from .errors import IntegrityError, StaleSnapshotError, TransientError
+from .journal import Journal, read_journal, write_journal
+from .lease import check_lease
+from .sharded import ShardedStore
+from .shards import ObjectRecord, ShardFile, read_shard_tail
+
+LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round of replacements in one group, as its tasks need it; plain values.
+
+    Attributes:
+        token: Of the lease.
+        generation: Of the files that it writes.
+    """
+
+    token: str
+    generation: int
+
+
+def open_round(group: ShardedStore, token: str, shards: Iterable[int]) -> Round:
+    """Begin to replace shards of a group, after finishing what an earlier round left behind.
+
+    Args:
+        group: The group; its snapshot is renewed.
+        token: Of the lease, which the caller holds.
+        shards: Those that may be replaced; all are done.
+
+    Raises:
+        LeaseLostError: the caller does not hold the lease.
+    """
+    group.store.sweep()
+    generation = finish_round(group, token).generation + 1
+    write_journal(group.store, group.spec.group, Journal(generation, frozenset(shards)))
+    group.refresh()
+    return Round(token, generation)
+
+
+def finish_round(group: ShardedStore, token: str) -> Journal:
+    """Publish what was replaced but not published, and close the round; returns the closed journal."""
+    found = read_journal(group.store, group.spec.group)
+    for shard in sorted(found.open):
+        check_lease(group.store, token)
+        if not _is_published(group, shard):
+            LOGGER.info("%s: publishing the replaced shard %d", group.spec.group, shard)
+            group.publish(shard, overwrite=True)
+    closed = Journal(found.generation)
+    if found.open:
+        check_lease(group.store, token)
+        write_journal(group.store, group.spec.group, closed)
+    group.refresh()
+    return closed
+
+
+def read_shard(group: ShardedStore, shard: int) -> ShardFile:
+    """Read the present file of a shard, to build its replacement from."""
+    return ShardFile.read(group.store, group.spec.shard_key(shard), group.spec.chunks_per_shard)
+
+
+def redo_objects(
+    group: ShardedStore,
+    builder: ShardBuilder,
+    current: Round,
+    is_chosen: Callable[[ObjectRecord], bool],
+    work: Callable[[list[int]], dict[str, Any]],
+) -> list[int] | None:
+    """Do some objects of a shard again and replace it, unless all of them end as they did before.
+
+    Args:
+        group: The group.
+        builder: A fresh builder of the shard.
+        current: The open round.
+        is_chosen: Says which objects are done again.
+        work: Gives the builder new results for these rows; returns what to note about it.
+
+    Returns:
+        The rows that were done again; None when this round has replaced the shard already.
+
+    Raises:
+        LeaseLostError, StaleSnapshotError, TransientError: See `replace_shard`.
+    """
+    old = read_shard(group, builder.shard)
+    if _is_replaced(group, builder.shard, old, current):
+        return None
+    rows = [record.row for record in old.tail.sidecar.objects if is_chosen(record)]
+    builder.keep_all(old)
+    for row in rows:
+        builder.reopen(row)
+    note = work(rows) if rows else {}
+    if not _same_outcome(old, builder):
+        replace_shard(group, old, builder, current, {**old.tail.sidecar.info, "redone": note})
+    return rows
+
+
+def replace_shard(
+    group: ShardedStore,
+    old: ShardFile,
+    builder: ShardBuilder,
+    current: Round,
+    info: dict[str, Any] | None = None,
+) -> None:
+    """Put a builder's shard in the place of a file and publish it.
+
+    Args:
+        group: The group.
+        old: The file that the builder started from.
+        builder: Holds a result for every row.
+        current: The open round.
+        info: About the shard as a whole.
+
+    Raises:
+        LeaseLostError: somebody else may change the shards now; nothing was written.
+        StaleSnapshotError: the file is no longer the one that the builder started from.
+        TransientError: the store kept failing; calling again is safe.
+    """
+    store, n_chunks = group.store, group.spec.chunks_per_shard
+    data = builder.pack(info, current.generation)
+    store.create(layout.quarantined(old.key, old.tail.sidecar.attempt), old.data)
+    check_lease(store, current.token)
+    try:
+        swapped = store.swap(old.key, data, old.version)
+    except TransientError as error:
+        LOGGER.warning("%s; looking whether the replacement arrived", error)
+        swapped = False
+    if not swapped:
+        found = read_shard_tail(store, old.key, n_chunks).sidecar.attempt
+        if found == old.tail.sidecar.attempt:
+            raise TransientError(f"{old.key}: could not be replaced")
+        if found != builder.attempt:
+            raise StaleSnapshotError(f"{old.key}: attempt {found} was faster")
+    check_lease(store, current.token)
+    group.publish(builder.shard, overwrite=True)
+    group.refresh()
+
+
+def _is_replaced(group: ShardedStore, shard: int, old: ShardFile, current: Round) -> bool:
+    """Say whether this round has replaced a shard already (its answer was lost), and publish it then."""
+    if old.tail.sidecar.generation != current.generation:
+        return False
+    check_lease(group.store, current.token)
+    group.publish(shard, overwrite=True)
+    group.refresh()
+    return True
+
+
+def _same_outcome(old: ShardFile, builder: ShardBuilder) -> bool:
+    """Say whether all objects of a builder ended as in the present file, so that no new file is needed."""
+    return [_outcome(record) for record in old.tail.sidecar.objects] == [
+        _outcome(record) for record in builder.records
+    ]
+
+
+def _outcome(record: ObjectRecord) -> tuple[object, ...]:
+    failure = record.failure
+    return (record.status, record.crc32c, failure and (failure.kind, failure.reason))
+
+
+def _is_published(group: ShardedStore, shard: int) -> bool:
+    key = group.marker_key(shard)
+    try:
+        marker = parse_document(group.store.read(key), key)
+    except (FileNotFoundError, IntegrityError):
+        return False
+    tail = read_shard_tail(group.store, group.spec.shard_key(shard), group.spec.chunks_per_shard)
+    return bool(marker["attempt"] == tail.sidecar.attempt)

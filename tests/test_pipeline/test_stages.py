@@ -1,0 +1,102 @@
+"""The driver of stages: what is recorded, and what progress is told, when shards end well or not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from pipeline.executor import Task, TaskFailure, TaskFunction, TaskOutcome, TaskResources
+from pipeline.run import record_run
+from pipeline.stages import ShardsFailedError, StageResult, run_shards
+from storage.store import Store
+
+
+class Listening:
+    """Keeps what a stage tells."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    def start(self, stage: str, total: int, unit: str, done: int = 0, work_unit: str = "") -> None:
+        self.told.append((stage, total, unit, done, work_unit))
+
+    def advance(self, amount: int = 1, work: float | None = None, **figures: Any) -> None:
+        self.told.append((amount, work, figures))
+
+    def finish(self) -> None:
+        self.told.append(("finish",))
+
+    def say(self, message: str) -> None:
+        self.told.append((message,))
+
+
+class Scripted:
+    """Gives every shard the outcome that a test wrote down."""
+
+    name = "scripted"
+
+    def __init__(self, outcomes: dict[int, dict[str, Any] | TaskFailure]) -> None:
+        self._outcomes = outcomes
+
+    def run(
+        self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources
+    ) -> Iterator[TaskOutcome]:
+        for task in tasks:
+            value = self._outcomes[task.shard]
+            is_failure = isinstance(value, TaskFailure)
+            yield TaskOutcome(
+                task.shard, 1, None if is_failure else value, value if is_failure else None, node="n"
+            )
+
+
+def run_stage(store: Store, outcomes: dict[int, Any], progress: Listening) -> StageResult:
+    with record_run(store, "render", {}) as run:
+        return run_shards(
+            "render",
+            Scripted(outcomes),
+            lambda **_: {},
+            {},
+            shards=range(4),
+            sizes=dict.fromkeys(range(4), 5),
+            done=frozenset({0}),
+            resources=TaskResources(),
+            progress=progress,
+            run=run,
+            work_per_object=(160, "views"),
+        )
+
+
+def events(store: Store) -> list[dict[str, Any]]:
+    (name,) = store.list("runs/render")
+    return [json.loads(line) for line in store.read(f"runs/render/{name}/events.jsonl").splitlines()]
+
+
+def test_a_lost_shard_is_recorded_and_the_others_go_on(tmp_path):
+    store, progress = Store(tmp_path), Listening()
+    lost = TaskFailure("died", "the process ended with code -9", 3, "trace")
+    with pytest.raises(ShardsFailedError, match=r"1 of 4 shards failed \(--shard 2\)") as error:
+        run_stage(store, {1: {"n_ok": 5, "n_failed": 0}, 2: lost, 3: {"n_ok": 4, "n_failed": 1}}, progress)
+    assert (error.value.result.done, error.value.result.objects_ok, error.value.exit_code) == (2, 9, 3)
+    found = events(store)
+    assert [event["event"] for event in found] == ["shard_done", "shard_failed", "shard_done", "error"]
+    assert (found[1]["shard"], found[1]["kind"], found[1]["error"]) == (2, "died", lost.message)
+
+
+def test_progress_is_told_objects_work_and_failures(tmp_path):
+    progress = Listening()
+    results = {
+        1: {"n_ok": 5, "n_failed": 0},
+        2: {"n_ok": 3, "n_failed": 2},
+        3: {"n_ok": 5, "n_failed": 0, "skipped": True},
+    }
+    run_stage(Store(tmp_path), results, progress)
+    assert progress.told == [
+        ("render", 20, "objects", 5, "views"),
+        (5, 800, {}),
+        (5, 480, {"failed": 2}),
+        (5, 0, {"failed": 2}),
+        ("finish",),
+    ]
