@@ -26,12 +26,17 @@ from cli.options import (
 SourceName = Annotated[
     str | None,
     typer.Option(
-        "--source", help="procedural (needs no files), shapenet, or views that exist: fused-planes, nerf."
+        "--source",
+        help="procedural (needs no files), shapenet, folder (OBJ, PLY, glTF, STL), morphable, "
+        "or views that exist: fused-planes, nerf.",
     ),
 ]
 SourcePath = Annotated[
-    str | None, typer.Option("--path", help="Folder or URL of the source's meshes or views.")
+    str | None,
+    typer.Option("--path", help="Folder, glob or URL of the meshes or views; a morphable model's file."),
 ]
+Up = Annotated[str | None, typer.Option(help="Axis of the mesh files that points up: x, -x, y, -y, z or -z.")]
+Front = Annotated[str | None, typer.Option(help="Axis of the mesh files that points to the object's front.")]
 Classes = Annotated[str | None, typer.Option(help="car:1000,sofa:1000 (a name alone: all of them).")]
 Views = Annotated[int | None, typer.Option(help="Views per object.", min=2)]
 Resolution = Annotated[int | None, typer.Option(help="Width and height of a view in pixels.", min=8)]
@@ -55,6 +60,8 @@ def _source_overrides(
     source: str | None,
     path: str | None,
     classes: str | None,
+    up: str | None,
+    front: str | None,
     views: int | None,
     resolution: int | None,
     seed: int | None,
@@ -62,15 +69,18 @@ def _source_overrides(
     cameras: str | None,
 ) -> dict[str, Any]:
     """Returns the config keys that the flags set."""
+    from render_jobs.sources.base import KINDS, NEEDS_PATH
     from storage.errors import UsageError
 
-    if source == "shapenet" and path is None:
-        raise UsageError(
-            "--source shapenet needs --path: the folder that holds <synset>/<id>/models/model_normalized.obj"
-        )
+    if source is not None and source not in KINDS:
+        raise UsageError(f"--source {source!r}: there are {', '.join(KINDS)}")
+    if source in NEEDS_PATH and path is None:
+        raise UsageError(f"--source {source} needs --path: {NEEDS_PATH[source]}")
     given: dict[str, Any] = {
         "source.kind": source,
         "source.path": path if path is None or "://" in path else os.path.abspath(path),  # noqa: PTH100 a URL may stand here too
+        "source.up": up,
+        "source.front": front,
         "source.classes": None if classes is None else parse_classes(classes),
         "source.seed": seed,
         "render.seed": seed,
@@ -88,6 +98,8 @@ def plan(
     source: SourceName = None,
     path: SourcePath = None,
     classes: Classes = None,
+    up: Up = None,
+    front: Front = None,
     views: Views = None,
     resolution: Resolution = None,
     seed: Seed = None,
@@ -107,7 +119,7 @@ def plan(
     from storage.store import Store
 
     store = Store(root)
-    overrides = _source_overrides(source, path, classes, views, resolution, seed, poses, cameras)
+    overrides = _source_overrides(source, path, classes, up, front, views, resolution, seed, poses, cameras)
     config = resolve_config(store, preset, settings, overrides | compute_overrides(None, None, workers))
     result = forecast(config, calibrate=calibrate)
     if as_json:
@@ -121,6 +133,8 @@ def render(
     source: SourceName = None,
     path: SourcePath = None,
     classes: Classes = None,
+    up: Up = None,
+    front: Front = None,
     views: Views = None,
     resolution: Resolution = None,
     seed: Seed = None,
@@ -142,7 +156,7 @@ def render(
     from storage.store import Store
 
     store = Store(root)
-    overrides = _source_overrides(source, path, classes, views, resolution, seed, poses, cameras)
+    overrides = _source_overrides(source, path, classes, up, front, views, resolution, seed, poses, cameras)
     config = resolve_config(
         store, preset, settings, overrides | compute_overrides(executor, ray_address, workers)
     )

@@ -19,20 +19,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pipeline.fit.config import FitConfig
 from pipeline.train.config import TrainConfig
 from render_jobs.config import RENDERED_ONLY, ExecutionLimits, RenderConfig
-from render_jobs.sources.base import VIEWS_KINDS, SourceSpec
+from render_jobs.sources.base import VIEWS_KINDS, SourceKind, SourceSpec
 from storage.errors import ConfigError
 
 
 class SourceConfig(SourceSpec):
-    """Which objects a dataset holds.
+    """Which objects a dataset holds."""
 
-    Attributes:
-        path: Folder or fsspec URL that holds the meshes; only for sources that read files.
-    """
-
-    kind: Literal["procedural", "shapenet", "fused-planes", "nerf"] = Field(
+    kind: SourceKind = Field(
         default="procedural",
-        description="Built-in meshes, a folder in ShapeNetCore's layout, or views that exist.",
+        description="Built-in meshes, ShapeNetCore's layout, a folder of meshes, a morphable model, or views "
+        "that exist.",
     )
     classes: dict[str, int | None] = Field(
         default_factory=dict,
@@ -88,9 +85,22 @@ class ComputeConfig(BaseModel):
     fit_deadline_s: float = Field(
         default=86_400.0, gt=0, description="Seconds after which a fit task ends itself."
     )
+    mesh_cache_dir: str = Field(
+        default="~/.cache/fpipe/meshes",
+        description="Folder on each node that keeps meshes fetched from URLs; ~ is the node's home.",
+    )
+    mesh_cache_bytes: int = Field(
+        default=10 * 2**30, ge=0, description="Bytes that the folder may take on one node; 0 keeps nothing."
+    )
     limits: ExecutionLimits = Field(
         default_factory=ExecutionLimits, description="Bounds per object when rendering."
     )
+
+    def mesh_cache(self) -> dict[str, Any] | None:
+        """Returns the arguments of a node's mesh cache, None where none is wanted."""
+        if not self.mesh_cache_bytes:
+            return None
+        return {"folder": self.mesh_cache_dir, "max_bytes": self.mesh_cache_bytes}
 
 
 class PipelineConfig(BaseModel):

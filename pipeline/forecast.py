@@ -136,9 +136,9 @@ def _measure_render(
     plan = make_plan(store, few, workers=1)
     views = ViewsStore.create_or_open(store, plan)
     began = time.monotonic()
+    limits, cache = config.compute.limits.model_dump(mode="json"), config.compute.mesh_cache()
     summaries = [
-        render_shard(store.url, shard, "calibration", config.compute.limits.model_dump(mode="json"))
-        for shard in range(views.n_shards)
+        render_shard(store.url, shard, "calibration", limits, cache) for shard in range(views.n_shards)
     ]
     wall = time.monotonic() - began
     rendered = sum(float(summary["render_s"]) for summary in summaries)

@@ -125,7 +125,11 @@ def render(
             "render",
             session.executor,
             render_shard,
-            {"root_url": store.url, "limits": config.compute.limits.model_dump(mode="json")},
+            {
+                "root_url": store.url,
+                "limits": config.compute.limits.model_dump(mode="json"),
+                "mesh_cache": config.compute.mesh_cache(),
+            },
             chosen,
             {shard: len(views.shard_rows(shard)) for shard in chosen},
             done,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from render_jobs.normalize import Axis
 
@@ -34,12 +34,14 @@ class MeshInput:
             refused.
         up: The file's axis that points up.
         front: The file's axis that points to the front of the object.
+        info: What the source knows about the object, JSON values; recorded with the object, not used.
     """
 
     path: Path
     root: Path
     up: Axis = "y"
     front: Axis = "-z"
+    info: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

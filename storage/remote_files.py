@@ -44,6 +44,7 @@ _NOT_KNOWN_CODES = {"NotImplemented", "501"}
 _NETWORK_MODULES = ("botocore", "aiobotocore", "aiohttp", "urllib3")
 
 T = TypeVar("T")
+Names = list[str]  # the class below has a method named list
 
 _SWAPS = threading.Lock()  # of file systems without conditional writes, within this process
 
@@ -118,6 +119,29 @@ class RemoteFiles:
             return []
         own = self._path(prefix).strip("/")  # some servers list a folder's own marker object
         return sorted({path.rstrip("/").rpartition("/")[2] for path in paths if path.strip("/") != own})
+
+    def find(self, prefix: str) -> dict[str, int]:
+        """Return key → size of all objects below `prefix`, from one recursive listing."""
+        try:
+            found = _retried(prefix, lambda: self.fs.find(self._path(prefix), detail=True))
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        start = len(self.root.rstrip("/")) + 1
+        return {path[start:]: int(entry["size"]) for path, entry in found.items() if not path.endswith("/")}
+
+    def subfolders(self, prefix: str) -> Names:
+        """Return the names of the folders directly below `prefix`."""
+        try:
+            found = _retried(prefix, lambda: self.fs.ls(self._path(prefix), detail=True))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        own = self._path(prefix).strip("/")
+        paths = [entry["name"].strip("/") for entry in found if entry["type"] == "directory"]
+        return [path.rpartition("/")[2] for path in paths if path != own]
+
+    def is_folder(self) -> bool:
+        """Say whether the URL names a folder, that is a prefix of some object's key."""
+        return bool(_retried(self.root, lambda: self.fs.isdir(self.root)))
 
     def _write(self, key: str, data: bytes, **arguments: Any) -> None:
         self.fs.pipe_file(self._path(key), data, chunksize=ONE_REQUEST_BYTES, **arguments)

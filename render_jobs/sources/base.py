@@ -10,14 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from render_jobs.config import RenderConfig
 from render_jobs.mesh_file import MeshInput
+from render_jobs.normalize import Axis
 from storage.errors import ConfigError
 from storage.records import ObjectViews
+
+if TYPE_CHECKING:
+    from render_jobs.sources.mesh_cache import MeshCache
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,10 @@ class ObjectLocation(Protocol):
     @property
     def location(self) -> str:
         """Where the source finds the object."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the input's content."""
 
 
 class Source(Protocol):
@@ -122,27 +130,64 @@ class ViewsSource(Protocol):
         """
 
 
+SourceKind = Literal["procedural", "shapenet", "folder", "morphable", "fused-planes", "nerf"]
+KINDS: tuple[str, ...] = get_args(SourceKind)
 VIEWS_KINDS = frozenset({"fused-planes", "nerf"})
 """Sources of views; all others are sources of meshes."""
+# Which settings a kind understands besides its own name, and whether it cannot do without a path.
+_SETTINGS: dict[str, set[str]] = {
+    "procedural": set(),
+    "shapenet": {"path", "up", "front"},
+    "folder": {"path", "up", "front", "class_name"},
+    "morphable": {"path", "up", "front", "components", "coefficient_sigma", "expression"},
+    "fused-planes": {"path", "normalize"},
+    "nerf": {"path", "normalize"},
+}
+NEEDS_PATH: dict[str, str] = {
+    "shapenet": "the folder that holds <synset>/<id>/…",
+    "folder": "a folder of meshes, or a glob such as '/data/**/*.glb'",
+    "fused-planes": "the folder that holds dataset_map.json",
+    "nerf": "a folder with transforms.json, or a folder of such folders",
+}
 
 
 class SourceSpec(BaseModel):
-    """How to make a source; stored in the plan.
-
-    Attributes:
-        kind: Which source.
-        path: Folder or fsspec URL that holds the meshes or views; only for sources that read files.
-        normalize: For views: "cameras" moves and scales the files' world so that what their cameras look at
-            fits ours, "none" keeps it; unset: "none" for fused-planes, and for nerf "cameras" unless fpipe
-            exported the views.
-    """
+    """How to make a source; stored in the plan. A field that is None takes the source's own default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["procedural", "shapenet", "fused-planes", "nerf"]
-    path: str | None = None
+    kind: SourceKind
+    path: str | None = Field(
+        default=None,
+        description="Folder or fsspec URL of the meshes or views, a glob (folder), or the file of the model "
+        "(morphable; unset: a built-in synthetic head).",
+    )
+    up: Axis | None = Field(
+        default=None, description="Axis of the files that points up: x, -x, y, -y, z, -z."
+    )
+    front: Axis | None = Field(default=None, description="Axis of the files that points to the front.")
+    class_name: str | None = Field(
+        default=None,
+        min_length=1,
+        description="folder: one class for all meshes; unset: the first sub-folder.",
+    )
+    components: int | None = Field(
+        default=None, ge=1, description="morphable: components of each linear model; unset: all."
+    )
+    coefficient_sigma: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=10.0,
+        description="morphable: scale of the coefficients, in standard deviations; unset: 1.",
+    )
+    expression: bool | None = Field(
+        default=None, description="morphable: draw an expression, too, where the model has any; unset: no."
+    )
     normalize: Literal["cameras", "none"] | None = Field(
-        default=None, description="How the world of views that exist is brought into ours."
+        default=None,
+        description="Views that exist: cameras moves and scales their world so that what the cameras look at "
+        "fits ours, none keeps it; unset: none for fused-planes, and for nerf cameras unless fpipe exported "
+        "the views.",
     )
 
     @field_validator("path")
@@ -154,40 +199,50 @@ class SourceSpec(BaseModel):
         return str(Path(path).expanduser().absolute())
 
     @model_validator(mode="after")
-    def _path_where_needed(self) -> SourceSpec:
-        if self.kind == "shapenet" and not self.path:
-            raise ValueError("source shapenet needs a path: the folder that holds <synset>/<id>/…")
-        if self.kind == "procedural" and self.path:
-            raise ValueError("source procedural takes no path")
-        if self.kind in VIEWS_KINDS and not self.path:
-            raise ValueError(f"source {self.kind} needs a path: the folder of the views")
-        if self.normalize and self.kind not in VIEWS_KINDS:
-            raise ValueError(f"normalize is for views that exist; meshes of source {self.kind} always are")
+    def _settings_of_the_kind(self) -> SourceSpec:
+        if self.kind in NEEDS_PATH and not self.path:
+            raise ValueError(f"source {self.kind} needs a path: {NEEDS_PATH[self.kind]}")
+        for name in sorted(set().union(*_SETTINGS.values()) - _SETTINGS[self.kind]):
+            if getattr(self, name) is not None:
+                raise ValueError(f"source {self.kind} takes no {name}")
         return self
 
 
-def make_source(spec: dict[str, Any]) -> Source | ViewsSource:
+def make_source(spec: dict[str, Any], cache: MeshCache | None = None) -> Source | ViewsSource:
     """Makes the source that a specification describes.
 
+    Args:
+        spec: Values of `SourceSpec`.
+        cache: Keeps what is fetched from afar.
+
     Raises:
-        ConfigError: Unknown kind or key, or a path where none belongs.
+        ConfigError: Unknown kind or key, a path where none belongs, or contradicting axes.
     """
     try:
         checked = SourceSpec.model_validate(spec)
     except ValidationError as error:
         raise ConfigError("; ".join(_one_line(e) for e in error.errors())) from error
+    path, up, front = checked.path or "", checked.up, checked.front
     if checked.kind == "procedural":
         from render_jobs.sources.procedural import ProceduralSource
 
         return ProceduralSource()
-    assert checked.path is not None
     if checked.kind in VIEWS_KINDS:
         from render_jobs.sources.views import make_views_source
 
-        return make_views_source(checked.kind, checked.path, checked.normalize)
-    from render_jobs.sources.shapenet import ShapeNetSource
+        return make_views_source(checked.kind, path, checked.normalize)
+    if checked.kind == "shapenet":
+        from render_jobs.sources.shapenet import ShapeNetSource
 
-    return ShapeNetSource(checked.path)
+        return ShapeNetSource(path, up, front, cache)
+    if checked.kind == "folder":
+        from render_jobs.sources.folder import FolderSource
+
+        return FolderSource(path, up, front, checked.class_name, cache)
+    from render_jobs.sources.morphable import MorphableSource
+
+    sigma = 1.0 if checked.coefficient_sigma is None else checked.coefficient_sigma
+    return MorphableSource(checked.path, up, front, checked.components, sigma, bool(checked.expression))
 
 
 def _one_line(error: Any) -> str:

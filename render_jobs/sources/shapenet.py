@@ -1,24 +1,27 @@
 """Meshes in ShapeNetCore's folders, on a disk or behind any fsspec URL.
 
 v2: `<synset>/<id>/models/model_normalized.obj`, v1: `<synset>/<id>/model.obj`; textures lie in `images/` or
-beside the mesh. Files are y-up; the front of v2 models is −z of the file, which is +y of the world (see
-`normalize`).
+beside the mesh. Both are y-up. The front is −z of v2's files and +x of v1's, as the README of each release
+says, so that objects of both look along the world's +y.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
 
-import fsspec
 import numpy as np
 
-from render_jobs.mesh_file import MeshInput
+from render_jobs.mesh_file import MeshError, MeshInput
+from render_jobs.normalize import Axis
+from render_jobs.sources.axes import chosen_axes
 from render_jobs.sources.base import ObjectEntry, ObjectLocation
+from render_jobs.sources.files import SourceFiles, path_of_stored, stored_name
+from render_jobs.sources.mesh_cache import MeshCache
+from render_jobs.sources.names import is_text, readable_name
 from render_jobs.sources.synsets import class_of, synset_of
-from storage.errors import EnvironmentProblem, TransientError, UsageError
+from storage.errors import UsageError
 
 LOGGER = logging.getLogger(__name__)
 
@@ -26,8 +29,13 @@ LOGGER = logging.getLogger(__name__)
 Entries = list[ObjectEntry]
 Names = list[str]
 
-MESH_NAMES = ("models/model_normalized.obj", "model.obj")
-_SAMPLE_BYTES = 1 << 16
+LAYOUTS: dict[str, tuple[Axis, Axis]] = {
+    "models/model_normalized.obj": ("y", "-z"),
+    "model.obj": ("y", "x"),
+}
+"""Where the mesh of a model lies, first v2 then v1, and its up and front axes."""
+MAX_MODEL_BYTES = 4 << 30
+_NOT_DRAWN = {".binvox", ".json", ".kmz", ".dae", ".off"}
 
 
 class ShapeNetSource:
@@ -35,121 +43,153 @@ class ShapeNetSource:
 
     Args:
         path: Local folder or fsspec URL.
+        up: Axis that points up in every file, if it is not the layout's.
+        front: Axis that points to the front in every file, if it is not the layout's.
+        cache: Keeps fetched models; None fetches a remote model each time.
 
     Raises:
         EnvironmentProblem: The URL's protocol needs a package that is not installed.
+        ConfigError: Up and front along one line.
     """
 
     name = "shapenet"
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-        try:
-            self._files, self._root = fsspec.core.url_to_fs(path)
-        except (ImportError, ValueError) as error:
-            raise EnvironmentProblem(f"source shapenet: {path} cannot be opened: {error}") from error
-        self._local = "file" in _protocols(self._files)
+    def __init__(
+        self, path: str, up: Axis | None = None, front: Axis | None = None, cache: MeshCache | None = None
+    ) -> None:
+        self._files = SourceFiles(self.name, path)
+        self._axes = {name: chosen_axes(up, front, default) for name, default in LAYOUTS.items()}
+        self._cache = cache
 
     def list(self, classes: dict[str, int | None], seed: int) -> Entries:
         """Lists objects, class by class in the order asked for, by id within a class; see `Source.list`."""
-        if not self._files.isdir(self._root):
-            raise UsageError(f"source shapenet: {self._path} is not a folder")
-        wanted = classes or dict.fromkeys(self._classes())
+        self._files.check_folder()
+        if classes:
+            found = {asked: self._find_class(synset_of(asked)) for asked in classes}
+        else:
+            folders = {name: self._find_class(name) for name in self._files.subfolders()}
+            found = {class_of(name): folder for name, folder in folders.items() if folder.meshes}
         entries: Entries = []
-        for asked, count in wanted.items():
-            entries += self._class_entries(asked, count, seed)
+        for asked, folder in found.items():
+            if not folder.meshes:
+                raise UsageError(
+                    f"source shapenet: no class {asked!r} in {self._files.url}; "
+                    f"folders there: {', '.join(map(class_of, self._files.subfolders())) or 'none'}"
+                )
+            count = classes.get(asked)
+            synset = synset_of(asked)
+            chosen = chosen_part(folder.meshes, count, seed, synset, f"source shapenet, class {asked}")
+            prints = self._files.in_parallel(folder.fingerprint, chosen)
+            entries += [
+                _entry(class_of(synset), location, print_)
+                for location, print_ in zip(chosen, prints, strict=True)
+            ]
         return entries
 
     def fetch(self, entry: ObjectLocation, folder: Path) -> MeshInput:
         """Returns the mesh; a remote model is copied into `folder` with its materials and textures."""
-        if self._local:
-            path = Path(self._root) / entry.location
-            if not path.is_file():
-                raise FileNotFoundError(f"{entry.location} is not in {self._path}")
-            return _mesh_input(Path(self._root), entry.location)
-        model = _model_folder(entry.location)
-        try:
-            self._files.get(self._join(model), str(folder / "model"), recursive=True)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{entry.location} is not in {self._path}") from None
-        except (OSError, TimeoutError) as error:
-            raise TransientError(f"{entry.object_id}: fetching {model} failed: {error}") from error
-        return MeshInput(folder / "model" / Path(entry.location).relative_to(model), folder / "model")
+        location = path_of_stored(entry.location)
+        model = PurePosixPath(*PurePosixPath(location).parts[:2])
+        mesh = PurePosixPath(location).relative_to(model)
+        if self._files.local:
+            if not self._files.is_there(location):
+                raise FileNotFoundError(f"{location} is not in {self._files.url}")
+            root = self._files.local / model
+        else:
+            root = folder / "model"
+            if self._cache is None:
+                self._copy_model(location, str(model), root)
+            else:
+                key = f"{self._files.url}\0{location}\0{entry.fingerprint}"
+                self._cache.provide(key, root, lambda into: self._copy_model(location, str(model), into))
+        up, front = self._axes.get(str(mesh), self._axes["models/model_normalized.obj"])
+        return MeshInput(root / mesh, root, up, front)
 
-    def _class_entries(self, asked: str, count: int | None, seed: int) -> Entries:
-        synset = synset_of(asked)
-        class_name = class_of(synset)
-        locations = self._meshes(synset)
-        if not locations:
-            known = ", ".join(self._classes()) or "none"
-            raise UsageError(f"source shapenet: no class {asked!r} in {self._path}; classes there: {known}")
-        if count is not None and count > len(locations):
-            raise UsageError(
-                f"source shapenet: {count} of class {asked} asked for, {len(locations)} are there"
+    def _copy_model(self, location: str, model: str, folder: Path) -> None:
+        sizes = {path: size or 0 for path, size in self._files.find(model).items() if _is_drawn(path)}
+        if location not in sizes:
+            raise FileNotFoundError(f"{location} is not in {self._files.url}")
+        if sum(sizes.values()) > MAX_MODEL_BYTES:
+            raise MeshError(
+                "too_large", f"{model} holds {sum(sizes.values())} bytes, more than {MAX_MODEL_BYTES}"
             )
-        if count is not None:
-            chosen = np.random.default_rng([seed, int(_digest(synset)[:8], 16)]).permutation(len(locations))
-            locations = [locations[i] for i in sorted(chosen[:count].tolist())]
-        return [self._entry(class_name, location) for location in locations]
+        self._files.copy(sizes, folder, below=model)
 
-    def _entry(self, class_name: str, location: str) -> ObjectEntry:
-        model = _model_folder(location).rsplit("/", 1)[-1]
-        prefix = f"{class_name}-"
-        object_id = model if model.startswith(prefix) else prefix + model
-        return ObjectEntry(object_id, class_name, location, self._fingerprint(location))
+    def _find_class(self, synset: str) -> _ClassFolder:
+        return _ClassFolder(self._files, synset)
 
-    def _subfolders(self, relative: str) -> Names:
-        try:
-            found = self._files.ls(self._join(relative), detail=True)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        names = [
-            entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in found if entry["type"] == "directory"
-        ]
-        return sorted(name for name in names if not name.startswith("."))
 
-    def _classes(self) -> Names:
-        """Classes in the order of their folders; folders that hold no mesh (licences, say) are none."""
-        return [class_of(folder) for folder in self._subfolders("") if self._meshes(folder)]
+class _ClassFolder:
+    """The models of one class, found in one go.
 
-    def _meshes(self, synset: str) -> Names:
-        return [mesh for model in self._subfolders(synset) if (mesh := self._mesh_of(synset, model))]
+    Attributes:
+        meshes: Paths of the meshes, sorted by model.
+    """
 
-    def _mesh_of(self, synset: str, model: str) -> str | None:
-        for name in MESH_NAMES:
-            location = f"{synset}/{model}/{name}"
-            if self._files.exists(self._join(location)):
-                return location
-        LOGGER.debug("source shapenet: %s/%s holds no mesh", synset, model)
-        return None
+    def __init__(self, files: SourceFiles, synset: str) -> None:
+        self._files = files
+        # Of a remote folder one listing says everything; on a disk, a few file names are cheaper to ask for.
+        self._sizes = None if files.local else files.find(synset)
+        models = files.subfolders(synset) if self._sizes is None else _models(self._sizes)
+        candidates = [[f"{synset}/{model}/{name}" for name in LAYOUTS] for model in models]
+        self.meshes = [found for paths in candidates if (found := next(filter(self._is_there, paths), None))]
+        LOGGER.debug(
+            "source shapenet: %s: %d of %d models hold a mesh", synset, len(self.meshes), len(models)
+        )
+        self._by_model: dict[str, dict[str, int | None]] = {}
+        for path, size in (self._sizes or {}).items():
+            self._by_model.setdefault("/".join(path.split("/")[:2]), {})[path] = size
 
-    def _fingerprint(self, location: str) -> str:
+    def fingerprint(self, location: str) -> str:
         """Hashes sizes of all files of the model, and head and tail of the mesh: cheap, and not the path."""
-        path = self._join(location)
-        details = self._files.find(self._join(_model_folder(location)), detail=True)
+        model = "/".join(location.split("/")[:2])
+        sizes = self._by_model[model] if self._sizes is not None else self._files.find(model)
         digest = hashlib.sha256()
-        for name in sorted(details):
-            digest.update(f"{name.removeprefix(self._root)}\0{details[name]['size']}\n".encode())
-        size = self._files.size(path)
-        digest.update(self._files.cat_file(path, start=0, end=min(size, _SAMPLE_BYTES)))
-        digest.update(self._files.cat_file(path, start=max(0, size - _SAMPLE_BYTES), end=size))
+        for path, size in sizes.items():
+            digest.update(f"/{stored_name(path)}\0{self._files.known_size(path, size)}\n".encode())
+        for end in self._files.ends(location, self._files.known_size(location, sizes.get(location))):
+            digest.update(end)
         return digest.hexdigest()
 
-    def _join(self, relative: str) -> str:
-        return f"{self._root.rstrip('/')}/{relative}".rstrip("/")
+    def _is_there(self, path: str) -> bool:
+        return self._files.is_there(path) if self._sizes is None else path in self._sizes
 
 
-def _mesh_input(root: Path, location: str) -> MeshInput:
-    return MeshInput(root / location, root / _model_folder(location))
+def chosen_part(locations: Names, count: int | None, seed: int, stream: str, what: str) -> Names:
+    """Returns `count` of the locations, drawn by the seed, in their own order; None returns all.
+
+    Args:
+        locations: Sorted.
+        count: How many.
+        seed: The user's seed.
+        stream: Makes classes draw independently of each other.
+        what: Beginning of the message when there are too few.
+
+    Raises:
+        UsageError: There are fewer than `count`.
+    """
+    if count is None:
+        return locations
+    if count > len(locations):
+        raise UsageError(f"{what}: {count} objects asked for, {len(locations)} are there")
+    generator = np.random.default_rng([seed, int(hashlib.sha256(stream.encode()).hexdigest()[:8], 16)])
+    chosen = generator.permutation(len(locations))[:count]
+    return [locations[i] for i in sorted(chosen.tolist())]
 
 
-def _model_folder(location: str) -> str:
-    return "/".join(location.split("/")[:2])
+def _models(sizes: dict[str, int | None]) -> Names:
+    names = {path.split("/")[1] for path in sizes if path.count("/") >= 2}
+    return sorted(name for name in names if not name.startswith("."))
 
 
-def _protocols(files: Any) -> tuple[str, ...]:
-    return (files.protocol,) if isinstance(files.protocol, str) else tuple(files.protocol)
+def _is_drawn(path: str) -> bool:
+    """Leaves out what a release holds beside mesh, materials and textures, which is most of its bytes."""
+    return PurePosixPath(path).suffix.lower() not in _NOT_DRAWN and "/screenshots/" not in path
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _entry(class_name: str, location: str, fingerprint: str) -> ObjectEntry:
+    folder = location.split("/")[1]
+    model = folder if is_text(folder) else readable_name(folder)
+    prefix = f"{class_name}-"
+    object_id = model if model.startswith(prefix) else prefix + model
+    return ObjectEntry(object_id, class_name, stored_name(location), fingerprint)

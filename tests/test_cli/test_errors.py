@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from render_jobs.sources.procedural import write_object
 from tests.conftest import TINY, fpipe
 
 
@@ -23,6 +24,22 @@ from tests.conftest import TINY, fpipe
         (("render", "ROOT", "--preset", "nonesuch"), 4, "no preset 'nonesuch'"),
         (("render", "ROOT", "--source", "shapenet", "--path", "/no/such/folder"), 2, "/no/such/folder"),
         (("render", "ROOT", "--source", "shapenet"), 2, "--path"),
+        (("render", "ROOT", "--source", "folder"), 2, "--path"),
+        (("render", "ROOT", "--source", "meshes"), 2, "procedural, shapenet, folder, morphable"),
+        (("render", "ROOT", "--set", "source.kind=meshes"), 4, "source.kind"),
+        (("render", "ROOT", "--source", "morphable"), 2, "face:1000"),
+        (
+            ("render", "ROOT", "--source", "morphable", "--path", "/no/model.h5", "--classes", "face:2"),
+            2,
+            "/no/model.h5",
+        ),
+        (("render", "ROOT", "--classes", "car:2", "--up", "z"), 4, "source procedural takes no up"),
+        (("render", "ROOT", "--source", "shapenet", "--path", "/x", "--up", "up"), 4, "source.up"),
+        (
+            ("render", "ROOT", "--source", "shapenet", "--path", "/x", "--up", "z", "--front", "z"),
+            4,
+            "--front",
+        ),
         (("render", "ROOT", "--classes", "car:x"), 2, "car:1000"),
         (("render", "ROOT", "--classes", "unicorn:3"), 2, "unicorn"),
         (("render", "ROOT", "--preset", str(TINY), "--shard", "99"), 2, "shard 99 does not exist"),
@@ -68,6 +85,27 @@ def test_plan_without_calibration_prints_counts_and_writes_nothing(tmp_path):
     assert found["classes"] == {"car": 30, "sofa": 12}
     assert found["bytes"]["planes_per_object"] > 0
     assert not root.exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "classes", "counts"),
+    [
+        ("procedural", "car:4,sofa:2,chair:3", {"car": 4, "sofa": 2, "chair": 3}),
+        ("shapenet", "car:2,sofa:1", {"car": 2, "sofa": 1}),
+        ("folder", "car:1,sofa:2", {"car": 1, "sofa": 2}),
+        ("morphable", "face:3", {"face": 3}),
+    ],
+)
+def test_every_source_gives_the_numbers_asked_for(source, classes, counts, tmp_path):
+    arguments = ["--source", source, "--classes", classes, "--no-calibrate", "--json"]
+    if source in {"shapenet", "folder"}:
+        for name, n in (("car", 3), ("sofa", 2)):
+            for k in range(n):
+                write_object(name, k, tmp_path / "meshes")
+        arguments += ["--path", tmp_path / "meshes"]
+    done = fpipe("plan", tmp_path / "dataset", *arguments)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["classes"] == counts
 
 
 def test_a_file_in_place_of_the_root(tmp_path):

@@ -93,7 +93,7 @@ def test_cubes_appear_where_the_camera_model_says(
     path = write_mesh(tmp_path, cubes(POINTS, 0.1))
     cam2world, matrices, _ = cameras_of(poses, width, height, shift)
     # With the default 8 samples alpha is too coarse to locate a spot of 2 × 2 pixels.
-    config = RenderConfig(width=width, height=height, samples=128)
+    config = RenderConfig(width=width, height=height, samples=128, clipping="allow")
     rendered = worker.render(as_input(path), cam2world, matrices, config)
     corners = transform_points(rendered.mesh_to_world, (POINTS[:, None] + 0.1 * CUBE_CORNERS).reshape(-1, 3))
     errors, areas = [], []
