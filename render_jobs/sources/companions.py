@@ -44,21 +44,18 @@ def copy_with_companions(files: SourceFiles, location: str, folder: Path) -> Non
         TransientError: A fault of the connection that may go away.
     """
     budget = _Budget(location)
-    budget.take(files.size(location))
-    files.copy([location], folder)
-    waiting, seen = [location], {location}
+    waiting = {location: files.size(location)}
+    seen: set[str] = set()
     while waiting:
-        found = [
-            candidates for path in waiting for candidates in _references(folder / path, path) if candidates
-        ]
-        waiting = [path for path in files.in_parallel(lambda names: _first(files, names), found) if path]
-        waiting = [path for path in dict.fromkeys(waiting) if path not in seen]
-        seen.update(waiting)
-        if len(seen) > MAX_COMPANIONS:
-            raise MeshError("too_large", f"{location} refers to more than {MAX_COMPANIONS} files")
-        for path in waiting:
-            budget.take(files.size(path))
+        for n_bytes in waiting.values():
+            budget.take(n_bytes)
         files.copy(waiting, folder)
+        seen.update(waiting)
+        places = [names for path in waiting for names in _references(folder / path, path) if names]
+        found = dict(filter(None, files.in_parallel(lambda names: _first(files, names), places)))
+        waiting = {path: size for path, size in found.items() if path not in seen}
+        if len(seen) + len(waiting) > MAX_COMPANIONS:
+            raise MeshError("too_large", f"{location} refers to more than {MAX_COMPANIONS} files")
 
 
 class _Budget:
@@ -76,11 +73,11 @@ class _Budget:
             )
 
 
-def _first(files: SourceFiles, candidates: list[str]) -> str | None:
-    for path in candidates:
+def _first(files: SourceFiles, places: list[str]) -> tuple[str, int] | None:
+    """Returns the first of some places where there is a file, and its size."""
+    for path in places:
         with contextlib.suppress(FileNotFoundError):
-            files.size(path)
-            return path
+            return path, files.size(path)
     return None
 
 
