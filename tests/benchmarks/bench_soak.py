@@ -139,7 +139,9 @@ def make_dataset(root: Path, n_objects: int, config: RenderConfig, meshes: str |
     return ViewsStore.create_or_open(store, write_plan(store, header, rows))
 
 
-def soak(n_objects: int, views: int, size: int, meshes: str | None = None) -> dict[str, Any]:
+def soak(
+    n_objects: int, views: int, size: int, meshes: str | None = None, kill_every_s: float = KILL_EVERY_S
+) -> dict[str, Any]:
     """Run both parts and return the figures."""
     config = RenderConfig(views=views, width=size, height=size)
     me = psutil.Process()
@@ -152,7 +154,7 @@ def soak(n_objects: int, views: int, size: int, meshes: str | None = None) -> di
         fds_before = me.num_fds()
         with Watch(temporary) as first:
             in_peace = render_shard(calm.store.url, 0, "calm", {"deadline_s": 300.0})
-        with Watch(temporary, KILL_EVERY_S) as second:
+        with Watch(temporary, kill_every_s) as second:
             in_trouble = render_shard(wild.store.url, 0, "wild", {"deadline_s": DEADLINE_S})
         time.sleep(1.0)
         children = me.children(recursive=True)

@@ -10,7 +10,7 @@ from tests.benchmarks.bench_soak import soak
 @pytest.mark.slow
 @pytest.mark.bpy
 def test_many_objects_and_many_deaths_leave_nothing() -> None:
-    found = soak(n_objects=150, views=8, size=64)
+    found = soak(n_objects=150, views=8, size=64, kill_every_s=1.5)
     assert found["ok"][0] == 150
     assert found["processes"][0] == 1
     assert found["rss_mib"][9] < found["rss_mib"][4] + 30, found
