@@ -15,8 +15,9 @@ from typing import Annotated
 
 import typer
 
-from cli import data, demo, doctor, export, learn, look
+from cli import data, demo, doctor, export, failures, learn, look
 from cli.logs import configure_logging, say
+from cli.options import command_line
 from storage.errors import FpipeError
 
 app = typer.Typer(
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Builds datasets of tri-plane neural representations from meshes.",
 )
-for module in (demo, doctor, data, learn, look, export):
+for module in (demo, doctor, data, learn, look, failures, export):
     module.register(app)
 
 
@@ -63,14 +64,6 @@ def run() -> None:
     except FpipeError as error:
         say(f"fpipe: {error}")
         sys.exit(error.exit_code)
-
-
-def command_line() -> str:
-    """Returns the command as it was typed, quoted for a shell."""
-    import shlex
-    from pathlib import Path
-
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 if __name__ == "__main__":

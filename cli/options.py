@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -103,3 +106,8 @@ def resolve_config(
 def print_json(kind: str, values: dict[str, Any]) -> None:
     """Prints one versioned JSON object on stdout."""
     print(json.dumps({"version": 1, "kind": kind, **values}))
+
+
+def command_line() -> str:
+    """Returns the command as it was typed, quoted for a shell."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

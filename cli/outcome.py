@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pipeline.stages import StageResult
 
 NEXT_STEP = {"render": "train-shared", "train-shared": "fit-objects", "fit-objects": "report"}
+RETRY_STAGE = {"fit-objects": " --stage fit"}
 
 
 def finish_stage(result: StageResult, root: str, as_json: bool) -> int:
@@ -21,7 +22,10 @@ def finish_stage(result: StageResult, root: str, as_json: bool) -> int:
     if result.done:
         say(f"{result.stage}: {result.objects_ok} objects in {duration_text(result.seconds)}")
     if result.objects_failed:
-        say(f"{result.stage}: {result.objects_failed} objects failed; fpipe status {root} lists them")
+        say(
+            f"{result.stage}: {result.objects_failed} objects failed; fpipe failures {root} lists them, "
+            f"fpipe retry {root}{RETRY_STAGE.get(result.stage, '')} tries them again"
+        )
     if result.stage == "render":
         say(f"look: fpipe report {root}")
     if (following := NEXT_STEP.get(result.stage)) is not None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+STATUS_FAILURES = 10
+"""Failed objects that the status names; `fpipe failures` lists all."""
+
 
 def table(rows: Sequence[Sequence[str]], right: bool = True) -> str:
     """Aligns rows of cells; the first row is the header, the first column is left-aligned."""
@@ -74,10 +77,12 @@ def status_text(found: dict[str, Any]) -> str:
         f"shared components: {found['shared_version'] or 'not trained'}",
     ]
     for name, stage in found["stages"].items():
-        lines += [
-            f"{name}: {f['object_id']}: {f['kind']}: {f['reason']}\n    {f['repro']}"
-            for f in stage["failures"]
-        ]
+        shown = stage["failures"][:STATUS_FAILURES]
+        lines += [f"{name}: {f['object_id']}: {f['kind']}: {f['reason']}" for f in shown]
+    if any(stage["failed"] for stage in (*found["stages"].values(), *found["fits"].values())):
+        lines.append(f"all failures: fpipe failures {found['root']}")
+    if found["changed_by"]:
+        lines.append(f"being changed by {found['changed_by']}")
     if found["next"]:
         lines += ["", f"next: {found['next']}"]
     return "\n".join(lines)

@@ -6,9 +6,10 @@ from collections import Counter
 from typing import Any
 
 from storage.errors import UsageError
+from storage.lease import lease_holder
 from storage.plan import Plan, read_plan
 from storage.planes import PlanesStore, list_fits, published_fit
-from storage.records import Failure, Status
+from storage.records import NO_VIEWS, Failure, Status
 from storage.shared import list_shared_versions, read_published_shared, read_shared_meta
 from storage.store import Store
 from storage.views import ViewsStore
@@ -32,13 +33,18 @@ def dataset_status(store: Store) -> dict[str, Any]:
     }
     fits = {name: _shards_status(PlanesStore.open(store, name), plan) for name in list_fits(store)}
     trained = read_published_shared(store)
+    holder = lease_holder(store)
     return {
         "root": store.url,
         "objects": plan.header.n_objects,
         "stages": stages,
         "shared_version": trained["shared_version"] if trained else None,
         "fits": fits,
-        "next": _next_command(store, stages["render"], trained is not None, fits),
+        "changed_by": holder,
+        "next": (None if holder else _interrupted_retry(store, views, fits))
+        or _next_command(store, stages["render"], trained is not None, fits)
+        or _refit_command(store, views, fits)
+        or f"fpipe report {store.url}",
     }
 
 
@@ -64,7 +70,12 @@ def _nothing(shards: int, objects: int) -> dict[str, Any]:
 def _shards_status(data: ViewsStore | PlanesStore, plan: Plan) -> dict[str, Any]:
     done = data.done()
     status = data.status()
-    failures: list[tuple[int, str, Failure]] = data.failures()
+    kinds: Counter[str] = Counter()
+    failures: list[tuple[int, str, Failure]] = []
+    for found in data.each_failure():
+        kinds[found[2].kind] += 1
+        if len(failures) < MAX_FAILURES:
+            failures.append(found)
     return {
         "shards": data.n_shards,
         "done": len(done),
@@ -72,7 +83,7 @@ def _shards_status(data: ViewsStore | PlanesStore, plan: Plan) -> dict[str, Any]
         "objects": plan.header.n_objects,
         "ok": int((status == Status.OK).sum()),
         "failed": int((status == Status.FAILED).sum()),
-        "failure_kinds": dict(Counter(failure.kind for _, _, failure in failures)),
+        "failure_kinds": dict(kinds),
         "failures": [
             {
                 "row": row,
@@ -81,9 +92,31 @@ def _shards_status(data: ViewsStore | PlanesStore, plan: Plan) -> dict[str, Any]
                 "reason": failure.reason,
                 "repro": failure.repro,
             }
-            for row, object_id, failure in failures[:MAX_FAILURES]
+            for row, object_id, failure in failures
         ],
     }
+
+
+def _interrupted_retry(store: Store, views: ViewsStore | None, fits: dict[str, Any]) -> str | None:
+    """Returns the command that finishes a retry which was killed while it replaced shards."""
+    if views is not None and views.journal().open:
+        return f"fpipe retry {store.url}"
+    for name in fits:
+        if PlanesStore.open(store, name).journal().open:
+            return f"fpipe retry {store.url} --stage fit --name {name}"
+    return None
+
+
+def _refit_command(store: Store, views: ViewsStore | None, fits: dict[str, Any]) -> str | None:
+    """Returns the command that fits objects which had no views when they were to be fitted, and have now."""
+    for name, fit in fits.items():
+        if views is None or NO_VIEWS not in fit["failure_kinds"]:
+            continue
+        rendered = views.status() == Status.OK
+        failures = PlanesStore.open(store, name).each_failure()
+        if any(failure.kind == NO_VIEWS and rendered[row] for row, _, failure in failures):
+            return f"fpipe retry {store.url} --stage fit --name {name}"
+    return None
 
 
 def _next_command(store: Store, render: dict[str, Any], trained: bool, fits: dict[str, Any]) -> str | None:
@@ -96,7 +129,7 @@ def _next_command(store: Store, render: dict[str, Any], trained: bool, fits: dic
     for name, fit in fits.items():
         if fit["left"]:
             return f"fpipe fit-objects {store.url} --name {name}"
-    return f"fpipe report {store.url}"
+    return None
 
 
 def dataset_info(store: Store) -> dict[str, Any]:

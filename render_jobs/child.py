@@ -85,17 +85,14 @@ class _Server:
 
     def answer(self, head: dict[str, Any], body: bytearray) -> tuple[dict[str, Any], list[memoryview]]:
         """Renders one mesh; every fault that Python can see becomes an answer."""
-        picture = ""
         try:
             return self._render(head, body)
         except MeshError as error:
-            kind, reason, picture = error.kind, str(error), error.picture
+            answer = _failure(error.kind, str(error), picture=error.picture)
         except MemoryError:
-            kind, reason = "out_of_memory", "Blender ran out of memory"
+            answer = _failure("out_of_memory", "Blender ran out of memory", traceback.format_exc())
         except Exception as error:  # noqa: BLE001 the worker boundary: whatever a mesh provokes is recorded
-            kind, reason = "render_error", f"{type(error).__name__}: {error}"
-        detail = "" if kind not in {"render_error", "out_of_memory"} else traceback.format_exc()
-        answer = {"ok": False, "kind": kind, "reason": reason, "detail": detail, "picture": picture}
+            answer = _failure("render_error", f"{type(error).__name__}: {error}", traceback.format_exc())
         return answer, []
 
     def _render(self, head: dict[str, Any], body: bytearray) -> tuple[dict[str, Any], list[memoryview]]:
@@ -150,6 +147,11 @@ class _Server:
             self._session = self._blender.CyclesSession(**settings, device=self._device)
             self._settings = settings
         return self._session
+
+
+def _failure(kind: str, reason: str, detail: str = "", picture: str = "") -> dict[str, Any]:
+    one_line = " ".join(reason.split())
+    return {"ok": False, "kind": kind, "reason": one_line, "detail": detail, "picture": picture}
 
 
 def _bytes(array: npt.NDArray[Any]) -> memoryview:

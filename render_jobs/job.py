@@ -21,8 +21,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy.typing as npt
+
 from render_jobs.config import ExecutionLimits, RenderConfig
 from render_jobs.mesh_file import MeshError
+from render_jobs.outputs import ShardOutputs
 from render_jobs.poses import Rig, object_cameras, stored_rig
 from render_jobs.sources.base import Source, ViewsSource, make_source
 from render_jobs.sources.mesh_cache import MeshCache
@@ -31,7 +34,9 @@ from storage.errors import EnvironmentProblem, TransientError
 from storage.plan import Plan
 from storage.records import Failure, ObjectViews, PlanRow, Status
 from storage.store import Store
-from storage.views import ViewsShardBuilder, ViewsStore
+from storage.views import ViewsStore
+
+Passes = dict[str, npt.NDArray[Any]]
 
 LOGGER = logging.getLogger(__name__)
 
@@ -77,11 +82,14 @@ def render_shard(
     started = time.monotonic()
     attempt = f"{attempt}-{secrets.token_hex(4)}"
     renderer = ObjectRenderer.of_plan(root_url, views.plan, mesh_cache)
-    with views.builder(shard, attempt) as builder, BlenderWorker(ExecutionLimits(**(limits or {}))) as worker:
-        render_s = sum(renderer.add(builder, worker, views.plan.rows[row]) for row in rows)
+    with (
+        ShardOutputs(views, shard, attempt) as outputs,
+        BlenderWorker(ExecutionLimits(**(limits or {}))) as worker,
+    ):
+        render_s = sum(renderer.add(outputs, worker, views.plan.rows[row]) for row in rows)
         seconds = time.monotonic() - started
         info = {"seconds": seconds, "render_s": render_s, "host": socket.gethostname()}
-        commit = builder.commit(info)
+        commit = outputs.commit(info)
     summary = {"shard": shard, "attempt": commit.attempt, "skipped": False, **_counts(views, shard)}
     return {**summary, "seconds": seconds, "render_s": render_s, "n_bytes": commit.n_bytes}
 
@@ -125,21 +133,24 @@ class ObjectRenderer:
     def _rig(self) -> Rig | None:
         return stored_rig(Store(self._root_url), self._config)
 
-    def add(self, builder: ViewsShardBuilder, worker: BlenderWorker, row: PlanRow) -> float:
+    def add(self, outputs: ShardOutputs, worker: BlenderWorker, row: PlanRow) -> float:
         """Renders one object into a shard, or records why it failed; returns the seconds spent in Blender."""
         try:
-            views, info = self.render(worker, row)
-            builder.add(row.row, views, info)
+            views, passes, info = self.render(worker, row)
+            _add(outputs, row.row, views, passes, info)
         except RenderFailure as error:
             failure = replace(error.failure, repro=repro_command(self._root_url, row.object_id))
             LOGGER.warning("%s failed: %s: %s", row.object_id, failure.kind, failure.reason)
-            builder.fail(row.row, failure)
+            outputs.fail(row.row, failure)
             return 0.0
         LOGGER.debug("%s: %d views in %.2f s", row.object_id, len(views.images), info["render_s"])
         return float(info["render_s"])
 
-    def render(self, worker: BlenderWorker, row: PlanRow) -> tuple[ObjectViews, dict[str, Any]]:
+    def render(self, worker: BlenderWorker, row: PlanRow) -> tuple[ObjectViews, Passes, dict[str, Any]]:
         """Renders or imports one object; the result depends on its input, its id and the configuration only.
+
+        Returns:
+            The views, the passes that the configuration asks for, and what is worth recording.
 
         Raises:
             RenderFailure: The object has no result.
@@ -149,22 +160,22 @@ class ObjectRenderer:
         if isinstance(source, ViewsSource):
             return self._load(source, row)
         cam2world, matrices, heldout = object_cameras(self._config, row.object_id, self._rig)
-        folder = Path(tempfile.mkdtemp(prefix="mesh-", dir=worker.folder))
+        folder = _mesh_folder(worker.folder)
         try:
             started = time.monotonic()
             mesh = _from_source(lambda: source.fetch(row, folder))
             fetch_s = time.monotonic() - started
-            images, _, mesh_to_world, info = worker.render(mesh, cam2world, matrices, self._config)
+            images, passes, mesh_to_world, info = worker.render(mesh, cam2world, matrices, self._config)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         views = ObjectViews(images, cam2world, matrices, heldout, mesh_to_world)
-        return views, {**info, **mesh.info, "fetch_s": fetch_s}
+        return views, passes, {**info, **mesh.info, "fetch_s": fetch_s}
 
-    def _load(self, source: ViewsSource, row: PlanRow) -> tuple[ObjectViews, dict[str, Any]]:
+    def _load(self, source: ViewsSource, row: PlanRow) -> tuple[ObjectViews, Passes, dict[str, Any]]:
         """Imports one object's views; no Blender is started for that."""
         started = time.monotonic()
         views, info = _from_source(lambda: source.load(row, self._config))
-        return views, {**info, "render_s": time.monotonic() - started}
+        return views, {}, {**info, "render_s": time.monotonic() - started}
 
 
 def _from_source(call: Callable[[], T]) -> T:
@@ -186,6 +197,21 @@ def _from_source(call: Callable[[], T]) -> T:
         raise RenderFailure(failure) from error
 
 
+def _mesh_folder(parent: Path) -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="mesh-", dir=parent))
+    except OSError as error:
+        raise EnvironmentProblem(f"no room for meshes in {parent}: {error.strerror}") from error
+
+
+def _add(outputs: ShardOutputs, row: int, views: ObjectViews, passes: Passes, info: dict[str, Any]) -> None:
+    """Adds an object; values that the store refuses (not finite, say) are the object's failure."""
+    try:
+        outputs.add(row, views, passes, info)
+    except ValueError as error:
+        raise RenderFailure(Failure("render_error", f"the result cannot be stored: {error}")) from error
+
+
 def repro_command(root_url: str, object_id: str) -> str:
     """Returns the command that renders one object of a dataset again and says what happens."""
-    return shlex.join(["python", "-m", "render_jobs.repro", root_url, object_id])
+    return shlex.join(["fpipe", "repro", root_url, object_id])

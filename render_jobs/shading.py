@@ -7,9 +7,10 @@ from typing import Any
 
 import bpy
 
+from render_jobs.formats.geometry import GREY
+
 Rgba = tuple[float, float, float, float]
 
-GREY: Rgba = (0.6, 0.6, 0.6, 1.0)
 # Linear radiance factors: a hemisphere light from GROUND to SKY by the normal's z, plus one sun. Their sum
 # stays below 1 for every normal, so that no colour clips, and above 0.45, so that no face is black.
 GROUND, SKY, SUN = 0.45, 0.70, 0.29
@@ -33,7 +34,7 @@ class Base:
         alpha_cutoff: Opacity becomes 0 below it and 1 from it on.
     """
 
-    colour: Rgba = GREY
+    colour: Rgba = (*GREY, 1.0)
     alpha: float = 1.0
     image: Any = None
     extension: str = "REPEAT"
@@ -82,9 +83,10 @@ def _colour_and_alpha(
         texture = tree.nodes.new("ShaderNodeTexImage")
         texture.image, texture.extension = base.image, base.extension
         texture.interpolation = base.interpolation
+        # Colours as they are in the file; otherwise Cycles darkens those that the file calls transparent.
+        base.image.alpha_mode = "CHANNEL_PACKED"
         factors.append(texture.outputs["Color"])
         if base.image_alpha:
-            base.image.alpha_mode = "CHANNEL_PACKED"  # colours as they are in the file
             alpha = _math(tree, "MULTIPLY", texture.outputs["Alpha"], base.alpha)
     if base.attribute:
         attribute = tree.nodes.new("ShaderNodeAttribute")

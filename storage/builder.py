@@ -24,13 +24,17 @@ class ShardBuilder:
         target: The group to write to.
         shard: Shard number.
         attempt: Id of this attempt, unique among all that may write this shard.
+
+    Attributes:
+        shard: As given.
+        attempt: As given.
     """
 
     def __init__(self, target: ShardedStore, shard: int, attempt: str) -> None:
         self._target = target
         self._rows = target.shard_rows(shard)
-        self._shard = shard
-        self._attempt = attempt
+        self.shard = shard
+        self.attempt = attempt
         objects = target.plan.rows[self._rows.start : self._rows.stop]
         self._ids = [row.object_id for row in objects]
         self._records: dict[int, ObjectRecord] = {}
@@ -95,22 +99,22 @@ class ShardBuilder:
             TransientError: the store kept failing; committing again with the same builder is safe.
         """
         spec, data = self._target.spec, self.pack(info)
-        key = spec.shard_key(self._shard)
-        commit = commit_shard(self._target.store, key, data, self._attempt, spec.chunks_per_shard)
+        key = spec.shard_key(self.shard)
+        commit = commit_shard(self._target.store, key, data, self.attempt, spec.chunks_per_shard)
         if not commit.won:
-            LOGGER.warning("%s was committed by attempt %s, not %s", key, commit.attempt, self._attempt)
-        self._target.publish(self._shard)
+            LOGGER.warning("%s was committed by attempt %s, not %s", key, commit.attempt, self.attempt)
+        self._target.publish(self.shard)
         return commit
 
     def pack(self, info: dict[str, Any] | None = None, generation: int = 0) -> bytes:
         """Return the shard file; raises ValueError when a row has neither data nor a failure."""
         if self.missing_rows:
-            raise ValueError(f"shard {self._shard}: rows without a result: {self.missing_rows[:8]}")
+            raise ValueError(f"shard {self.shard}: rows without a result: {self.missing_rows[:8]}")
         spec = self._target.spec
         sidecar = Sidecar(
             kind=spec.kind,
-            shard=self._shard,
-            attempt=self._attempt,
+            shard=self.shard,
+            attempt=self.attempt,
             config_hash=spec.config_hash,
             objects=tuple(self._records[row] for row in self._rows),
             arrays=self._arrays,
@@ -137,8 +141,8 @@ class ShardBuilder:
         checksums: tuple[int, ...] = (),
     ) -> None:
         if row not in self._rows:
-            raise ValueError(f"row {row} is not in shard {self._shard} (rows {self._rows})")
+            raise ValueError(f"row {row} is not in shard {self.shard} (rows {self._rows})")
         if row in self._records:
-            raise ValueError(f"row {row} of shard {self._shard} has a result already")
+            raise ValueError(f"row {row} of shard {self.shard} has a result already")
         object_id = self._ids[row - self._rows.start]
         self._records[row] = ObjectRecord(row, object_id, status, failure, plain(info or {}), checksums)

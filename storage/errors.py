@@ -77,6 +77,8 @@ class ObjectUnavailableError(FpipeError, LookupError):
 class StaleSnapshotError(FpipeError, RuntimeError):
     """A shard was replaced after this reader looked at it; call `refresh()` and read again."""
 
+    exit_code = 3  # a command that meets it works when it is run again
+
 
 class TransientError(FpipeError, OSError):
     """A fault that may go away by itself: timeout, reset connection, busy server. Retryable."""

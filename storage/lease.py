@@ -77,6 +77,12 @@ def read_lease(store: Store) -> LeaseRecord | None:
     return LeaseRecord(**values)
 
 
+def lease_holder(store: Store) -> str | None:
+    """Say who holds the lease of a dataset at the moment; None when it is free."""
+    found = read_lease(store)
+    return _holder(found) if found is not None and found.left_s > 0.0 else None
+
+
 def check_lease(store: Store, token: str) -> None:
     """Raise LeaseLostError unless the lease with this token still holds."""
     found = read_lease(store)

@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+NO_VIEWS = "no_views"
+"""Failure class of objects that could not be fitted because they could not be rendered."""
+
 
 class Status(IntEnum):
     """What the store knows about one row of the plan."""

@@ -14,7 +14,7 @@ stalled can never win. Groups that belong together are replaced in one round eac
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,6 @@ from .documents import parse_document
 from .errors import IntegrityError, StaleSnapshotError, TransientError
 from .journal import Journal, read_journal, write_journal
 from .lease import check_lease
-from .records import Commit
 from .sharded import ShardedStore
 from .shards import ObjectRecord, ShardFile, read_shard_tail
 
@@ -83,23 +82,54 @@ def read_shard(group: ShardedStore, shard: int) -> ShardFile:
     return ShardFile.read(group.store, group.spec.shard_key(shard), group.spec.chunks_per_shard)
 
 
+def redo_objects(
+    group: ShardedStore,
+    builder: ShardBuilder,
+    current: Round,
+    is_chosen: Callable[[ObjectRecord], bool],
+    work: Callable[[list[int]], dict[str, Any]],
+) -> list[int] | None:
+    """Do some objects of a shard again and replace it, unless all of them end as they did before.
+
+    Args:
+        group: The group.
+        builder: A fresh builder of the shard.
+        current: The open round.
+        is_chosen: Says which objects are done again.
+        work: Gives the builder new results for these rows; returns what to note about it.
+
+    Returns:
+        The rows that were done again; None when this round has replaced the shard already.
+
+    Raises:
+        LeaseLostError, StaleSnapshotError, TransientError: See `replace_shard`.
+    """
+    old = read_shard(group, builder.shard)
+    if _is_replaced(group, builder.shard, old, current):
+        return None
+    rows = [record.row for record in old.tail.sidecar.objects if is_chosen(record)]
+    builder.keep_all(old)
+    for row in rows:
+        builder.reopen(row)
+    note = work(rows) if rows else {}
+    if not _same_outcome(old, builder):
+        replace_shard(group, old, builder, current, {**old.tail.sidecar.info, "redone": note})
+    return rows
+
+
 def replace_shard(
     group: ShardedStore,
-    shard: int,
     old: ShardFile,
     builder: ShardBuilder,
-    attempt: str,
     current: Round,
     info: dict[str, Any] | None = None,
-) -> Commit:
+) -> None:
     """Put a builder's shard in the place of a file and publish it.
 
     Args:
         group: The group.
-        shard: The shard.
         old: The file that the builder started from.
         builder: Holds a result for every row.
-        attempt: The builder's attempt id.
         current: The open round.
         info: About the shard as a whole.
 
@@ -121,15 +151,14 @@ def replace_shard(
         found = read_shard_tail(store, old.key, n_chunks).sidecar.attempt
         if found == old.tail.sidecar.attempt:
             raise TransientError(f"{old.key}: could not be replaced")
-        if found != attempt:
+        if found != builder.attempt:
             raise StaleSnapshotError(f"{old.key}: attempt {found} was faster")
     check_lease(store, current.token)
-    group.publish(shard, overwrite=True)
+    group.publish(builder.shard, overwrite=True)
     group.refresh()
-    return Commit(True, attempt, len(data))
 
 
-def is_replaced(group: ShardedStore, shard: int, old: ShardFile, current: Round) -> bool:
+def _is_replaced(group: ShardedStore, shard: int, old: ShardFile, current: Round) -> bool:
     """Say whether this round has replaced a shard already (its answer was lost), and publish it then."""
     if old.tail.sidecar.generation != current.generation:
         return False
@@ -139,7 +168,7 @@ def is_replaced(group: ShardedStore, shard: int, old: ShardFile, current: Round)
     return True
 
 
-def same_outcome(old: ShardFile, builder: ShardBuilder) -> bool:
+def _same_outcome(old: ShardFile, builder: ShardBuilder) -> bool:
     """Say whether all objects of a builder ended as in the present file, so that no new file is needed."""
     return [_outcome(record) for record in old.tail.sidecar.objects] == [
         _outcome(record) for record in builder.records

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -262,10 +263,15 @@ class ShardedStore:
 
     def failures(self) -> list[tuple[int, str, Failure]]:
         """Return (row, object id, failure) of every failed object of the done shards, in row order."""
+        return list(self.each_failure())
+
+    def each_failure(self) -> Iterator[tuple[int, str, Failure]]:
+        """Yield what `failures` returns, one by one: details of many failures need much memory."""
         failed = np.flatnonzero(self.status() == Status.FAILED)
-        shards = sorted({self.shard_of(int(row)) for row in failed})
-        records = [record for shard in shards for record in self.sidecar(shard).objects]
-        return [(r.row, r.object_id, r.failure) for r in records if r.failure is not None]
+        for shard in sorted({self.shard_of(int(row)) for row in failed}):
+            for record in self.sidecar(shard).objects:
+                if record.failure is not None:
+                    yield record.row, record.object_id, record.failure
 
     def shard_info(self, shard: int) -> dict[str, dict[str, Any]]:
         """Return object id -> the info (timings and the like) that its builder was given."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import math
 import secrets
+import shlex
 import socket
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,9 +27,10 @@ from pipeline.fit.optimise import FittedCode, fit_objects
 from pipeline.fit_views import FitRenderer
 from pipeline.model.shared import RegimeOneCodes, SharedComponents, load_regime_one, load_shared
 from pipeline.train.batches import TrainingViews
+from render_jobs.job import repro_command as render_repro
 from storage.errors import IntegrityError, ObjectUnavailableError, UsageError
 from storage.planes import PlanesShardBuilder, PlanesStore
-from storage.records import Failure, ObjectFit, ObjectViews, Status
+from storage.records import NO_VIEWS, Failure, ObjectFit, ObjectViews, Status
 from storage.store import Store
 from storage.views import ViewsStore
 
@@ -105,24 +108,29 @@ class ShardFitter:
         shared: Frozen shared components.
         codes: Codes of the jointly trained objects, from which these start.
         config: How objects are fitted.
+        root_url: The dataset, for the command that reproduces a failure.
+        fit_name: The fit, for the same.
     """
 
     shared: SharedComponents
     codes: RegimeOneCodes
     config: FitConfig
+    root_url: str
+    fit_name: str
 
     @classmethod
     def of_fit(cls, store: Store, planes: PlanesStore, device: str) -> ShardFitter:
         """Load what the header of a fit names."""
         version = planes.header.shared_version
         config = FitConfig.model_validate(planes.header.fit_config)
-        return cls(load_shared(store, version, device), load_regime_one(store, version), config)
+        shared, codes = load_shared(store, version, device), load_regime_one(store, version)
+        return cls(shared, codes, config, store.url, planes.header.name)
 
-    def add(self, builder: PlanesShardBuilder, views: ViewsStore, rows: range) -> list[float]:
+    def add(self, builder: PlanesShardBuilder, views: ViewsStore, rows: Sequence[int]) -> list[float]:
         """Fit rows in batches of the configured size and put them into a shard; return their PSNR."""
         usable: dict[int, ObjectViews] = {}
         for row in rows:
-            found = _read_views(builder, views, row)
+            found = self._read_views(builder, views, row)
             if found is not None:
                 usable[row] = found
         ids = {row: views.plan.rows[row].object_id for row in usable}
@@ -130,13 +138,32 @@ class ShardFitter:
         order, size = list(usable), self.config.batch
         for batch in (order[first : first + size] for first in range(0, len(order), size)):
             started = time.monotonic()
-            results = self._fit({ids[row]: usable[row] for row in batch})
+            results = self.fit({ids[row]: usable[row] for row in batch})
             seconds = (time.monotonic() - started) / len(batch)
             for row, result in zip(batch, results, strict=True):
                 figures += self._store(builder, row, usable[row], result, seconds)
         return figures
 
-    def _fit(self, objects: dict[str, ObjectViews]) -> list[FittedCode]:
+    def _read_views(self, builder: PlanesShardBuilder, views: ViewsStore, row: int) -> ObjectViews | None:
+        """Views of one object; without them the object is recorded as absent or failed."""
+        try:
+            return views.read(row)
+        except ObjectUnavailableError as error:
+            if error.status == Status.ABSENT:
+                builder.leave_absent(row)
+            else:
+                render_again = render_repro(self.root_url, error.object_id)  # the cause is there
+                builder.fail(row, Failure(NO_VIEWS, f"rendering failed: {error.reason}", repro=render_again))
+        except IntegrityError as error:
+            failure = Failure("damaged_views", str(error))
+            builder.fail(row, self._with_repro(failure, views.plan.rows[row].object_id))
+        return None
+
+    def _with_repro(self, failure: Failure, object_id: str) -> Failure:
+        return replace(failure, repro=repro_command(self.root_url, self.fit_name, object_id))
+
+    def fit(self, objects: dict[str, ObjectViews]) -> list[FittedCode]:
+        """Fit objects in one batch."""
         training = [
             TrainingViews.of(object_id, v.images, v.cam2world, v.intrinsics, v.heldout, v.has_alpha)
             for object_id, v in objects.items()
@@ -158,7 +185,7 @@ class ShardFitter:
             builder.add(row, fit, info)
         except ValueError as error:  # not finite, or beyond the stored type
             LOGGER.warning("%s: fit failed: %s", result.object_id, error)
-            builder.fail(row, Failure("fit_diverged", str(error)))
+            builder.fail(row, self._with_repro(Failure("fit_diverged", str(error)), result.object_id))
             return []
         psnr_db = figures.get("psnr_db", math.nan)
         LOGGER.debug("%s: %.2f dB in %.1f s", result.object_id, psnr_db, seconds)
@@ -188,15 +215,6 @@ class ShardFitter:
         )
 
 
-def _read_views(builder: PlanesShardBuilder, views: ViewsStore, row: int) -> ObjectViews | None:
-    """Views of one object; without them the object is recorded as absent or failed."""
-    try:
-        return views.read(row)
-    except ObjectUnavailableError as error:
-        if error.status == Status.ABSENT:
-            builder.leave_absent(row)
-        else:
-            builder.fail(row, Failure("no_views", f"rendering failed: {error.reason}"))
-    except IntegrityError as error:
-        builder.fail(row, Failure("damaged_views", str(error)))
-    return None
+def repro_command(root_url: str, fit_name: str, object_id: str) -> str:
+    """Return the command that fits one object again, alone, and says what happens."""
+    return shlex.join(["fpipe", "repro", root_url, object_id, "--stage", "fit", "--name", fit_name])

@@ -182,7 +182,14 @@ def _plane_conventions(meta: Mapping[str, Any]) -> list[tuple[Child, Child]]:
 
 def _view_conventions() -> list[tuple[Child, Child]]:
     return [
-        ("World", "z up. Each mesh is centred on its bounding box and scaled to a diagonal of 1."),
+        (
+            "World",
+            join(
+                "z up. Rendered meshes are centred on their bounding box and scaled to a diagonal of 1; ",
+                el("code", "mesh_to_world"),
+                " says how.",
+            ),
+        ),
         ("Cameras", "cam2world, 4 × 4 on column vectors, OpenCV axes: x right, y down, z forward."),
         (
             "Pixels",

@@ -13,6 +13,9 @@ from render_jobs.mesh_file import MeshError
 
 Colour = tuple[float, float, float]
 
+GREY: Colour = (0.6, 0.6, 0.6)
+"""Linear colour of faces that have neither material nor colours."""
+
 
 @dataclass(frozen=True)
 class Texture:

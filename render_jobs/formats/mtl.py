@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
+from render_jobs.formats.geometry import Material, Texture
 from render_jobs.textures import INSTEAD, TextureShelf, display_name
 
-_NUMBERS = {b"kd": b"Kd", b"d": b"d", b"tr": b"Tr", b"illum": b"illum"}
+_DEFAULT_COLOUR = (0.8, 0.8, 0.8)
+# Tr is left out, as by Blender's importer: half of the exporters mean opacity, half its opposite.
+_NUMBERS = {b"kd": b"Kd", b"d": b"d", b"illum": b"illum"}
 # Options of map_Kd, which come before the file's name, and how many values they take at most.
 _ONE_VALUE = (b"-blendu", b"-blendv", b"-cc", b"-clamp", b"-texres", b"-bm", b"-boost", b"-imfchan", b"-type")
 _OPTIONS = {
@@ -24,15 +29,15 @@ class MaterialWriter:
 
     Attributes:
         warnings: What had to be replaced.
-        n_materials: How many materials there are.
+        looks: What the importer makes of each material, by name.
     """
 
     def __init__(self, shelf: TextureShelf) -> None:
         self._shelf = shelf
         self._lines: list[bytes] = []
-        self._material = ""
+        self._material = b""
         self.warnings: list[str] = []
-        self.n_materials = 0
+        self.looks: dict[bytes, Material] = {}
 
     def text(self) -> bytes:
         """Returns the library."""
@@ -40,15 +45,15 @@ class MaterialWriter:
 
     def read(self, content: bytes) -> None:
         """Takes over the materials of one library."""
-        self._material = ""
+        self._material = b""
         for line in content.removeprefix(b"\xef\xbb\xbf").splitlines():
             keyword, _, rest = line.strip().replace(b"\t", b" ").partition(b" ")
             self._take(keyword.lower(), rest.strip())
 
     def _take(self, keyword: bytes, rest: bytes) -> None:
         if keyword == b"newmtl":
-            self._material = rest.decode(errors="replace")[:120] or "?"
-            self.n_materials += 1
+            self._material = rest or b"?"
+            self.looks[rest] = Material(self._shown_name(), colour=_DEFAULT_COLOUR)
             self._lines.append(b"newmtl " + rest)
         elif not self._material:
             return
@@ -65,9 +70,23 @@ class MaterialWriter:
         values = values[-1:] if keyword == b"d" else values[:wanted]  # d may have an option -halo
         if len(values) == wanted and all(_is_finite(value) for value in values):
             self._lines.append(_NUMBERS[keyword] + b" " + b" ".join(values))
+            self._look(keyword, [float(value) for value in values])
         else:
             shown = f"{_NUMBERS[keyword].decode()} {rest[:40].decode(errors='replace')}"
-            self.warnings.append(f"material {self._material}: {shown!r} is no value and was left out")
+            self.warnings.append(f"material {self._shown_name()}: {shown!r} is no value and was left out")
+
+    def _look(self, keyword: bytes, values: list[float]) -> None:
+        if keyword == b"kd":
+            self._change(colour=(values[0], values[1], values[2]))
+        elif keyword == b"d":
+            self._change(alpha=values[0])
+
+    def _change(self, **changes: Any) -> None:
+        if self._material in self.looks:
+            self.looks[self._material] = replace(self.looks[self._material], **changes)
+
+    def _shown_name(self) -> str:
+        return self._material[:120].decode(errors="replace")
 
     def _texture(self, rest: bytes) -> None:
         name = file_name(rest)
@@ -76,9 +95,10 @@ class MaterialWriter:
         found = self._shelf.find(name)
         if found.path is not None:
             self._lines.append(b"map_Kd " + found.path.name.encode())
+            self._change(texture=Texture(found.path))
         else:
             self.warnings.append(
-                f"texture {display_name(name)} of material {self._material} {found.problem}{INSTEAD}"
+                f"texture {display_name(name)} of material {self._shown_name()} {found.problem}{INSTEAD}"
             )
 
 

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from render_jobs.formats.geometry import Geometry
 from render_jobs.formats.mtl import MaterialWriter
+from render_jobs.formats.obj_faces import read_obj
 from render_jobs.mesh_file import FileLimits, MeshError, read_regular_file
 from render_jobs.references import MeshFolder
 from render_jobs.textures import TextureShelf, display_name
@@ -27,6 +29,9 @@ _VERTEX = re.compile(rb"^[ \t]*v[ \t]", re.MULTILINE)
 _FACE = re.compile(rb"^[ \t]*f[ \t]+[^\s]+[ \t]+[^\s]+[ \t]+[^\s]", re.MULTILINE)
 _CUT_FACE = re.compile(rb"f(?:[ \t]+[^\s]+){0,2}[ \t]*\Z|f[ \t][^\r\n]*/\Z")
 _MAX_NAME_BYTES = 200
+# Each costs Blender 4 ms, and more the more there are: 1000 take 4 s, 10,000 several minutes.
+_MAX_MATERIALS = 64
+_LONG_LINE_BYTES = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class ObjFile:
 
 def prepare_obj(
     content: bytes, mesh_path: Path, around: MeshFolder, shelf: TextureShelf, folder: Path, limits: FileLimits
-) -> tuple[ObjFile, list[str]]:
+) -> tuple[ObjFile | Geometry, list[str]]:
     """Checks an OBJ file and puts what Blender needs of it into a private folder.
 
     Args:
@@ -58,7 +63,7 @@ def prepare_obj(
         limits: How large a material library may be.
 
     Returns:
-        The file to import, and warnings.
+        The file to import, or arrays where that would take too long, and warnings.
 
     Raises:
         MeshError: kinds not_a_mesh, truncated, bad_vertex, no_faces, bad_index.
@@ -68,6 +73,8 @@ def prepare_obj(
     names = material_libraries(text)
     writer = MaterialWriter(shelf)
     warnings = _read_libraries(names, mesh_path, around, writer, limits)
+    if len(writer.looks) > _MAX_MATERIALS or _has_long_line(text):
+        return read_obj(text, writer.looks, mesh_path.name), warnings + writer.warnings
     path = folder / "mesh.obj"
     if len(set(names)) == 1 and _is_plain(names[0]) and text is content:
         library = os.fsencode(folder) + b"/" + names[0]
@@ -80,7 +87,7 @@ def prepare_obj(
             path.symlink_to(mesh_path.absolute())
     with open(library, "wb") as file:  # noqa: PTH123 the name may be no valid text
         file.write(writer.text())
-    return ObjFile(path, has_face_lines, writer.n_materials > 0), warnings + writer.warnings
+    return ObjFile(path, has_face_lines, len(writer.looks) > 0), warnings + writer.warnings
 
 
 def _plain_lines(content: bytes) -> bytes:
@@ -111,6 +118,12 @@ def _check(text: bytes, name: str) -> bool:
     if not has_vertices:
         raise MeshError("bad_index", f"{name} has faces but no vertices")
     return has_faces
+
+
+def _has_long_line(text: bytes) -> bool:
+    """Whether a line may be too long for the importer, which silently leaves out the rest of the file."""
+    blocks = range(0, len(text) - _LONG_LINE_BYTES, _LONG_LINE_BYTES)
+    return any(text.find(b"\n", at, at + _LONG_LINE_BYTES) < 0 for at in blocks)
 
 
 def material_libraries(text: bytes) -> list[bytes]:

@@ -20,14 +20,22 @@ from render_jobs.sources.folder import FolderSource
 from render_jobs.sources.names import MAX_NAME_BYTES, readable_name
 from render_jobs.worker import BlenderWorker
 from storage.errors import ConfigError, UsageError
-from tests.test_render_jobs.meshes import COLOURED_CUBE, cameras_at, cubes, render
+from tests.test_render_jobs.mesh_writers import Gltf, ply, stl
+from tests.test_render_jobs.meshes import (
+    COLOURED_CUBE,
+    CUBE_CORNERS,
+    CUBE_FACES,
+    cameras_at,
+    cubes,
+    render,
+)
 
 FILES = {
     "chairs/eames.obj": COLOURED_CUBE.encode(),
     "chairs/more/panton.GLB": b"glTF",
     "chairs/windsor.ply": b"ply\n",
     "lamps/anglepoise.stl": b"solid\n",
-    "lamps/anglepoise.blend": b"BLENDER",
+    "lamps/anglepoise.glb": b"glTF",
     "lamps/notes.txt": b"x",
     "lamps/.hidden.obj": b"x",
     ".git/a.obj": b"x",
@@ -103,11 +111,11 @@ def test_axes_by_format(root: Path, tmp_path: Path) -> None:
         axes[mesh.path.suffix.lower()] = (mesh.up, mesh.front)
     y_up, z_up = ("y", "z"), ("z", "-y")
     assert axes == {
-        ".obj": y_up, ".gltf": y_up, ".glb": y_up, ".ply": z_up, ".stl": z_up, ".blend": z_up
+        ".obj": y_up, ".gltf": y_up, ".glb": y_up, ".ply": z_up, ".stl": z_up
     }  # fmt: skip
     with pytest.raises(ConfigError, match="up axis z and front axis -z"):
         listed(root, front="-z")
-    assert len(listed(root / "**/*.[gG][lL]*", front="-z")) == 2, "only the formats that are there matter"
+    assert len(listed(root / "**/*.[gG][lL]*", front="-z")) == 3, "only the formats that are there matter"
     turned = FolderSource(str(root), up="x", front="y")
     assert {(m.up, m.front) for e in turned.list({}, 0) for m in [turned.fetch(e, tmp_path)]} == {("x", "y")}
 
@@ -157,7 +165,7 @@ def test_readable_names() -> None:
 @pytest.mark.parametrize(
     ("path", "classes", "message"),
     [
-        ("empty", {}, "no meshes in .*empty.*\\.blend"),
+        ("empty", {}, "no meshes in .*empty.*\\.stl"),
         ("gone", {}, "gone is not a folder"),
         ("meshes", {"boats": None}, "no class 'boats'.*chairs, lamps, meshes"),
         ("meshes", {"lamps": 3}, "class lamps: 3 objects asked for, 2 are there"),
@@ -249,3 +257,30 @@ def test_the_front_of_an_obj_looks_along_the_worlds_y(worker: BlenderWorker, tmp
     side = render(worker, mesh, cameras_at([0.0], [0.0])).images[0, ..., 3]  # from +x: +y is on the right
     top = np.flatnonzero(side.any(axis=1))[0]
     assert np.flatnonzero(side[top + 3]).mean() > 36, "the mast stands at the world's +y end"
+
+
+@pytest.mark.bpy
+def test_one_model_looks_the_same_way_in_every_format(worker: BlenderWorker, tmp_path: Path) -> None:
+    """A body with a mast at its front end: y up, front +z; z up, front −y by (x, y, z) → (x, −z, y)."""
+    centres = np.array([[0, 0, -1], [0, 0, 0], [0, 0, 1], [0, 1, 1], [0.5, 2, 1]])
+    corners = (centres[:, None] + CUBE_CORNERS).reshape(-1, 3)
+    quads = np.array(CUBE_FACES) - 1
+    faces = np.concatenate([8 * i + quads for i in range(len(centres))])
+    triangles = np.concatenate([faces[:, [0, 1, 2]], faces[:, [0, 2, 3]]])
+    z_up = np.stack([corners[:, 0], -corners[:, 2], corners[:, 1]], axis=1)
+    built = Gltf()
+    built.node(mesh=built.mesh(corners, triangles.ravel()))
+    (tmp_path / "a.obj").write_text(cubes(centres.tolist(), 1.0))
+    (tmp_path / "b.ply").write_bytes(ply(z_up, triangles.tolist()))
+    (tmp_path / "c.stl").write_bytes(stl(z_up[triangles]))
+    (tmp_path / "d.glb").write_bytes(built.glb())
+    (tmp_path / "e.gltf").write_bytes(built.gltf())
+    source = make_source({"kind": "folder", "path": str(tmp_path)})
+    cameras = cameras_at([20.0, 250.0], [0.3, 0.5])
+    alphas = {
+        entry.location: render(worker, source.fetch(entry, tmp_path), cameras).images[..., 3].astype(int)
+        for entry in source.list({}, 0)
+    }
+    assert len(alphas) == 5
+    for name, alpha in alphas.items():
+        assert np.abs(alpha - alphas["a.obj"]).mean() < 0.2, name

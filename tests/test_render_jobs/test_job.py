@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import render_jobs.job
 from render_jobs.config import RenderConfig
@@ -17,7 +16,7 @@ from render_jobs.poses import object_cameras
 from render_jobs.repro import repro
 from render_jobs.sources.base import make_source
 from render_jobs.worker import BlenderWorker
-from storage.errors import ObjectUnavailableError, TransientError, UsageError
+from storage.errors import EnvironmentProblem, ObjectUnavailableError, TransientError, UsageError
 from storage.plan import PlanHeader, write_plan
 from storage.records import PlanRow, Status
 from storage.store import Store
@@ -80,7 +79,7 @@ def test_good_objects_are_stored_and_broken_ones_recorded(dataset: tuple[ViewsSt
     assert {object_id: failure.kind for object_id, failure in failures.items()} == KINDS
     for object_id, failure in failures.items():
         assert failure.reason
-        assert failure.repro == f"python -m render_jobs.repro {views.store.url} {object_id}"
+        assert failure.repro == f"fpipe repro {views.store.url} {object_id}"
         with pytest.raises(ObjectUnavailableError):
             views.read(views.plan.row_of(object_id))
 
@@ -193,17 +192,65 @@ def test_shards_and_datasets_that_do_not_exist(
         render_shard(str(tmp_path / "nothing"), 0, "first")
 
 
-def test_the_recorded_command_reproduces_the_failure(dataset: tuple[ViewsStore, dict[str, Any]]) -> None:
+def test_repro_says_what_the_stage_recorded(dataset: tuple[ViewsStore, dict[str, Any]]) -> None:
     views, _ = dataset
-    command = next(failure.repro for _, object_id, failure in views.failures() if object_id == "car-b_html")
-    done = subprocess.run(
-        [sys.executable, *command.split()[1:]], capture_output=True, text=True, check=False, cwd=Path.cwd()
-    )
-    assert done.returncode == 42, done.stderr
-    assert "html_page" in done.stderr
-
-
-def test_repro_of_a_good_and_of_an_unknown_object(dataset: tuple[ViewsStore, dict[str, Any]]) -> None:
-    assert repro(dataset[0].store.url, "car-a") == 0
+    for _, object_id, failure in views.failures():
+        found = repro(views.store.url, object_id).failure
+        assert found is not None
+        assert (found.kind, found.reason) == (failure.kind, failure.reason)
     with pytest.raises(UsageError, match="car-zzz"):
-        repro(dataset[0].store.url, "car-zzz")
+        repro(views.store.url, "car-zzz")
+
+
+def test_repro_saves_the_pictures_that_the_stage_stored(
+    dataset: tuple[ViewsStore, dict[str, Any]], tmp_path: Path
+) -> None:
+    views, _ = dataset
+    found = repro(views.store.url, "car-a", out=tmp_path / "new" / "folder")
+    assert found.failure is None
+    assert found.info["n_faces"] == 24
+    assert [path.name for path in found.pictures] == [f"car-a-view-{number:03d}.png" for number in range(5)]
+    stored = views.read(views.plan.row_of("car-a")).images
+    for path, expected in zip(found.pictures, stored, strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), expected)
+    (tmp_path / "file").touch()
+    with pytest.raises(EnvironmentProblem, match="--out"):
+        repro(views.store.url, "car-a", out=tmp_path / "file" / "below")
+
+
+def test_repro_finds_meshes_that_have_moved(
+    dataset: tuple[ViewsStore, dict[str, Any]], tmp_path: Path
+) -> None:
+    """On another machine the meshes may be elsewhere."""
+    views, _ = dataset
+    source = Path(views.plan.header.source["path"])
+    moved = tmp_path / "elsewhere"
+    source.rename(moved)
+    try:
+        lost = repro(views.store.url, "car-a").failure
+        assert lost is not None
+        assert lost.kind == "missing_file"
+        assert repro(views.store.url, "car-a", path=str(moved)).failure is None
+    finally:
+        moved.rename(source)
+
+
+def test_what_the_store_refuses_is_the_objects_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = BlenderWorker.render
+
+    def render(self: BlenderWorker, *args: Any) -> Any:
+        found = real(self, *args)
+        return (
+            found._replace(mesh_to_world=np.full((4, 4), np.nan, np.float32))
+            if "/c/" in str(args[0])
+            else found
+        )
+
+    monkeypatch.setattr(BlenderWorker, "render", render)
+    views = make_dataset(tmp_path, per_shard=8)
+    assert render_shard(views.store.url, 0, "first")["n_failed"] == 4
+    failure = {object_id: failure for _, object_id, failure in views.failures()}["car-c"]
+    assert failure.kind == "render_error"
+    assert "mesh_to_world: not finite" in failure.reason

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from render_jobs.cameras import hemisphere_cameras
 from render_jobs.config import ExecutionLimits
@@ -349,3 +350,28 @@ def test_a_start_beyond_its_deadline_is_an_environment_problem(
 ) -> None:
     with pytest.raises(EnvironmentProblem, match=r"0\.01 s"):
         render(own_worker(startup_s=0.01), write_mesh(tmp_path, CUBE), CAMERA)
+
+
+def test_an_object_beyond_the_edge_of_the_image_fails_unless_that_is_meant(
+    worker: BlenderWorker, tmp_path: Path
+) -> None:
+    path, near = write_mesh(tmp_path, CUBE), CAMERA.copy()
+    near[:, :3, 3] *= 0.6
+    with pytest.raises(RenderFailure) as caught:
+        render(worker, path, np.concatenate([CAMERA, near]))
+    failure = caught.value.failure
+    assert failure.kind == "clipped_render"
+    assert "in 1 of 2 views" in failure.reason
+    assert failure.picture.startswith("data:image/webp;base64,")
+    rendered = render(worker, path, np.concatenate([CAMERA, near]), clipping="allow")
+    assert "in 1 of 2 views" in rendered.info["warnings"][-1]
+
+
+def test_limits_reach_the_child(own_worker: Callable[..., BlenderWorker], tmp_path: Path) -> None:
+    path = write_mesh(tmp_path, COLOURED_CUBE, "newmtl paint\nKd 1 0 0\nmap_Kd t.png\n")
+    Image.new("RGB", (20, 20)).save(tmp_path / "t.png")
+    worker = own_worker(texture_pixels=399, mesh_bytes=10_000)
+    [warning] = render(worker, path, CAMERA).info["warnings"]
+    assert "20×20 pixels" in warning
+    path.write_text(CUBE + "#" * 10_000)
+    assert failure_of(worker, path).kind == "too_large"

@@ -17,7 +17,9 @@ from storage import errors
         (errors.SchemaError("x"), 4, ValueError),
         (errors.IntegrityError("x", key="k", object_id="o"), 1, ValueError),
         (errors.ObjectUnavailableError("x", object_id="o", status=2, reason="r"), 1, LookupError),
-        (errors.StaleSnapshotError("x"), 1, RuntimeError),
+        (errors.StaleSnapshotError("x"), 3, RuntimeError),
+        (errors.LeaseHeldError("x"), 3, errors.EnvironmentProblem),
+        (errors.LeaseLostError("x"), 3, errors.EnvironmentProblem),
         (errors.TransientError("x"), 3, OSError),
     ],
 )

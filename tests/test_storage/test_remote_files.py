@@ -164,3 +164,17 @@ def test_a_server_without_if_match_is_written_to_after_a_look(files: RemoteFiles
     files.fs = VersionedFileSystem([caused(OSError(errno.EINVAL, "x"), "NotImplemented")])
     assert files.swap("k", b"x", '"v1"') is True
     assert files.fs.calls[1] == ("put", {"chunksize": ONE_REQUEST_BYTES})
+
+
+def test_a_tree_is_found_with_sizes_in_one_listing() -> None:
+    remote = RemoteFiles("memory://found/tree", {})
+    for key, data in {"a/1": b"x", "a/b/2": b"yy", "c": b""}.items():
+        remote.replace(key, data)
+    assert remote.find("") == {"a/1": 1, "a/b/2": 2, "c": 0}
+    assert remote.find("a") == {"a/1": 1, "a/b/2": 2}
+    assert remote.find("gone") == {}
+    assert remote.subfolders("") == ["a"]
+    assert remote.subfolders("a") == ["b"]
+    assert remote.subfolders("gone") == []
+    assert remote.is_folder()
+    assert not RemoteFiles("memory://found/nothing", {}).is_folder()

@@ -23,11 +23,10 @@ from storage.reader import open_planes
 from storage.records import Failure, Status
 from storage.replacement import (
     finish_round,
-    is_replaced,
     open_round,
     read_shard,
+    redo_objects,
     replace_shard,
-    same_outcome,
 )
 from storage.sharded import ShardedStore
 from storage.store import Store
@@ -67,15 +66,15 @@ def mend(
 ) -> None:
     """Replace the shard that holds the rows; their content is new."""
     kind = group.spec.kind
-    old = read_shard(group, SHARD[kind])
-    if is_replaced(group, SHARD[kind], old, current):
-        return
     with group.builder(SHARD[kind], attempt) as builder:
-        builder.keep_all(old)
-        for row in rows:
-            builder.reopen(row)
-            builder.add(row, content(kind, seed + row), {"seconds": 3.0})
-        replace_shard(group, SHARD[kind], old, builder, attempt, current)
+
+        def work(chosen: list[int]) -> dict[str, Any]:
+            for row in chosen:
+                builder.add(row, content(kind, seed + row), {"seconds": 3.0})
+            return {"objects": len(chosen)}
+
+        redone = redo_objects(group, builder, current, lambda record: record.row in rows, work)
+    assert redone == list(rows)
 
 
 def mend_in_a_round(store: Store, kind: str, attempt: str = "second", **how: Any) -> None:
@@ -242,10 +241,10 @@ def test_of_two_that_build_from_the_same_file_one_wins(store: Store) -> None:
             builder = views.builder(1, attempt)
             builder.keep_all(old)
             if expectation is None:
-                replace_shard(views, 1, old, builder, attempt, current)
+                replace_shard(views, old, builder, current)
             else:
                 with pytest.raises(expectation, match="attempt first was faster"):
-                    replace_shard(views, 1, old, builder, attempt, current)
+                    replace_shard(views, old, builder, current)
         finish_round(views, lease.token)
     assert views.sidecar(1).attempt == "first"
 
@@ -300,26 +299,47 @@ def test_a_shard_of_sidecars_alone_is_replaced_too(tmp_path: Path) -> None:
         again.keep_all(old)
         again.reopen(3)
         again.add(3, object_fit(3, 0))
-        assert not same_outcome(old, again)
-        replace_shard(planes, 1, old, again, "second", current)
+        replace_shard(planes, old, again, current)
         finish_round(planes, lease.token)
     np.testing.assert_array_equal(planes.read(3).coefficients, object_fit(3, 0).coefficients)
     assert planes.status().tolist() == [0, 0, 0, Status.OK, Status.FAILED]
     assert planes.derived("class").tolist() == [-1, -1, -1, 0, 1]
 
 
-def test_the_same_outcome_needs_no_new_file(store: Store) -> None:
+def test_objects_that_end_as_before_need_no_new_file(store: Store) -> None:
     views = ViewsStore.open(store)
-    old = read_shard(views, 1)
-    builder = views.builder(1, "again")
-    builder.keep_all(old)
-    assert same_outcome(old, builder)
-    builder.reopen(FAILED_ROW)
-    builder.fail(FAILED_ROW, Failure("no_faces", "mesh has no faces", "another tail"))
-    assert same_outcome(old, builder)
-    builder.reopen(FAILED_ROW)
-    builder.fail(FAILED_ROW, Failure("timeout", "not finished after 600 s"))
-    assert not same_outcome(old, builder)
+
+    def fail_again(kind: str, reason: str) -> int:
+        with Lease(store, "test") as lease:
+            current = open_round(views, lease.token, [1])
+            builder = views.builder(1, f"again-{kind}")
+
+            def work(rows: list[int]) -> dict[str, Any]:
+                for row in rows:
+                    builder.fail(row, Failure(kind, reason, "another tail"))
+                return {}
+
+            assert redo_objects(views, builder, current, lambda r: r.failure is not None, work) == [
+                FAILED_ROW
+            ]
+            finish_round(views, lease.token)
+        return views.sidecar(1).generation
+
+    assert fail_again("no_faces", "mesh has no faces") == 0
+    assert store.list("quarantine") == []
+    assert fail_again("timeout", "not finished after 600 s") == 2
+    assert views.failures()[0][2].kind == "timeout"
+
+
+def test_a_task_whose_answer_was_lost_does_nothing_again(store: Store) -> None:
+    views = ViewsStore.open(store)
+    with Lease(store, "test") as lease:
+        current = open_round(views, lease.token, [1])
+        mend(views, "second", current)
+        again = redo_objects(views, views.builder(1, "third"), current, lambda r: True, lambda rows: {}[0])
+        assert again is None
+        finish_round(views, lease.token)
+    assert views.sidecar(1).attempt == "second"
 
 
 def _replace_and_die(root: Path, fatal_call: int, calls: Any) -> None:

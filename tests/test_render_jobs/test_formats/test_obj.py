@@ -90,7 +90,7 @@ def test_a_mesh_that_is_its_own_library_is_no_problem(tmp_path: Path) -> None:
 
 
 def test_values_that_are_none_are_left_out(tmp_path: Path) -> None:
-    mtl = b"Kd 1 1 1\nnewmtl a\nKd nan 0 0\nKd 0.5\nd -halo 0.25\nTr 1e60\nKd spectral x.rfl\nnewmtl\n"
+    mtl = b"Kd 1 1 1\nnewmtl a\nKd nan 0 0\nKd 0.5\nd -halo 0.25\nd 1e60\nKd spectral x.rfl\nnewmtl\n"
     mesh = prepared(tmp_path, CUBE, **{"mesh.mtl": mtl})
     assert library_of(mesh) == b"newmtl a\nKd 0.5 0.5 0.5\nd 0.25\nnewmtl \n"
     assert len(mesh.warnings) == 3
