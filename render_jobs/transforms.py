@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from render_jobs.cameras import blender_to_opencv
+from render_jobs.sources.names import is_text
 
 FloatArray = npt.NDArray[np.float32]
 WideArray = npt.NDArray[np.float64]
@@ -134,8 +135,8 @@ def _frame(entry: Any, shared: Values, what: str, axes: Axes) -> Frame:
     if not isinstance(entry, dict):
         raise CameraFileError(f"{what} is no object")
     name = entry.get("file_path", "")
-    if not isinstance(name, str):
-        raise CameraFileError(f"{what}: file_path {name!r} is no text")
+    if not isinstance(name, str) or not is_text(name) or "\0" in name:
+        raise CameraFileError(f"{what}: file_path {name!r} is no name of a file")
     what = f"{what} ({name})" if name else what
     _check_pinhole({**shared, **entry}, what)
     heldout = entry.get("heldout")

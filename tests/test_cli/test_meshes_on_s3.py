@@ -1,4 +1,4 @@
-"""Meshes behind a real S3 server on this machine, through sources and through the command line."""
+"""Meshes and views behind a real S3 server on this machine, through sources and through the command line."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
 from fsspec.asyn import AsyncFileSystem
 
+from render_jobs.config import RenderConfig
 from render_jobs.job import render_shard
-from render_jobs.sources.base import make_source
+from render_jobs.sources.base import ViewsSource, make_source
 from render_jobs.sources.mesh_cache import MeshCache
 from render_jobs.sources.procedural import write_object
+from render_jobs.worker import RenderFailure
 from storage import remote_files
 from storage.errors import TransientError, UsageError
 from storage.plan import read_plan
 from storage.store import Store
 from storage.views import ViewsStore
 from tests.conftest import TINY, fpipe
+from tests.test_render_jobs.view_files import SIZE_PX, write_fused_planes, write_nerf_synthetic
 
 BUCKET = "s3://meshes"
 
@@ -131,6 +135,35 @@ def test_a_missing_mesh_and_a_lost_server_are_told_apart(
 def test_a_missing_bucket_is_said(s3: AsyncFileSystem) -> None:
     with pytest.raises(UsageError, match="s3://nowhere/x is not a folder"):
         make_source({"kind": "shapenet", "path": "s3://nowhere/x"}).list({}, 0)
+
+
+def test_views_on_s3_are_those_of_the_disk(
+    s3: AsyncFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_fused_planes(tmp_path / "views/authors", {"cars": ["c1", "c0"], "faces": ["f0"]})
+    write_nerf_synthetic(tmp_path / "views/nerf/lego", {"train": 4, "test": 1})
+    s3.put(str(tmp_path / "views"), f"{BUCKET}/views", recursive=True)
+    config = RenderConfig(views=5, width=SIZE_PX, height=SIZE_PX)
+    for kind, name in (("fused-planes", "authors"), ("fused-planes", "authors/small"), ("nerf", "nerf")):
+        near = make_source({"kind": kind, "path": str(tmp_path / "views" / name)})
+        far = make_source({"kind": kind, "path": f"{BUCKET}/views/{name}"})
+        assert isinstance(near, ViewsSource)
+        assert isinstance(far, ViewsSource)
+        entries = far.list({}, 0)
+        assert entries == near.list({}, 0)
+        assert far.measure(entries) == near.measure(entries) == (5, SIZE_PX, SIZE_PX)
+        for entry in entries:
+            here, there = near.load(entry, config)[0], far.load(entry, config)[0]
+            for field in ("images", "cam2world", "intrinsics", "heldout"):
+                np.testing.assert_array_equal(getattr(here, field), getattr(there, field))
+    s3.rm(f"{BUCKET}/views/nerf/lego/train/r_2.png")
+    with pytest.raises(RenderFailure, match="r_2"):
+        make_source({"kind": "nerf", "path": f"{BUCKET}/views/nerf"}).load(entries[0], config)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens there
+    type(s3).clear_instance_cache()
+    lost = make_source({"kind": "nerf", "path": f"{BUCKET}/views/nerf"})
+    with pytest.raises(TransientError):
+        lost.load(entries[0], config)
 
 
 def _new(path: Path) -> Path:

@@ -153,6 +153,18 @@ def test_links_to_objects_are_followed(tmp_path: Path) -> None:
     assert load("nerf", tmp_path / "set", config_of(5))[0].images.shape == (5, SIZE_PX, SIZE_PX, 4)
 
 
+def test_names_in_other_scripts_and_encodings(tmp_path: Path) -> None:
+    write_nerfstudio(tmp_path / "set" / "größe 椅")
+    write_nerfstudio(tmp_path / "x")
+    os.rename(tmp_path / "x", os.fsencode(tmp_path / "set") + b"/gr\xf6\xdfe")  # noqa: PTH104 bytes
+    source = source_of("nerf", tmp_path / "set")
+    first, second = source.list({}, 0)
+    json.dumps([first.object_id, first.location, second.location], ensure_ascii=False).encode()
+    assert {first.object_id.partition("größe")[0], second.object_id.partition("größe")[0]} == {"object-"}
+    for entry in (first, second):
+        assert source.load(entry, config_of(5))[0].images.shape[0] == 5
+
+
 def test_val_is_held_out_where_there_is_no_test(tmp_path: Path) -> None:
     write_nerf_synthetic(tmp_path, {"train": 6, "val": 2})
     views, _ = load("nerf", tmp_path, config_of(8))

@@ -13,10 +13,9 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import fsspec
-
+from render_jobs.sources.files import is_local, path_of_stored, stored_name
 from storage.errors import EnvironmentProblem
-from storage.remote_files import translated
+from storage.remote_files import RemoteFiles
 
 _NO_SUCH_NAME = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
@@ -38,18 +37,18 @@ class ViewsFolder:
     Args:
         path: Local folder or fsspec URL.
 
+    Attributes:
+        path: As given, without a slash at its end.
+        local: The folder when it lies on a disk, else None.
+
     Raises:
         EnvironmentProblem: The URL's protocol needs a package that is not installed.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path.rstrip("/")
-        try:
-            self._files, self._root = fsspec.core.url_to_fs(path)
-        except (ImportError, ValueError) as error:
-            raise EnvironmentProblem(f"{path} cannot be opened: {error}") from error
-        protocol = self._files.protocol
-        self.is_local = "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+        self.local = Path(path.removeprefix("file://")) if is_local(path) else None
+        self._remote = None if self.local else RemoteFiles(path, {})
 
     @property
     def name(self) -> str:
@@ -57,63 +56,52 @@ class ViewsFolder:
         return self.path.rsplit("/", 1)[-1]
 
     def list(self, relative: str = "") -> Listing | None:
-        """Returns what lies directly in a folder, None where there is no such folder."""
-        place = self._join(relative)
+        """Returns what lies directly in a folder, None where there is none (or an empty remote one)."""
+        if self._remote is not None:
+            names, folders = set(self._remote.list(relative)), set(self._remote.subfolders(relative))
+            return _listing(names - folders, folders) if names else None
+        assert self.local is not None
         try:
-            if not self._files.isdir(place):
-                return None
-            found = self._files.ls(place, detail=True)
+            found = [*(self.local / relative).iterdir()]
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except OSError as error:
-            raise translated(error, f"{self.path}/{relative}") from error
-        names: dict[bool, list[str]] = {True: [], False: []}
-        for entry in found:
-            name = entry["name"].rstrip("/").rsplit("/", 1)[-1]
-            if not name.startswith(".") and entry["name"].strip("/") != place.strip("/"):
-                is_folder = entry["type"] == "directory" or (self.is_local and Path(entry["name"]).is_dir())
-                names[is_folder].append(name)
-        return Listing(tuple(sorted(names[False])), tuple(sorted(names[True])))
+        except OSError as error:  # leaving a folder out in silence would lose objects
+            raise EnvironmentProblem(f"{self.local / relative} cannot be listed: {error.strerror}") from error
+        folders = {path.name for path in found if path.is_dir()}
+        return _listing({path.name for path in found} - folders, folders)
 
     def object(self, location: str) -> ObjectFolder:
-        """Returns the folder of one object."""
-        return ObjectFolder(self, location)
+        """Returns the folder of one object; its location may be in `stored_name`'s form."""
+        return ObjectFolder(self, "" if location == "." else path_of_stored(location))
 
-    def _join(self, relative: str) -> str:
-        return f"{self._root.rstrip('/')}/{relative}".rstrip("/")
+    def read_remote(self, relative: str) -> bytes:
+        """Returns the bytes of a remote file."""
+        assert self._remote is not None
+        return self._remote.read(relative)
 
-    def _sizes(self, location: str) -> dict[str, int]:
-        """Sizes of all files of one remote object, by name: one listing instead of a request per image."""
-        place = self._join(location)
-        try:
-            found = self._files.find(place, detail=True)
-        except FileNotFoundError:
-            return {}
-        except OSError as error:
-            raise translated(error, f"{self.path}/{location}") from error
-        inside = place.strip("/") + "/"
-        return {
-            name.strip("/").removeprefix(inside): int(entry["size"] or 0) for name, entry in found.items()
-        }
+    def remote_sizes(self, relative: str) -> dict[str, int]:
+        """Returns name → bytes of all files below a remote folder: one listing instead of many requests."""
+        assert self._remote is not None
+        found = self._remote.find(relative)
+        return {name.removeprefix(f"{relative}/"): size for name, size in found.items()}
 
-    def _read(self, relative: str) -> bytes:
-        try:
-            return bytes(self._files.cat_file(self._join(relative)))
-        except OSError as error:
-            raise translated(error, f"{self.path}/{relative}") from error
+
+def _listing(files: set[str], folders: set[str]) -> Listing:
+    shown = [tuple(sorted(name for name in names if not name.startswith("."))) for names in (files, folders)]
+    return Listing(*shown)
 
 
 class ObjectFolder:
     """The files of one object; made by `ViewsFolder.object`.
 
     Attributes:
-        location: Its place below the folder of all objects, "." for that folder itself.
+        location: Its place below the folder of all objects as it can be stored, "." for that folder itself.
     """
 
-    def __init__(self, folder: ViewsFolder, location: str) -> None:
-        self.location = location
+    def __init__(self, folder: ViewsFolder, relative: str) -> None:
+        self.location = stored_name(relative) or "."
         self._folder = folder
-        self._relative = "" if location == "." else location
+        self._relative = relative
 
     def size(self, name: str) -> int | None:
         """Returns the size of a file in bytes, None where there is no such file.
@@ -122,7 +110,7 @@ class ObjectFolder:
             UnsafeReferenceError: The name leads out of the object's folder.
         """
         name = checked_reference(name)
-        if not self._folder.is_local:
+        if self._folder.local is None:
             return self._remote_sizes.get(name)
         try:
             status = self._local_path(name).stat()
@@ -146,17 +134,18 @@ class ObjectFolder:
         if size > max_bytes:
             raise ValueError(f"{name} has {size} bytes, at most {max_bytes} are read")
         name = checked_reference(name)
-        if self._folder.is_local:
-            return self._local_path(name).read_bytes()
-        return self._folder._read(f"{self._relative}/{name}".lstrip("/"))
+        if self._folder.local is None:
+            return self._folder.read_remote(f"{self._relative}/{name}".lstrip("/"))
+        return self._local_path(name).read_bytes()
 
     @cached_property
     def _remote_sizes(self) -> dict[str, int]:
-        return self._folder._sizes(self._relative)
+        return self._folder.remote_sizes(self._relative)
 
     @cached_property
     def _local_root(self) -> Path:
-        return Path(self._folder._join(self._relative)).resolve()
+        assert self._folder.local is not None
+        return (self._folder.local / self._relative).resolve()
 
     def _local_path(self, name: str) -> Path:
         path = Path(os.path.realpath(self._local_root / name))

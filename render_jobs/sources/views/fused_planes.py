@@ -7,8 +7,9 @@ Cameras have OpenCV's axes; their world is ours already (z up, objects at the or
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+from render_jobs.sources.names import is_text
 from render_jobs.sources.views.files import (
     ObjectFolder,
     UnsafeReferenceError,
@@ -57,7 +58,7 @@ def _read_map(folder: ViewsFolder) -> dict[str, list[str]]:
     try:
         values = read_json(folder.object(".").read(MAP, MAX_TRANSFORMS_BYTES), where)
         for category, names in values.items():
-            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            if not isinstance(names, list) or not all(_is_name(name) for name in (category, *names)):
                 raise CameraFileError(f"{where}: {category} is no list of object folders")
             values[category] = [checked_reference(name) for name in names]
     except UnsafeReferenceError as error:
@@ -65,6 +66,10 @@ def _read_map(folder: ViewsFolder) -> dict[str, list[str]]:
     except CameraFileError as error:
         raise UsageError(str(error)) from error
     return values
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and is_text(name)
 
 
 def _only_subset(folder: ViewsFolder, names: tuple[str, ...], categories: dict[str, list[str]]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from render_jobs.sources.names import is_text
 from render_jobs.sources.views.files import Listing, ObjectFolder, ViewsFolder
 from render_jobs.sources.views.layout import MAX_TRANSFORMS_BYTES, FoundObject, ObjectFrames
 from render_jobs.transforms import CameraFileError, Frame, read_frames, read_json
@@ -63,7 +64,7 @@ class NerfLayout:
                 read_frames(values, WHOLE),
                 data,
                 _exported_world(values),
-                object_id if isinstance(object_id, str) and object_id else None,
+                object_id if isinstance(object_id, str) and object_id and is_text(object_id) else None,
             )
         if folder.size(TRAIN) is None:
             raise FileNotFoundError(f"neither {WHOLE} nor {TRAIN} is in {folder.location}")

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from render_jobs.cameras import seed_for
 from render_jobs.config import RenderConfig
 from render_jobs.sources.base import ObjectEntry, ObjectLocation, ViewsSize
+from render_jobs.sources.names import is_text, readable_name
 from render_jobs.sources.views.files import ObjectFolder, UnsafeReferenceError, ViewsFolder
 from render_jobs.sources.views.images import (
     EXTENSIONS,
@@ -77,7 +78,7 @@ class ImportedViews:
                     f"source {self.name}: no class {name!r} in {self._folder.path}; classes there: {known}"
                 )
             chosen += self._sample(name, by_class[name], count, seed)
-        if self._folder.is_local:
+        if self._folder.local:
             return [self._entry(found) for found in chosen]
         with ThreadPoolExecutor(_REMOTE_READERS) as pool:
             return [*pool.map(self._entry, chosen)]
@@ -157,14 +158,16 @@ class ImportedViews:
             digest.update(str(error).encode())
         else:
             object_id = frames.object_id
-            self._n_frames[found.location] = len(frames.frames)
+            self._n_frames[folder.location] = len(frames.frames)
             digest.update(frames.data)
             for frame in frames.frames:
                 digest.update(f"{frame.name}\0{_listed_size(folder, frame)}\n".encode())
         name = self._folder.name if found.location == "." else found.location.rsplit("/", 1)[-1]
-        prefix = f"{found.class_name}-"
-        prefixed = name if name.startswith(prefix) else prefix + name
-        return ObjectEntry(object_id or prefixed, found.class_name, found.location, digest.hexdigest())
+        class_name, name = (
+            text if is_text(text) else readable_name(text) for text in (found.class_name, name)
+        )
+        prefixed = name if name.startswith(f"{class_name}-") else f"{class_name}-{name}"
+        return ObjectEntry(object_id or prefixed, class_name, folder.location, digest.hexdigest())
 
     def _first_problem(self, entries: Sequence[ObjectEntry]) -> str:
         try:
