@@ -27,7 +27,7 @@ SourceName = Annotated[
     str | None,
     typer.Option(
         "--source",
-        help="procedural (needs no files), shapenet, folder (OBJ, PLY, glTF, STL, .blend), morphable, "
+        help="procedural (needs no files), shapenet, folder (OBJ, PLY, glTF, STL), morphable, "
         "or views that exist: fused-planes, nerf.",
     ),
 ]

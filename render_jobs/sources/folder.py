@@ -2,7 +2,7 @@
 
 An object's id is made of its path, its class is the first sub-folder. Axes by format, so that one model saved
 in each of them looks the same way: OBJ and glTF are y up and front +z (glTF's rule, and what Blender's
-OBJ exporter writes); PLY, STL and .blend are z up and front −y (Blender's own).
+OBJ exporter writes); PLY and STL are z up and front −y (Blender's own).
 """
 
 from __future__ import annotations
