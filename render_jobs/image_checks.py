@@ -17,6 +17,7 @@ Counts = npt.NDArray[np.int64]
 _PICTURE_PX = 160
 _PICTURE_BYTES = 8192
 _MAX_SATURATED = 0.5
+_GREY = 128  # behind what is too bright: on white nobody would see it
 
 
 def check_images(images: ByteArray, clipping: str) -> list[str]:
@@ -47,11 +48,12 @@ def _check_exposure(images: ByteArray, pixels: Counts) -> None:
     if part > _MAX_SATURATED:
         worst = int(np.argmax(saturated / np.maximum(pixels, 1)))
         reason = f"{part:.0%} of the object is white beyond what an image can hold: its base colours exceed 1"
-        raise MeshError("overexposed", reason, picture_of(images[worst]))
+        raise MeshError("overexposed", reason, picture_of(images[worst], _GREY))
 
 
 def _n_saturated(image: ByteArray) -> int:
-    return int(np.count_nonzero((image[..., :3] == 255).all(axis=-1) & (image[..., 3] > 0)))
+    pixels = np.ascontiguousarray(image).view("<u4")  # a quarter of the time that three channels take
+    return int(np.count_nonzero(((pixels & 0xFFFFFF) == 0xFFFFFF) & (pixels > 0xFFFFFF)))
 
 
 def _clipping_warnings(images: ByteArray, clipping: str) -> list[str]:
@@ -72,11 +74,11 @@ def _n_edge_pixels(alpha: ByteArray) -> int:
     return sum(int(np.count_nonzero(edge)) for edge in edges)
 
 
-def picture_of(image: ByteArray) -> str:
-    """Returns a small picture of a view [H, W, 4] on white as a data URI of at most 11,000 characters."""
+def picture_of(image: ByteArray, background: int = 255) -> str:
+    """Returns a small picture of a view [H, W, 4] on grey as a data URI of at most 11,000 characters."""
     alpha = image[..., 3:].astype(np.float32) / 255
-    white = (image[..., :3] * alpha + 255 * (1 - alpha) + 0.5).astype(np.uint8)
-    picture = Image.fromarray(white)
+    composited = (image[..., :3] * alpha + background * (1 - alpha) + 0.5).astype(np.uint8)
+    picture = Image.fromarray(composited)
     for size_px in (_PICTURE_PX, _PICTURE_PX // 2, _PICTURE_PX // 4):
         picture.thumbnail((size_px, size_px))
         for quality in (80, 50, 20):

@@ -1,6 +1,8 @@
 """From a mesh file to what Blender may load: checks and the private folder that stands in for the mesh's own.
 
-Formats by extension, in any letter case: .obj, .ply, .stl, .gltf, .glb.
+Formats by extension, in any letter case: .obj, .ply, .stl, .gltf, .glb. Not .blend: Blender, opening one,
+reads the files that it links to before anybody can look at their paths, and modifiers read more of them while
+they are evaluated (caches, import nodes), so that nothing keeps such a file within its root.
 """
 
 from __future__ import annotations
@@ -68,6 +70,9 @@ def prepare_mesh(mesh_input: MeshInput, folder: Path, limits: FileLimits | None 
         loaded = read_stl(content, path.name)
     elif extension in {".gltf", ".glb"}:
         loaded, warnings = read_gltf(content, path.name, around, shelf, limits)
+    elif extension == ".blend":
+        reason = f"{path.name}: .blend files are not read, as they may open any file; export it as glTF"
+        raise MeshError("unsupported", reason)
     else:
         known = ", ".join(EXTENSIONS)
         raise MeshError("not_a_mesh", f"{path.name} has no extension that is known here: {known}")

@@ -156,6 +156,7 @@ CASES: dict[str, Case] = {
     "zip": Case(_zip, "not_a_mesh"),
     "png": Case(_png, "not_a_mesh"),
     "prose": Case(file("Dear user,\nthe server is down.\n"), "not_a_mesh"),
+    "blend": Case(file(b"BLENDER-v500", "mesh.blend"), "unsupported"),
     "unknown extension": Case(file(CUBE, "mesh.3ds"), "not_a_mesh"),
     "sparse giant": Case(_special(lambda path: path.touch() or os.truncate(path, 1 << 36)), "too_large"),
     # OBJ.

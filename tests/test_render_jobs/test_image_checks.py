@@ -53,6 +53,7 @@ def test_more_than_half_saturated_is_overexposed() -> None:
     images[2, 16, 8, :3] = 255
     error = error_of(images)
     assert error.kind == "overexposed"
+    assert abs(decoded(error.picture)[2, 2].astype(int) - 128).max() < 8
     images[..., 2] = np.minimum(images[..., 2], 254)
     assert check_images(images, "fail") == [], "bright yellow has a colour"
 
