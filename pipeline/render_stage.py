@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from functools import partial
 
 from pipeline.compute import ComputeSession
 from pipeline.config import ComputeConfig, PipelineConfig
@@ -18,8 +19,9 @@ from render_jobs.job import render_shard
 from render_jobs.poses import stored_key
 from storage import layout
 from storage.documents import content_hash
+from storage.errors import UsageError
 from storage.plan import Plan, PlanHeader, choose_objects_per_shard, write_plan
-from storage.records import PlanRow
+from storage.records import PlanRow, Status
 from storage.store import Store
 from storage.views import ViewsStore
 
@@ -78,9 +80,19 @@ def make_plan(store: Store, config: PipelineConfig, workers: int) -> Plan:
     ]
     if cameras is not None and not store.exists(layout.PLAN_HEADER):  # before the plan that names it
         store.create(stored_key(str(config.render.cameras)), cameras)
-    plan = write_plan(store, header, rows)
+    plan = write_plan(store, header, rows, partial(_may_have_changed, store))
     store.create(layout.PLAN_CONFIG, json.dumps(config.model_dump(mode="json"), indent=1).encode())
     return plan
+
+
+def _may_have_changed(store: Store, row: int) -> bool:
+    """Says whether an object's input may differ from the planned one: it has no views, or was mended."""
+    try:
+        views = ViewsStore.open(store)
+        sidecar = views.sidecar(views.shard_of(row))
+    except (FileNotFoundError, UsageError):
+        return True
+    return sidecar.generation > 0 or views.record(row).status != Status.OK
 
 
 def render_resources(compute: ComputeConfig) -> TaskResources:

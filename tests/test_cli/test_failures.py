@@ -141,6 +141,9 @@ def test_retry_under_ray_mends_what_can_be_mended(dataset: tuple[Path, Path], me
         np.testing.assert_array_equal(views.read(row).images, images)
     assert verify(Store(root), full=True) == []
     assert "nothing to try again" in fpipe("retry", root).err
+    again = fpipe("render", root)
+    assert again.code == 0, again.err
+    assert "all" in again.err and "shards are done" in again.err, "meshes that were mended are accepted"
 
 
 class Started:
