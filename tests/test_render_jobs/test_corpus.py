@@ -86,7 +86,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ViewsStor
     (root / "python/sitecustomize.py").write_text(SITECUSTOMIZE)
     (root / "temp").mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(render_jobs.job, "make_source", lambda _: source)
+        patch.setattr(render_jobs.job, "make_source", lambda *_: source)
         patch.setenv("PYTHONPATH", str(root / "python"))
         patch.setattr("tempfile.tempdir", str(root / "temp"))
         summary = render_shard(views.store.url, 0, "first", LIMITS)
