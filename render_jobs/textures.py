@@ -44,6 +44,7 @@ class TextureShelf:
     def __init__(self, folder: Path, around: MeshFolder, limits: FileLimits) -> None:
         self._folder, self._around, self._limits = folder, around, limits
         self._vetted: dict[Path, FoundTexture] = {}
+        self._left_bytes = limits.mesh_bytes
         self.names: dict[str, str] = {}
         """Name in the private folder to name as written in the mesh, for messages."""
 
@@ -58,6 +59,9 @@ class TextureShelf:
 
     def add(self, content: bytes, name: str) -> FoundTexture:
         """Takes a picture that the mesh file itself contains."""
+        self._left_bytes -= len(content)  # many entries may mean the same bytes of a file
+        if self._left_bytes < 0:
+            return FoundTexture(None, "is one too many: all pictures in the file exceed limits.mesh_bytes")
         path = self._new_path(name, "")
         path.write_bytes(content)
         problem = picture_problem(path, self._limits)

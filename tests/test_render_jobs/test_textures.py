@@ -66,3 +66,6 @@ def test_a_shelf_links_each_picture_once_under_a_name_of_its_own(tmp_path: Path)
     assert packed.path == shelf_folder / "texture1"
     assert shelf.names == {"texture0.png": "a b.png", "texture1": "packed"}
     assert "no picture" in shelf.add(b"nonsense", "packed").problem
+    assert "no picture" in shelf.add(bytes(LIMITS.mesh_bytes // 2), "packed").problem
+    assert "too many" in shelf.add(bytes(LIMITS.mesh_bytes // 2), "packed").problem
+    assert sum(path.stat().st_size for path in shelf_folder.iterdir()) < LIMITS.mesh_bytes
