@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -123,7 +124,8 @@ class _ClassFolder:
     """The models of one class, found in one go.
 
     Attributes:
-        meshes: Paths of the meshes, sorted by model.
+        meshes: Paths of the meshes, sorted by model. A model without a mesh has the path where the others
+            have theirs, so that it is recorded as missing; a folder in which no model has one is no class.
     """
 
     def __init__(self, files: SourceFiles, synset: str) -> None:
@@ -132,10 +134,14 @@ class _ClassFolder:
         self._sizes = None if files.local else files.find(synset)
         models = files.subfolders(synset) if self._sizes is None else _models(self._sizes)
         candidates = [[f"{synset}/{model}/{name}" for name in LAYOUTS] for model in models]
-        self.meshes = [found for paths in candidates if (found := next(filter(self._is_there, paths), None))]
-        LOGGER.debug(
-            "source shapenet: %s: %d of %d models hold a mesh", synset, len(self.meshes), len(models)
-        )
+        found = [next(filter(self._is_there, paths), None) for paths in candidates]
+        usual = Counter(path.split("/", 2)[2] for path in found if path).most_common(1)
+        self.meshes: Names = []
+        if usual:
+            pairs = zip(models, found, strict=True)
+            self.meshes = [path or f"{synset}/{model}/{usual[0][0]}" for model, path in pairs]
+        if usual and None in found:
+            LOGGER.warning("source shapenet: %s: %d models hold no mesh", synset, found.count(None))
         self._by_model: dict[str, dict[str, int | None]] = {}
         for path, size in (self._sizes or {}).items():
             self._by_model.setdefault("/".join(path.split("/")[:2]), {})[path] = size
@@ -147,8 +153,9 @@ class _ClassFolder:
         digest = hashlib.sha256()
         for path, size in sizes.items():
             digest.update(f"/{stored_name(path)}\0{self._files.known_size(path, size)}\n".encode())
-        for end in self._files.ends(location, self._files.known_size(location, sizes.get(location))):
-            digest.update(end)
+        if location in sizes:
+            for end in self._files.ends(location, self._files.known_size(location, sizes[location])):
+                digest.update(end)
         return digest.hexdigest()
 
     def _is_there(self, path: str) -> bool:

@@ -38,7 +38,6 @@ def root(tmp_path: Path) -> Path:
     write_mesh(tmp_path / "root" / SOFA / "s0", COLOURED_CUBE).rename(
         tmp_path / "root" / SOFA / "s0" / "model.obj"
     )
-    (tmp_path / "root" / SOFA / "no_mesh").mkdir()
     (tmp_path / "root" / ".hidden").mkdir()
     (tmp_path / "root" / "LICENSES" / "old").mkdir(parents=True)
     (tmp_path / "root" / "README.md").write_text("x")
@@ -53,6 +52,16 @@ def test_both_layouts_are_listed_with_readable_ids(root: Path) -> None:
     assert {e.class_name for e in entries} == {"sofa", "car"}
     assert all(re.fullmatch("[0-9a-f]{64}", e.fingerprint) for e in entries)
     assert ShapeNetSource(str(root)).list({}, 0) == [*entries[1:], entries[0]], "no classes: all, by synset"
+
+
+def test_a_model_without_a_mesh_is_listed_to_be_recorded_as_missing(root: Path, tmp_path: Path) -> None:
+    (root / CAR / "gone" / "models").mkdir(parents=True)
+    (root / CAR / "gone" / "models" / "model_normalized.json").write_text("{}")
+    source = ShapeNetSource(str(root))
+    entry = source.list({"car": None}, 0)[0]
+    assert (entry.object_id, entry.location) == ("car-gone", f"{CAR}/gone/models/model_normalized.obj")
+    with pytest.raises(FileNotFoundError):
+        source.fetch(entry, tmp_path)
 
 
 def test_an_id_that_names_its_class_already_stays_as_it_is(root: Path) -> None:
