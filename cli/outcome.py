@@ -28,6 +28,7 @@ def finish_stage(result: StageResult, root: str, as_json: bool) -> int:
         )
     if result.stage == "render":
         say(f"look: fpipe report {root}")
-    if (following := NEXT_STEP.get(result.stage)) is not None:
+    nothing_worked = result.done and not result.skipped and not result.objects_ok
+    if (following := NEXT_STEP.get(result.stage)) is not None and not nothing_worked:
         say(f"next: fpipe {following} {root}")
     return result.exit_code

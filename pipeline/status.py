@@ -122,6 +122,8 @@ def _refit_command(store: Store, views: ViewsStore | None, fits: dict[str, Any])
 def _next_command(store: Store, render: dict[str, Any], trained: bool, fits: dict[str, Any]) -> str | None:
     if render["left"]:
         return f"fpipe render {store.url}"
+    if not render["ok"]:
+        return f"fpipe failures {store.url}"
     if not trained:
         return f"fpipe train-shared {store.url}"
     if not fits:

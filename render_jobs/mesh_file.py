@@ -112,7 +112,7 @@ def open_regular_file(path: Path, max_bytes: int) -> BinaryIO:
     try:
         _require_regular(path, status)  # it may have been replaced in between
         if status.st_size > max_bytes:
-            reason = f"{path.name} has {status.st_size} bytes; the limit limits.mesh_bytes is {max_bytes}"
+            reason = f"{path.name} has {status.st_size} bytes; compute.limits.mesh_bytes is {max_bytes}"
             raise MeshError("too_large", reason)
     except MeshError:
         file.close()

@@ -61,7 +61,9 @@ class TextureShelf:
         """Takes a picture that the mesh file itself contains."""
         self._left_bytes -= len(content)  # many entries may mean the same bytes of a file
         if self._left_bytes < 0:
-            return FoundTexture(None, "is one too many: all pictures in the file exceed limits.mesh_bytes")
+            return FoundTexture(
+                None, "is one too many: all pictures in the file exceed compute.limits.mesh_bytes"
+            )
         path = self._new_path(name, "")
         path.write_bytes(content)
         problem = picture_problem(path, self._limits)
@@ -103,7 +105,7 @@ def picture_problem(path: Path, limits: FileLimits) -> str:
     except (OSError, ValueError, SyntaxError, struct.error):  # what Pillow raises on damaged headers
         return "is no picture or damaged"
     if width * height > limits.texture_pixels:
-        return f"is too large ({width}×{height} pixels; the limit is {limits.texture_pixels})"
+        return f"is too large ({width}×{height} pixels; compute.limits.texture_pixels is {limits.texture_pixels})"
     return "" if width * height > 0 else "has no pixels"
 
 
