@@ -62,7 +62,7 @@ class TextureShelf:
         self._left_bytes -= len(content)  # many entries may mean the same bytes of a file
         if self._left_bytes < 0:
             return FoundTexture(
-                None, "is one too many: all pictures in the file exceed compute.limits.mesh_bytes"
+                None, "is one too many: all pictures together exceed compute.limits.mesh_bytes"
             )
         path = self._new_path(name, "")
         path.write_bytes(content)
@@ -105,7 +105,8 @@ def picture_problem(path: Path, limits: FileLimits) -> str:
     except (OSError, ValueError, SyntaxError, struct.error):  # what Pillow raises on damaged headers
         return "is no picture or damaged"
     if width * height > limits.texture_pixels:
-        return f"is too large ({width}×{height} pixels; compute.limits.texture_pixels is {limits.texture_pixels})"
+        limit = f"compute.limits.texture_pixels is {limits.texture_pixels}"
+        return f"is too large ({width}×{height} pixels; {limit})"
     return "" if width * height > 0 else "has no pixels"
 
 
