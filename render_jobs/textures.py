@@ -61,9 +61,7 @@ class TextureShelf:
         """Takes a picture that the mesh file itself contains."""
         self._left_bytes -= len(content)  # many entries may mean the same bytes of a file
         if self._left_bytes < 0:
-            return FoundTexture(
-                None, "is one too many: all pictures together exceed compute.limits.mesh_bytes"
-            )
+            return FoundTexture(None, "is one too many: all together exceed compute.limits.mesh_bytes")
         path = self._new_path(name, "")
         path.write_bytes(content)
         problem = picture_problem(path, self._limits)
