@@ -106,6 +106,11 @@ class PassShardBuilder(ShardBuilder):
         self._add(row, {}, view_chunks(values, spec), info)
 
 
+def stored_passes(store: Store) -> list[str]:
+    """Return the names of the passes that a dataset has."""
+    return [name for name in PASSES if store.exists(layout.zarr_metadata(layout.pass_group(name)))]
+
+
 def pass_spec(plan: Plan, name: str) -> GroupSpec:
     """Describe the group of one pass of one plan."""
     header, kind = plan.header, PASSES[name]

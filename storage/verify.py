@@ -13,7 +13,7 @@ from .arrays import chunk_checksum, decode_chunk
 from .documents import parse_document
 from .errors import FpipeError, IntegrityError, StaleSnapshotError
 from .lease import read_lease
-from .passes import PASSES, PassStore
+from .passes import PassStore, stored_passes
 from .plan import read_plan
 from .planes import PlanesStore, list_fits
 from .records import Problem, Status
@@ -49,9 +49,8 @@ def verify(store: Store, full: bool) -> list[Problem]:
         found.append(_problem(error))
     if store.exists(layout.zarr_metadata(layout.VIEWS_GROUP)):
         found += _check_group(store, ViewsStore.open, full)
-    for name in PASSES:
-        if store.exists(layout.zarr_metadata(layout.pass_group(name))):
-            found += _check_group(store, partial(PassStore.open, name=name), full)
+    for name in stored_passes(store):
+        found += _check_group(store, partial(PassStore.open, name=name), full)
     for name in list_fits(store):
         found += _check_group(store, partial(PlanesStore.open, name=name), full)
     return found

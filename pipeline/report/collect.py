@@ -21,6 +21,7 @@ from pipeline.report.records import Findings, ObjectRecord, StageRun, StoredPart
 from pipeline.report.sidecars import REQUESTS
 from storage.errors import FpipeError
 from storage.layout import run_folder, shared_key
+from storage.passes import PassStore, stored_passes
 from storage.plan import Plan
 from storage.planes import PlanesStore
 from storage.records import Status
@@ -61,7 +62,10 @@ def collect(store: Store, views: ViewsStore, status: Statuses, planes: PlanesSto
         render=collect_render(store, views, status, runs, n_bytes),
         failures=collect_failures(views, status, planes),
         runs=runs,
-        parts=[StoredPart("views, RGBA", n_bytes, int((status == Status.OK).sum()))],
+        parts=[
+            StoredPart("views, RGBA", n_bytes, int((status == Status.OK).sum())),
+            *_pass_parts(store),
+        ],
         facts=_facts(store.url, views.plan),
         shared_version=shared_version,
         shared_meta=meta,
@@ -157,6 +161,14 @@ def _fit_parts(store: Store, planes: PlanesStore, n_fits: int) -> list[StoredPar
     return [
         StoredPart(kind, _shard_bytes(store, planes), n_fits),
         StoredPart("shared components", _bytes(store, shared), n_fits),
+    ]
+
+
+def _pass_parts(store: Store) -> list[StoredPart]:
+    stores = {name: PassStore.open(store, name) for name in stored_passes(store)}
+    return [
+        StoredPart(f"views, {name}", _shard_bytes(store, passes), int((passes.status() == Status.OK).sum()))
+        for name, passes in stores.items()
     ]
 
 
