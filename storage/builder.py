@@ -10,8 +10,9 @@ from typing import Any, Self
 
 from .arrays import chunk_checksum
 from .documents import plain
+from .group import CLASS, STATUS
 from .records import Commit, Failure, Status
-from .sharded import CLASS, STATUS, ShardedStore
+from .sharded import ShardedStore
 from .shards import ObjectRecord, ShardFile, Sidecar, commit_shard, pack_shard
 
 LOGGER = logging.getLogger(__name__)

@@ -18,8 +18,9 @@ from . import layout
 from .arrays import ArraySpec
 from .builder import ShardBuilder
 from .errors import UsageError
+from .group import CLASS, STATUS, GroupSpec, check_group, create_group, derived_array
 from .plan import Plan, read_plan
-from .sharded import CLASS, STATUS, GroupSpec, ShardedStore, check_group, create_group, derived_array
+from .sharded import ShardedStore
 from .store import Store
 from .views import ZSTD_LEVEL, check_value, view_chunks
 

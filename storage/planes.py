@@ -18,9 +18,10 @@ from .arrays import ArraySpec, encode_chunk
 from .builder import ShardBuilder
 from .documents import SCHEMA_VERSION, content_hash, differences, dump_document, parse_document
 from .errors import StoreMismatchError, UsageError
+from .group import CLASS, STATUS, GroupSpec, check_group, create_group, derived_array
 from .plan import Plan, read_plan
 from .records import ObjectFit
-from .sharded import CLASS, STATUS, GroupSpec, ShardedStore, check_group, create_group, derived_array
+from .sharded import ShardedStore
 from .store import Store
 
 METRIC_NAMES = (

@@ -12,12 +12,13 @@ from . import layout
 from .arrays import chunk_checksum, decode_chunk
 from .documents import parse_document
 from .errors import FpipeError, IntegrityError, StaleSnapshotError
+from .group import STATUS
 from .lease import read_lease
 from .passes import PassStore, stored_passes
 from .plan import read_plan
 from .planes import PlanesStore, list_fits
 from .records import Problem, Status
-from .sharded import STATUS, ShardedStore
+from .sharded import ShardedStore
 from .shards import ObjectRecord, ShardTail, unpack_tail
 from .shared import list_shared_versions, read_shared_meta
 from .store import Store

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from . import layout
 from .arrays import ArraySpec, encode_chunk
 from .builder import ShardBuilder
+from .group import CLASS, STATUS, GroupSpec, check_group, create_group, derived_array
 from .plan import Plan, read_plan
 from .records import ObjectViews
-from .sharded import CLASS, STATUS, GroupSpec, ShardedStore, check_group, create_group, derived_array
+from .sharded import ShardedStore
 from .store import Store
 
 ZSTD_LEVEL = 5
