@@ -4,10 +4,10 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-all lint types layers bench-render doctor clean
+.PHONY: help setup demo test test-all lint types layers bench-render bench-autoencoder doctor clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 setup: $(STAMP)  ## make .venv and install everything into it
 
@@ -36,8 +36,11 @@ test-all: lint types layers  ## the slow tests too
 bench-render: $(STAMP)  ## cost of a rendered view, end to end, against a plain Blender script
 	$(BIN)/python -m tests.benchmarks.bench_render
 
+bench-autoencoder: $(STAMP)  ## PSNR of small autoencoders on unseen objects over CPU-seconds: JSON lines and a plot
+	$(BIN)/python -m tests.benchmarks.bench_autoencoder
+
 doctor: $(STAMP)  ## check this machine
 	$(BIN)/fpipe doctor
 
 clean:  ## remove what the targets above made
-	rm -rf .venv demo-dataset .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+	rm -rf .venv demo-dataset bench-autoencoder .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

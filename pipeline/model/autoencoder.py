@@ -10,17 +10,15 @@ from its own latents of training views (`Autoencoder.fit_normaliser`). Images ma
 the VAE, which then works on a coarse grid with many channels: that is what makes the small sizes affordable
 on CPUs.
 
-diffusers is imported on construction only, so that this module imports without it.
+diffusers is imported on construction only, so that this module imports without it; where models come from
+is in `pipeline.model.vae_files`.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.model.shapes import Float
-from storage.errors import ConfigError, EnvironmentProblem
+from pipeline.model.vae_files import CONFIG_FILE, autoencoder_kl, load_vae
+from storage.errors import ConfigError
 
 NORMALISER_FILE = "fpipe_autoencoder.json"
 """Beside diffusers' config.json: what `Autoencoder` adds to the plain ``AutoencoderKL`` of that folder."""
@@ -55,6 +54,7 @@ _SD: dict[str, Any] = {  # architecture of Stable Diffusion's VAE
     "latent_channels": 4,
     "sample_size": 512,
 }
+_SD_SCALING_FACTOR = 0.18215
 SIZES = ("tiny", "small", "sd")
 
 
@@ -67,6 +67,7 @@ class Autoencoder(nn.Module):
         latent_scale: [C] slope of the normaliser.
         latent_shift: [C] centre of the normaliser.
         is_new: Whether the parameters are random, so that a trainer may start them as it likes.
+        is_normalised: Whether the normaliser is that of this VAE's latents; if not, a trainer fits it.
     """
 
     latent_scale: Tensor
@@ -78,6 +79,7 @@ class Autoencoder(nn.Module):
         self.vae.to(memory_format=torch.channels_last)  # a tenth faster on CPUs
         self.unshuffle = unshuffle
         self.is_new = False
+        self.is_normalised = False
         self.register_buffer("latent_scale", torch.full((self.latent_channels,), latent_scale))
         self.register_buffer("latent_shift", torch.zeros(self.latent_channels))
 
@@ -186,6 +188,11 @@ class Autoencoder(nn.Module):
         reach = (reach * reach.max()).sqrt()
         self.latent_shift.copy_((low + high) / 2)
         self.latent_scale.copy_(math.atanh(NORMALISER_REACH) / reach)
+        self.is_normalised = True
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute activations in the backward pass: same gradients, less memory, a forward pass more."""
+        self.vae.enable_gradient_checkpointing()
 
     @torch.no_grad()
     def background_latent(self, height: int, width: int) -> Float[Tensor, "c h w"]:
@@ -197,6 +204,7 @@ class Autoencoder(nn.Module):
         """Write a folder that `load_autoencoder` and plain ``AutoencoderKL.from_pretrained`` both load."""
         folder = Path(folder)
         self.vae.save_pretrained(folder)
+        _forget_origin(folder / CONFIG_FILE)
         extra = {
             "format_version": FORMAT_VERSION,
             "unshuffle": self.unshuffle,
@@ -227,7 +235,7 @@ def new_autoencoder(
     levels = len(settings["block_out_channels"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vae = _autoencoder_kl()(
+        vae = autoencoder_kl()(
             in_channels=3 * unshuffle**2,
             out_channels=3 * unshuffle**2,
             down_block_types=("DownEncoderBlock2D",) * levels,
@@ -273,48 +281,45 @@ def _settings(size: str, factor: int | None, latent_channels: int | None) -> tup
 def load_autoencoder(source: str | Path) -> Autoencoder:
     """Load an autoencoder from a local folder or a hub id.
 
-    A folder written by `Autoencoder.save` comes back exactly. Any other ``AutoencoderKL`` gets the normaliser
-    of Stable Diffusion's VAE; call `Autoencoder.fit_normaliser` when its latents differ.
+    A folder written by `Autoencoder.save` comes back exactly. Stable Diffusion's VAE gets the paper's
+    normaliser. Any other ``AutoencoderKL`` has none yet (`Autoencoder.is_normalised`): fit it to latents of
+    training views.
+
+    Args:
+        source: A folder of ``AutoencoderKL.save_pretrained``, one of a whole pipeline with such a folder
+            ``vae/`` in it, or the hub id of either.
 
     Raises:
         EnvironmentProblem: If diffusers is missing, or nothing can be loaded from `source`.
-        ConfigError: If `source` holds another kind of model or a damaged description.
+        ConfigError: If `source` holds another kind of model, one that does not take and give RGB, or a
+            damaged description.
     """
-    folder = Path(source)
-    is_local = folder.is_dir()
-    if not is_local and _looks_local(str(source)):
-        raise EnvironmentProblem(f"no autoencoder at {source}: {_HOW_TO_GET}")
-    if is_local and not (folder / "config.json").is_file():
-        raise EnvironmentProblem(f"{source} holds no config.json, so no diffusers model: {_HOW_TO_GET}")
-    vae = _from_pretrained(str(source))
+    vae, folder = load_vae(source)
     extra = folder / NORMALISER_FILE
-    if not (is_local and extra.is_file()):
-        return Autoencoder(vae)
-    return _with_normaliser(vae, extra)
+    if extra.is_file():
+        autoencoder = _with_normaliser(vae, extra)
+    else:
+        autoencoder = Autoencoder(vae)
+        autoencoder.is_normalised = _is_stable_diffusions(vae.config)
+    channels = 3 * autoencoder.unshuffle**2
+    if (vae.config.in_channels, vae.config.out_channels) != (channels, channels):
+        raise ConfigError(
+            f"{source} takes {vae.config.in_channels} channels and gives {vae.config.out_channels}, "
+            f"not the {channels} of RGB views"
+        )
+    return autoencoder
 
 
-_HOW_TO_GET = (
-    "give a folder written by AutoencoderKL.save_pretrained (shared/<version>/vae of a dataset is one), or a "
-    "hub id such as stabilityai/sd-vae-ft-mse on a machine that reaches the hub"
-)
+def _is_stable_diffusions(config: Any) -> bool:
+    """Whether a VAE shares the latents of Stable Diffusion 1 and 2, whose spread the paper's scale is for.
 
-
-def _from_pretrained(source: str) -> Any:
-    autoencoder_kl = _autoencoder_kl()
-    try:
-        with _quiet():
-            kind = autoencoder_kl.load_config(source).get("_class_name")
-        if kind != "AutoencoderKL":
-            raise ConfigError(f"{source} is a {kind}, not an AutoencoderKL: {_HOW_TO_GET}")
-        with _quiet():
-            return autoencoder_kl.from_pretrained(source, low_cpu_mem_usage=False)
-    except ConfigError:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise EnvironmentProblem(
-            f"cannot load an autoencoder from {source} ({reason}): {_HOW_TO_GET}"
-        ) from error
+    Stable Diffusion XL's has the same architecture, but another scaling factor.
+    """
+    return (
+        tuple(config.block_out_channels) == _SD["block_out_channels"]
+        and config.latent_channels == _SD["latent_channels"]
+        and math.isclose(config.scaling_factor, _SD_SCALING_FACTOR)
+    )
 
 
 def _with_normaliser(vae: Any, extra: Path) -> Autoencoder:
@@ -329,6 +334,7 @@ def _with_normaliser(vae: Any, extra: Path) -> Autoencoder:
         scale, shift = torch.tensor(values["latent_scale"]), torch.tensor(values["latent_shift"])
         autoencoder.latent_scale.copy_(scale)
         autoencoder.latent_shift.copy_(shift)
+        autoencoder.is_normalised = True
     except ConfigError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:  # a JSONDecodeError is a ValueError
@@ -336,27 +342,11 @@ def _with_normaliser(vae: Any, extra: Path) -> Autoencoder:
     return autoencoder
 
 
-def _autoencoder_kl() -> Any:
-    try:
-        with _quiet():
-            return importlib.import_module("diffusers").AutoencoderKL
-    except (ImportError, RuntimeError) as error:
-        raise EnvironmentProblem(
-            f"diffusers cannot be imported ({error}): pip install 'fpipe[train]'"
-        ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back the warnings that diffusers raises about its own optional packages."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _looks_local(source: str) -> bool:
-    """Whether a source that is no folder was meant as one: hub ids are ``name`` or ``owner/name``."""
-    return source.startswith((".", "/", "~")) or source.count("/") > 1
+def _forget_origin(path: Path) -> None:
+    """Drop the folder that diffusers says a model was loaded from: equal content shall be equal bytes."""
+    config = json.loads(path.read_text())
+    if config.pop("_name_or_path", None) is not None:
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _per_channel(values: Tensor) -> Tensor:

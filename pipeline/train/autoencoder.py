@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from pipeline.model.autoencoder import Autoencoder
 from pipeline.model.linear_start import start_linear, supports_linear_start
+from storage.errors import ConfigError
 
 _STATISTICS_VIEWS = 256
 """Views that the linear start and the normaliser are computed from, evenly spaced over all."""
@@ -65,6 +66,16 @@ class AutoencoderRecipe:
 class AutoencoderTrainer:
     """Trains one autoencoder in place, step by step.
 
+    With no steps in the recipe, an autoencoder from elsewhere gets its normaliser on construction.
+
+    Args:
+        autoencoder: New or pretrained.
+        views: Training views, never held-out ones.
+        recipe: How it is trained.
+
+    Raises:
+        ConfigError: If the views, or the recipe's crops, are no multiple of the autoencoder's factor.
+
     Attributes:
         step: Steps done.
         losses: Loss of every step done: mean squared error of the crops' pixels.
@@ -76,12 +87,15 @@ class AutoencoderTrainer:
         self.recipe = recipe
         self.step = 0
         self.losses: list[float] = []
+        _check_sizes(autoencoder.factor, views, recipe)
         if autoencoder.is_new and supports_linear_start(autoencoder):
             start_linear(autoencoder, self._statistics_views())
         autoencoder.is_new = False
         self._optimiser = torch.optim.Adam(
             autoencoder.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True
         )
+        if recipe.steps == 0 and not autoencoder.is_normalised:
+            self.fit_normaliser()  # a pretrained one, used as it is
 
     def run(self, until: int | None = None, on_step: Callable[[int, float], None] | None = None) -> None:
         """Train until `until` steps are done (default: the recipe's); the last step sets the normaliser.
@@ -171,6 +185,20 @@ class AutoencoderTrainer:
     def _rgb(self, rgba: npt.NDArray[np.uint8]) -> Tensor:
         device = self.autoencoder.latent_scale.device
         return composite_white(torch.from_numpy(np.ascontiguousarray(rgba)).to(device))
+
+
+def _check_sizes(factor: int, views: ViewSource, recipe: AutoencoderRecipe) -> None:
+    height, width = views[np.zeros(1, np.int64)].shape[1:3]
+    if height % factor or width % factor:
+        raise ConfigError(
+            f"views of {width}x{height} px do not fit an autoencoder with {factor} px per latent pixel: "
+            f"render them at multiples of {factor} px, or choose another autoencoder"
+        )
+    if recipe.steps and 0 < recipe.crop_px < min(height, width) and recipe.crop_px % factor:
+        raise ConfigError(
+            f"autoencoder.crop_px {recipe.crop_px} is not a multiple of {factor}, the autoencoder's px per "
+            f"latent pixel: choose {recipe.crop_px // factor * factor or factor}"
+        )
 
 
 def train_autoencoder(

@@ -34,6 +34,13 @@ class AutoencoderConfig(BaseModel):
     learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="bfloat16 is autocast.")
 
+    @model_validator(mode="after")
+    def _pretrained_has_its_own_shape(self) -> Self:
+        for name in ("latent_channels", "factor"):
+            if self.pretrained is not None and getattr(self, name) is not None:
+                raise ValueError(f"{name} is for an autoencoder from scratch: {self.pretrained} has its own")
+        return self
+
     def recipe(self, seed: int) -> AutoencoderRecipe:
         """Values that AutoencoderTrainer takes."""
         return AutoencoderRecipe(

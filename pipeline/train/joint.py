@@ -141,6 +141,7 @@ class JointTrainer:
         for param in [self.base_planes, *self.renderer.parameters(), *self.autoencoder.parameters()]:
             distributed.broadcast(param.data, 0)
             param.register_post_accumulate_grad_hook(average)  # type: ignore[no-untyped-call]
+        self._share_normaliser()
 
     @property
     def total_steps(self) -> int:

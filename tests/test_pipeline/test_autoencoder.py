@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.model import autoencoder as module
 from pipeline.model.autoencoder import NORMALISER_FILE, Autoencoder, load_autoencoder, new_autoencoder
 from pipeline.model.linear_start import start_linear, supports_linear_start
+from pipeline.model.vae_files import autoencoder_kl
 from storage.errors import ConfigError, EnvironmentProblem
 
 
@@ -66,6 +65,21 @@ def test_sd_has_the_architecture_of_the_paper() -> None:
     # 83,653,863 parameters is what diffusers counts for stabilityai/sd-vae-ft-mse.
     assert sum(p.numel() for p in autoencoder.parameters()) == 83_653_863
     assert (autoencoder.factor, autoencoder.latent_channels) == (8, 4)
+    encoder, decoder = (
+        sum(4 * p.numel() for p in params) / 2**20
+        for params in (autoencoder.encoder_params(), autoencoder.decoder_params())
+    )
+    # The paper's files (METHOD section 5) have 130.38 MB and 178.86 MB; its decoder figure looks like a slip
+    # of one digit, for no file of these parameters can be smaller than they are.
+    assert encoder == pytest.approx(130.38, abs=0.1)
+    assert decoder == pytest.approx(188.79, abs=0.1)
+
+
+def test_images_and_parameters_are_channels_last(fitted: Autoencoder) -> None:
+    filters = [p for p in fitted.parameters() if p.dim() == 4]
+    assert filters and all(p.is_contiguous(memory_format=torch.channels_last) for p in filters)
+    raw = fitted.encode_raw(some_views())
+    assert raw.stride(1) == 1  # channels innermost, so nothing between was copied into another order
 
 
 def test_same_seed_same_parameters_and_global_randomness_untouched() -> None:
@@ -134,12 +148,12 @@ def test_plain_diffusers_loads_the_same_folder(fitted: Autoencoder, tmp_path: Pa
 
 
 def load_plain(folder: Path) -> torch.nn.Module:
-    return module._autoencoder_kl().from_pretrained(folder, low_cpu_mem_usage=False)
+    return autoencoder_kl().from_pretrained(folder, low_cpu_mem_usage=False)
 
 
 def test_foreign_autoencoder_gets_the_papers_normaliser(tmp_path: Path) -> None:
     levels = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    vae = module._autoencoder_kl()(
+    vae = autoencoder_kl()(
         block_out_channels=(8, 8), norm_num_groups=2, latent_channels=3, sample_size=32, **levels
     )
     vae.save_pretrained(tmp_path)
@@ -176,30 +190,6 @@ def test_folder_without_model_says_how_to_get_one(tmp_path: Path) -> None:
         load_autoencoder(tmp_path)
 
 
-def test_folder_without_weights_is_one_line(fitted: Autoencoder, tmp_path: Path) -> None:
-    fitted.save(tmp_path)
-    (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(EnvironmentProblem, match="cannot load an autoencoder") as caught:
-        load_autoencoder(tmp_path)
-    assert "\n" not in str(caught.value)
-
-
-def test_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(source: str) -> None:
-        raise OSError(f"cannot reach the hub for {source}\nsecond line")
-
-    monkeypatch.setattr(module._autoencoder_kl(), "load_config", refuse)
-    with pytest.raises(EnvironmentProblem, match=r"cannot load .* owner/name .*reaches the hub") as caught:
-        load_autoencoder("owner/name")
-    assert "\n" not in str(caught.value)
-
-
-def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}))
-    with pytest.raises(ConfigError, match="is a UNet2DModel, not an AutoencoderKL"):
-        load_autoencoder(tmp_path)
-
-
 @pytest.mark.parametrize(
     "damage", [{"latent_scale": [1.0, 2.0]}, {"format_version": "2.0"}, {"unshuffle": "four"}]
 )
@@ -211,12 +201,6 @@ def test_damaged_description_is_refused(
     path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
     with pytest.raises(ConfigError, match=NORMALISER_FILE):
         load_autoencoder(tmp_path)
-
-
-def test_missing_diffusers_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(EnvironmentProblem, match=r"fpipe\[train\]"):
-        new_autoencoder("tiny")
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])

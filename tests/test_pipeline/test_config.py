@@ -38,6 +38,7 @@ def test_later_sources_win_over_earlier_ones():
         (["render.views.more=3"], "views is a value, not a section"),
         (["render.views"], "section.key=value"),
         (["source.kind=shapenet"], "path"),
+        (["train.autoencoder.pretrained=a/b", "train.autoencoder.factor=4"], "factor is for .* from scratch"),
     ],
 )
 def test_errors_name_the_key(settings, said):

@@ -8,7 +8,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from pipeline.model.autoencoder import Autoencoder, new_autoencoder
+from pipeline.model.autoencoder import SD_LATENT_SCALE, Autoencoder, new_autoencoder
+from pipeline.model.vae_files import autoencoder_kl
 from pipeline.train.autoencoder import (
     AutoencoderRecipe,
     AutoencoderTrainer,
@@ -18,6 +19,7 @@ from pipeline.train.autoencoder import (
     schedule,
     train_autoencoder,
 )
+from storage.errors import ConfigError
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -50,7 +52,7 @@ def tiny_recipe(**changes: object) -> AutoencoderRecipe:
 
 
 def psnr_db(autoencoder: Autoencoder, views: npt.NDArray[np.uint8]) -> float:
-    rgb = composite_white(torch.from_numpy(views))
+    rgb = composite_white(torch.from_numpy(views).to(autoencoder.latent_scale.device))
     with torch.no_grad():
         error = (autoencoder.decode(autoencoder.encode(rgb)).clamp(0, 1) - rgb).square().mean((1, 2, 3))
     return float((-10 * torch.log10(error)).mean())
@@ -94,6 +96,66 @@ def test_pretrained_parameters_are_not_started_anew() -> None:
     before = {k: v.clone() for k, v in autoencoder.state_dict().items()}
     AutoencoderTrainer(autoencoder, striped_views(4), tiny_recipe())
     assert all(torch.equal(before[k], v) for k, v in autoencoder.state_dict().items())
+
+
+def pretrained(seed: int = 0) -> Autoencoder:
+    """As if loaded from elsewhere: two levels, random values, no normaliser of its own."""
+    levels = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae = autoencoder_kl()(block_out_channels=(8, 8), norm_num_groups=2, latent_channels=3, **levels)
+    return Autoencoder(vae)
+
+
+def test_pretrained_without_steps_gets_its_normaliser_from_the_training_views() -> None:
+    views, autoencoder = striped_views(6), pretrained()
+    before = {name: value.clone() for name, value in autoencoder.vae.state_dict().items()}
+    trainer = AutoencoderTrainer(autoencoder, views, tiny_recipe(steps=0))
+    assert autoencoder.is_normalised
+    assert all(torch.equal(before[name], value) for name, value in autoencoder.vae.state_dict().items())
+    with torch.no_grad():
+        latents = autoencoder.encode(composite_white(torch.from_numpy(views)))
+    low, high = latents.amin((0, 2, 3)), latents.amax((0, 2, 3))
+    # The centre of every channel's range is 1/2; the strongest channel reaches 3/4 of tanh and little beyond.
+    assert torch.allclose((low + high) / 2, torch.full((3,), 0.5), atol=0.1)
+    assert 0.85 < float(high.max()) < 0.97
+    trainer.run()
+    assert trainer.losses == []
+
+
+def test_known_normaliser_stays() -> None:
+    autoencoder = pretrained()
+    autoencoder.is_normalised = True  # Stable Diffusion's VAE, or one that was saved with its own
+    AutoencoderTrainer(autoencoder, striped_views(6), tiny_recipe(steps=0))
+    assert autoencoder.latent_scale.tolist() == pytest.approx([SD_LATENT_SCALE] * 3)
+    assert autoencoder.latent_shift.tolist() == [0, 0, 0]
+
+
+def test_views_that_do_not_fit_the_factor_are_refused_before_the_first_step() -> None:
+    with pytest.raises(ConfigError, match=r"views of 60x60 px .* multiples of 8 px"):
+        AutoencoderTrainer(new_autoencoder("tiny", factor=8), striped_views(2, 60), tiny_recipe())
+
+
+def test_crops_that_do_not_fit_the_factor_name_the_next_size() -> None:
+    with pytest.raises(ConfigError, match=r"crop_px 34 is not a multiple of 4, .*: choose 32"):
+        AutoencoderTrainer(new_autoencoder("tiny"), striped_views(2), tiny_recipe(crop_px=34))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_bfloat16_reconstructs_like_float32(device: str) -> None:
+    """Trained a little: the residual blocks and norms then take part, which a linear start bypasses."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    views, unseen = striped_views(24), striped_views(8, seed=99)
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        autoencoder = new_autoencoder("tiny").to(device)
+        train_autoencoder(autoencoder, views, tiny_recipe(steps=60, batch_size=8, dtype=dtype))
+        found[dtype] = psnr_db(autoencoder, unseen)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        found["bfloat16 throughout"] = psnr_db(autoencoder, unseen)
+    assert found["bfloat16"] == pytest.approx(found["float32"], abs=0.3)
+    assert found["bfloat16 throughout"] == pytest.approx(found["bfloat16"], abs=0.3)
 
 
 def test_whole_views_when_crops_are_off_or_larger() -> None:
