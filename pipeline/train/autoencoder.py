@@ -83,6 +83,11 @@ class AutoencoderTrainer:
             autoencoder.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True
         )
 
+    @property
+    def optimiser(self) -> torch.optim.Optimizer:
+        """What changes the parameters: several ranks add their gradients up before its steps."""
+        return self._optimiser
+
     def run(self, until: int | None = None, on_step: Callable[[int, float], None] | None = None) -> None:
         """Train until `until` steps are done (default: the recipe's); the last step sets the normaliser.
 
