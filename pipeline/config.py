@@ -77,7 +77,7 @@ class ComputeConfig(BaseModel):
     checkpoint_every_s: float = Field(
         default=20.0,
         gt=0,
-        description="Seconds of training that a kill costs at most, unless writing a checkpoint takes seconds.",
+        description="Seconds of training that a kill costs, more where a checkpoint takes seconds to write.",
     )
     checkpoints: int = Field(
         default=2, ge=2, description="Checkpoints of a training that are kept, per worker."

@@ -151,13 +151,18 @@ def train_rank(
     if resources.gradient_checkpointing:
         trainer.autoencoder.enable_gradient_checkpointing()
     checkpoints = Checkpoints(store, folder, rank, resources.checkpoints)
-    _resume(trainer, checkpoints, world)
+    resumed = _resume(trainer, checkpoints, world)
     try:
         _train(trainer, checkpoints, rank, world, resources.checkpoint_every_s, on_step)
     except FloatingPointError as error:
         raise _diverged(error, checkpoints, store) from error
     codes = _gather(trainer.codes(), rank, world)
-    summary: dict[str, Any] = {"steps": trainer.step_count, "objects": len(rows)}
+    summary: dict[str, Any] = {
+        "steps": trainer.step_count,
+        "objects": len(rows),
+        "resumed_after_step": resumed,
+        "scratch_file_bytes": arrays.file_bytes,
+    }
     if rank == 0:
         assert codes is not None
         info = {
@@ -228,15 +233,16 @@ def _autoencoder(config: TrainConfig) -> Autoencoder:
     return new_autoencoder(ae.size, seed=config.seed, latent_channels=ae.latent_channels, factor=ae.factor)
 
 
-def _resume(trainer: JointTrainer, checkpoints: Checkpoints, world: int) -> None:
-    """Continues at the newest step whose checkpoint every rank has whole."""
+def _resume(trainer: JointTrainer, checkpoints: Checkpoints, world: int) -> int:
+    """Continues at the newest step whose checkpoint every rank has whole; returns it, or 0."""
     for step in reversed(_common(checkpoints.steps(), world)):
         state = checkpoints.load(step)
         if step in _common([] if state is None else [step], world):
             assert state is not None
             trainer.load_state_dict(state)
             LOGGER.info("continues after step %d of %d", step, trainer.total_steps)
-            return
+            return step
+    return 0
 
 
 def _common(steps: list[int], world: int) -> list[int]:
