@@ -75,7 +75,21 @@ class ComputeConfig(BaseModel):
     )
     train_gpus: float = Field(default=0.0, ge=0, description="GPUs per training worker.")
     checkpoint_every_s: float = Field(
-        default=20.0, gt=0, description="Seconds of training that a kill costs at most."
+        default=20.0,
+        gt=0,
+        description="Seconds of training that a kill costs, more where a checkpoint takes seconds to write.",
+    )
+    checkpoints: int = Field(
+        default=2, ge=2, description="Checkpoints of a training that are kept, per worker."
+    )
+    train_memory_bytes: int = Field(
+        default=4 * 2**30,
+        ge=0,
+        description="Memory of a training worker for views, rays, latents; the rest lies in files in TMPDIR.",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="Compute the autoencoder's activations twice in training instead of keeping them.",
     )
     fit_cpus: float = Field(default=1.0, gt=0, description="Cores, and torch threads, per fit task.")
     fit_gpus: float = Field(default=0.0, ge=0, description="GPUs per fit task, fractions allowed.")

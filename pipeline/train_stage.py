@@ -16,7 +16,7 @@ from pipeline.model.config import GeometryConfig
 from pipeline.progress import Progress
 from pipeline.run import record_run
 from pipeline.stages import StageResult
-from pipeline.train.job import finished_version, train_rank
+from pipeline.train.job import TrainResources, finished_version, train_rank
 from storage import layout
 from storage.errors import ConfigError, FpipeError, UsageError
 from storage.plan import read_plan
@@ -115,6 +115,14 @@ def _run(
     """Trains under Ray Train, or in one process of the local executor."""
     compute = config.compute
     cpus = compute.train_cpus or max(1, usable_cores() // compute.train_workers)
+    resources = TrainResources(
+        threads=cpus,
+        device="cuda" if compute.train_gpus else "cpu",
+        checkpoint_every_s=compute.checkpoint_every_s,
+        checkpoints=compute.checkpoints,
+        memory_bytes=compute.train_memory_bytes,
+        gradient_checkpointing=compute.gradient_checkpointing,
+    )
     executor = session.executor
     if executor.name == "ray":
         from pipeline.train.ray_train import train_with_ray
@@ -124,11 +132,10 @@ def _run(
             train,
             config.train.total_steps,
             compute.train_workers,
-            cpus,
+            resources,
             compute.train_gpus,
             session.shared_folder(store),
             compute.max_attempts,
-            compute.checkpoint_every_s,
             progress,
         )
     if compute.train_workers > 1:
@@ -138,9 +145,7 @@ def _run(
         "train": train,
         "rank": 0,
         "world": 1,
-        "threads": cpus,
-        "device": "cuda" if compute.train_gpus else "cpu",
-        "checkpoint_every_s": compute.checkpoint_every_s,
+        "resources": resources,
     }
     progress.say(f"train-shared: {config.train.total_steps} steps in one process")
     for outcome in executor.run(

@@ -97,6 +97,11 @@ class AutoencoderTrainer:
         if recipe.steps == 0 and not autoencoder.is_normalised:
             self.fit_normaliser()  # a pretrained one, used as it is
 
+    @property
+    def optimiser(self) -> torch.optim.Optimizer:
+        """What changes the parameters: several ranks add their gradients up before its steps."""
+        return self._optimiser
+
     def run(self, until: int | None = None, on_step: Callable[[int, float], None] | None = None) -> None:
         """Train until `until` steps are done (default: the recipe's); the last step sets the normaliser.
 

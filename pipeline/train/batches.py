@@ -14,9 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.model.occupancy import grow, latent_masks, occupied_span, visual_hull
+from pipeline.model.occupancy import GRID, grow, is_occupied, latent_masks, occupied_span, visual_hull
 from pipeline.model.rays import ray_span, view_rays
 from pipeline.model.renderer import Geometry
+from pipeline.train.scratch_arrays import ScratchArrays
 
 
 def seeded_generator(*labels: object) -> torch.Generator:
@@ -97,21 +98,27 @@ def over_white(rgba: Tensor) -> Tensor:
 class RayBank:
     """Latent pixels of several objects' training views that can meet the object, by object and view.
 
+    28 bytes per latent pixel with one sub-ray, and 256 KiB per object for its hull. The tensors of pixels and
+    hulls lie on `device`, or in the host's memory or a scratch file where that was asked for.
+
     Attributes:
-        origins: [P, 3] camera centre of each latent pixel.
+        centres: [V in all] camera centres of the training views, 3 numbers each, object by object.
         directions: [P, Q, 3] unit directions, Q = supersample².
         near: [P, Q] first distance, world units.
         far: [P, Q] last distance; far <= near for a sub-ray that misses.
-        pixel: [P] index into the view's h·w latent pixels.
-        view: [P] index into the object's training views.
+        pixel: [P] int32, index into the view's h·w latent pixels.
+        view: [P] int32, index into the object's training views.
         object_start: [B + 1] first latent pixel of each object.
         view_start: per object, [V + 1] first latent pixel of each view, counted from the object's first.
+        first_view: [B] row of each object's first view in `centres`.
         occupancy: [B, G, G, G] what may hold something.
+        box_half: Half side of the hulls' box, world units.
         grid: Height and width of the views, latent pixels.
         factor: f, image pixels per latent pixel.
+        device: Where rays are wanted.
     """
 
-    origins: Tensor
+    centres: Tensor
     directions: Tensor
     near: Tensor
     far: Tensor
@@ -119,18 +126,51 @@ class RayBank:
     view: Tensor
     object_start: Tensor
     view_start: tuple[Tensor, ...]
+    first_view: Tensor
     occupancy: Tensor
+    box_half: float
     grid: tuple[int, int]
     factor: int
+    device: torch.device
 
     @property
     def n_objects(self) -> int:
         """Number of objects B."""
         return len(self.view_start)
 
+    def view_rows(self, index: Tensor, objects: Tensor) -> Tensor:
+        """Rows of latent pixels' views in the stack of all objects' views.
+
+        Args:
+            index: [P] latent pixels.
+            objects: [P] object of each.
+        """
+        return self.first_view[objects.to(self.first_view.device)] + self.view[index]
+
+    def rays(self, index: Tensor, objects: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Origins [P, 3], directions [P, Q, 3], near and far [P, Q] of latent pixels, on `device`.
+
+        Args:
+            index: [P] latent pixels.
+            objects: [P] object of each.
+        """
+        origins = self.centres[self.view_rows(index, objects)]
+        found = (origins, self.directions[index], self.near[index], self.far[index])
+        return tuple(part.to(self.device) for part in found)  # type: ignore[return-value]  # four tensors
+
+    def is_occupied(self, points: Tensor, objects: Tensor) -> Tensor:
+        """Whether points [n, 3] may hold something of objects [n]."""
+        place = self.occupancy.device
+        return is_occupied(self.occupancy, points.to(place), self.box_half, objects.to(place)).to(self.device)
+
 
 def build_ray_bank(
-    objects: Sequence[TrainingViews], factor: int, geometry: Geometry, dilate: int, device: torch.device
+    objects: Sequence[TrainingViews],
+    factor: int,
+    geometry: Geometry,
+    dilate: int,
+    device: torch.device,
+    arrays: ScratchArrays | None = None,
 ) -> RayBank:
     """Make the rays of objects, clipped to what their training alphas leave.
 
@@ -139,20 +179,68 @@ def build_ray_bank(
         factor: f, image pixels per latent pixel.
         geometry: Plane box and sampling.
         dilate: Growth of the silhouettes, latent pixels.
-        device: Where the tensors live.
+        device: Where rays are wanted, and computed.
+        arrays: Where the bank is kept; None for memory.
     """
-    parts = [_object_rays(views, factor, geometry, dilate, device) for views in objects]
-    counts = torch.tensor([0] + [len(part["pixel"]) for part in parts])
+    grid = (objects[0].rgba.shape[1] // factor, objects[0].rgba.shape[2] // factor)
+    counts = [len(views.rgba) for views in objects]
+    tables = _BankTables(sum(counts) * grid[0] * grid[1], len(objects), geometry, arrays or ScratchArrays())
+    view_start = []
+    for views in objects:
+        part = _object_rays(views, factor, geometry, dilate, device)
+        view_start.append(part.pop("view_start"))
+        tables.add(part)
+    centres = np.concatenate([views.cam2world[:, :3, 3] for views in objects])
     return RayBank(
-        **{key: torch.cat([part[key] for part in parts]) for key in ("origins", "directions", "near", "far")},
-        pixel=torch.cat([part["pixel"] for part in parts]),
-        view=torch.cat([part["view"] for part in parts]),
-        object_start=counts.cumsum(0),
-        view_start=tuple(part["view_start"] for part in parts),
-        occupancy=torch.stack([part["occupancy"] for part in parts]),
-        grid=(objects[0].rgba.shape[1] // factor, objects[0].rgba.shape[2] // factor),
+        **tables.tensors(device),
+        centres=tables.placed(torch.from_numpy(np.ascontiguousarray(centres)), device),
+        object_start=torch.tensor(tables.starts),
+        view_start=tuple(view_start),
+        first_view=tables.placed(torch.tensor([0, *counts[:-1]]).cumsum(0), device),
+        box_half=geometry.box_half,
+        grid=grid,
         factor=factor,
+        device=device,
     )
+
+
+class _BankTables:
+    """The large arrays of a bank while it is built, one object after the other."""
+
+    def __init__(self, most_pixels: int, n_objects: int, geometry: Geometry, arrays: ScratchArrays) -> None:
+        n_sub = geometry.supersample**2
+        shapes: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
+            "directions": ((most_pixels, n_sub, 3), np.float32),
+            "near": ((most_pixels, n_sub), np.float32),
+            "far": ((most_pixels, n_sub), np.float32),
+            "pixel": ((most_pixels,), np.int32),
+            "view": ((most_pixels,), np.int32),
+            "occupancy": ((n_objects, GRID, GRID, GRID), np.bool_),
+        }
+        made = {name: arrays.empty(f"rays ({name})", *shape) for name, shape in shapes.items()}
+        self._tables = {name: array for name, (array, _) in made.items()}
+        self._in_files = any(in_file for _, in_file in made.values())
+        self.starts = [0]
+
+    def add(self, part: dict[str, Tensor]) -> None:
+        """Append the next object."""
+        start, end = self.starts[-1], self.starts[-1] + len(part["pixel"])
+        self._tables["occupancy"][len(self.starts) - 1] = part.pop("occupancy").cpu().numpy()
+        for name, values in part.items():
+            self._tables[name][start:end] = values.cpu().numpy()
+        self.starts.append(end)
+
+    def tensors(self, device: torch.device) -> dict[str, Tensor]:
+        """What was added, where it belongs."""
+        end = self.starts[-1]
+        return {
+            name: self.placed(torch.from_numpy(table if name == "occupancy" else table[:end]), device)
+            for name, table in self._tables.items()
+        }
+
+    def placed(self, tensor: Tensor, device: torch.device) -> Tensor:
+        """Move a tensor to the device unless the bank is too large for memory."""
+        return tensor if self._in_files else tensor.to(device)
 
 
 def _object_rays(
@@ -185,7 +273,6 @@ def _object_rays(
     view_start = torch.zeros(n_views + 1, dtype=torch.long)
     view_start[1:] = torch.bincount(view.cpu(), minlength=n_views).cumsum(0)
     return {
-        "origins": origins[view],
         "directions": chosen[hit],
         "near": near[hit],
         "far": far[hit],
@@ -201,7 +288,7 @@ class RayBatch:
     """Latent pixels of one step.
 
     Attributes:
-        index: [P] into the bank.
+        index: [P] into the bank, on the bank's device.
         slot: [P] position of the pixel's object in the step's list of objects.
         jitter: [P·Q, S] uniform in [0, 1).
     """
@@ -266,9 +353,9 @@ def draw_pixels(
         start, end = int(bank.object_start[i]), int(bank.object_start[i + 1])
         index.append(torch.randint(start, max(end, start + 1), (n_pixels,), generator=generator))
         jitter.append(torch.rand(n_pixels * n_sub, n_samples, generator=generator))
-    device = bank.near.device
+    device = bank.device
     slot = torch.arange(len(objects), device=device).repeat_interleave(n_pixels)
-    return RayBatch(torch.cat(index).to(device), slot, torch.cat(jitter).to(device))
+    return RayBatch(torch.cat(index).to(bank.near.device), slot, torch.cat(jitter).to(device))
 
 
 def view_pixels(
@@ -299,7 +386,7 @@ def view_pixels(
             part = torch.arange(
                 first + int(bank.view_start[i][view]), first + int(bank.view_start[i][view + 1])
             )
-            pixel = bank.pixel[part.to(bank.pixel.device)].cpu()
+            pixel = bank.pixel[part.to(bank.pixel.device)].cpu().long()
             row, col = pixel // bank.grid[1], pixel % bank.grid[1]
             top = _window_start(row, height, bank.grid[0], generator)
             left = _window_start(col, width, bank.grid[1], generator)
@@ -309,8 +396,10 @@ def view_pixels(
             slot.append(torch.full_like(index[-1], s))
             jitter.append(torch.rand(len(index[-1]) * n_sub, n_samples, generator=generator))
             windows.append((s, view, top, left))
-    device = bank.near.device
-    rays = RayBatch(*(torch.cat(parts).to(device) for parts in (index, slot, jitter)))
+    device = bank.device
+    rays = RayBatch(
+        torch.cat(index).to(bank.near.device), torch.cat(slot).to(device), torch.cat(jitter).to(device)
+    )
     return ViewBatch(rays, torch.cat(cell).to(device), tuple(windows), height, width, bank.factor)
 
 

@@ -1,74 +1,134 @@
-"""Checkpoints of the joint training on any store: two slots per rank, each replaced whole.
+"""Checkpoints of the joint training on any store: the last few of every rank, each replaced whole.
 
-Nothing is deleted, so no store needs a delete and a torn write cannot lose the checkpoint before it. Files
-are read with `weights_only=True`: a store cannot run code.
+A checkpoint is two objects: the state, a file of `torch.save`, and a record with its step, size and sha256,
+written after it. A state that is not the one its record names was cut off or damaged, and counts as absent:
+the checkpoint before it is used. Nothing is deleted, so no store needs a delete. States are read with
+`weights_only=True`: a store cannot run code. Random choices need no state: they depend on the seed and the
+step alone.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
-import pickle
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from storage.store import Store
 
-SLOTS = 2
+
+@dataclass(frozen=True)
+class CheckpointRecord:
+    """What is known of a checkpoint without reading it.
+
+    Attributes:
+        step: Steps done.
+        bytes: Size of the state.
+        sha256: Of the state.
+    """
+
+    step: int
+    bytes: int
+    sha256: str
 
 
 class Checkpoints:
     """The checkpoints of one rank of one training run.
 
     Args:
-        store: the dataset.
-        folder: key prefix of the run.
-        rank: this rank.
+        store: The dataset.
+        folder: Key prefix of the run.
+        rank: This rank.
+        keep: How many are kept, at least 2: while one is overwritten another has to be whole.
+
+    Attributes:
+        newest: Step and key of the newest checkpoint that this process wrote or read, None before.
     """
 
-    def __init__(self, store: Store, folder: str, rank: int) -> None:
-        self._store = store
-        self._prefix = f"{folder}/checkpoint-rank{rank}"
+    def __init__(self, store: Store, folder: str, rank: int, keep: int = 2) -> None:
+        if keep < 2:
+            raise ValueError(f"{keep} checkpoints cannot be replaced safely: keep at least 2")
+        self._store, self._folder, self._keep = store, folder, keep
+        self._prefix = f"checkpoint-rank{rank}-"
         self._next_slot = 0
+        self.newest: tuple[int, str] | None = None
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
-        """Writes the state of a step over the older of the two slots."""
-        buffer = io.BytesIO()
-        torch.save({"step": step, "state": state}, buffer)
-        self._store.replace(self._key(self._next_slot), buffer.getvalue())
-        self._next_slot = (self._next_slot + 1) % SLOTS
+    def save(self, step: int, state: dict[str, Any]) -> int:
+        """Write the state of a step over the oldest checkpoint.
 
-    def steps(self) -> list[int]:
-        """Returns the steps that can be loaded, ascending."""
-        return sorted(int(found["step"]) for slot in range(SLOTS) if (found := self._read(slot)) is not None)
-
-    def load(self, step: int) -> dict[str, Any]:
-        """Returns the state of a step; the next save overwrites the other slot.
+        Returns:
+            Bytes written.
 
         Raises:
-            KeyError: no slot holds this step.
+            FloatingPointError: The state has a number that is not finite: the checkpoints before are better.
         """
-        for slot in range(SLOTS):
-            found = self._read(slot)
-            if found is not None and int(found["step"]) == step:
-                self._next_slot = (slot + 1) % SLOTS
-                state: dict[str, Any] = found["state"]
-                return state
-        raise KeyError(f"{self._prefix}: no checkpoint of step {step}")
+        for path, tensor in _tensors(state):
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise FloatingPointError(f"after step {step} {path} is not finite any more")
+        buffer = io.BytesIO()
+        torch.save({"step": step, "state": state}, buffer)
+        data = buffer.getvalue()
+        record = CheckpointRecord(step, len(data), hashlib.sha256(data).hexdigest())
+        slot = self._next_slot
+        self._store.replace(self._key(slot, "pt"), data)
+        self._store.replace(self._key(slot, "json"), json.dumps(asdict(record)).encode())
+        self.newest = (step, self._key(slot, "pt"))
+        self._next_slot = (slot + 1) % self._keep
+        return len(data)
 
-    def _read(self, slot: int) -> dict[str, Any] | None:
-        try:
-            data = self._store.read(self._key(slot))
-            found: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            return None
-        except (
-            RuntimeError,
-            EOFError,
-            pickle.UnpicklingError,
-        ):  # damaged: as if it were not there, the other slot counts
-            return None
+    def steps(self) -> list[int]:
+        """Return the steps that have a checkpoint, ascending; reads the records alone."""
+        return sorted({record.step for record in self._records().values()})
+
+    def load(self, step: int) -> dict[str, Any] | None:
+        """Return the state of a step, None where it is missing or damaged; it is the last to be replaced."""
+        for slot, record in self._records().items():
+            if record.step == step and (state := self._read(slot, record)) is not None:
+                self._next_slot = (slot + 1) % self._keep
+                self.newest = (step, self._key(slot, "pt"))
+                return state
+        return None
+
+    def _records(self) -> dict[int, CheckpointRecord]:
+        """Returns the records by slot, those of a run that kept more included."""
+        pattern = re.compile(re.escape(self._prefix) + r"(\d+)\.json")
+        found = {}
+        for name in self._store.list(self._folder):
+            if match := pattern.fullmatch(name):
+                with contextlib.suppress(ValueError, TypeError):  # a damaged record is none
+                    values = json.loads(self._store.read(f"{self._folder}/{name}"))
+                    found[int(match[1])] = CheckpointRecord(**values)
         return found
 
-    def _key(self, slot: int) -> str:
-        return f"{self._prefix}-{slot}.pt"
+    def _read(self, slot: int, record: CheckpointRecord) -> dict[str, Any] | None:
+        try:
+            data = self._store.read(self._key(slot, "pt"))
+        except FileNotFoundError:
+            return None
+        if len(data) != record.bytes or hashlib.sha256(data).hexdigest() != record.sha256:
+            return None
+        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        state: dict[str, Any] = found["state"]
+        return state
+
+    def _key(self, slot: int, suffix: str) -> str:
+        return f"{self._folder}/{self._prefix}{slot}.{suffix}"
+
+
+def _tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yields all tensors of a nested state with their paths."""
+    if isinstance(value, Tensor):
+        yield path, value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _tensors(inner, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, (list, tuple)) and value and not isinstance(value[0], (int, float, str)):
+        for position, inner in enumerate(value):
+            yield from _tensors(inner, f"{path}[{position}]")

@@ -7,8 +7,10 @@ how often it was interrupted: budgets are steps, and a checkpoint continues with
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,15 +23,46 @@ from pipeline.train.batches import TrainingViews
 from pipeline.train.checkpoints import Checkpoints
 from pipeline.train.config import TrainConfig
 from pipeline.train.joint import JointTrainer
+from pipeline.train.scratch_arrays import ScratchArrays
 from storage import layout
 from storage.documents import content_hash
-from storage.errors import UsageError
+from storage.errors import FpipeError, UsageError
 from storage.plan import Plan, read_plan
 from storage.records import Status
 from storage.store import Store
 from storage.views import ViewsStore
 
+LOGGER = logging.getLogger(__name__)
+
 OnStep = Callable[[int, dict[str, float]], None]
+
+CHECKPOINT_SHARE = 0.1
+"""Of the training's time that writing checkpoints may take: large ones are written less often."""
+
+
+class TrainingDivergedError(FpipeError, FloatingPointError):
+    """The loss or a parameter is not finite any more; says where, and what is left to go on from."""
+
+
+@dataclass(frozen=True)
+class TrainResources:
+    """With what one rank trains; nothing here changes the result.
+
+    Attributes:
+        threads: Torch threads on the CPU.
+        device: "cpu" or "cuda".
+        checkpoint_every_s: Seconds between two checkpoints.
+        checkpoints: How many are kept.
+        memory_bytes: Memory for views, rays and latents, None for any amount; what is beyond lies in files.
+        gradient_checkpointing: Whether the autoencoder's activations are computed twice instead of kept.
+    """
+
+    threads: int
+    device: str = "cpu"
+    checkpoint_every_s: float = 20.0
+    checkpoints: int = 2
+    memory_bytes: int | None = None
+    gradient_checkpointing: bool = False
 
 
 def train_hash(plan: Plan, train: dict[str, Any]) -> str:
@@ -85,9 +118,7 @@ def train_rank(
     train: dict[str, Any],
     rank: int,
     world: int,
-    threads: int,
-    device: str,
-    checkpoint_every_s: float,
+    resources: TrainResources,
     on_step: OnStep | None = None,
 ) -> dict[str, Any]:
     """Runs one rank's part; rank 0 stores the result.
@@ -97,33 +128,43 @@ def train_rank(
         train: the train section of the config, as plain values.
         rank: this rank; torch.distributed is initialised by the caller when world > 1.
         world: number of ranks.
-        threads: torch threads on the CPU.
-        device: "cpu" or "cuda".
-        checkpoint_every_s: seconds between two checkpoints; does not change the result.
+        resources: what the rank may use.
         on_step: called on rank 0 with the step and its losses.
 
     Returns:
-        A summary with `shared_version`, the same on all ranks.
+        A summary, on rank 0 with `shared_version`.
 
     Raises:
         UsageError: views are missing, or there are fewer objects than ranks.
-        FloatingPointError: the loss is not finite any more.
+        TrainingDivergedError: the loss is not finite any more.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(resources.threads)
     store, config = Store(root_url), TrainConfig.model_validate(train)
     plan = read_plan(store)
     folder = train_folder(plan, train)
     rows = choose_objects(plan, ViewsStore.open(store).status(), config.objects, config.seed)
     if len(rows) < world:
         raise UsageError(f"train-shared: {len(rows)} rendered objects are too few for {world} ranks")
-    objects = read_training_views(store, plan, rows[rank::world])
-    trainer = build_trainer(objects, config, device)
-    checkpoints = Checkpoints(store, folder, rank)
-    _resume(trainer, checkpoints, world)
-    _train(trainer, checkpoints, rank, world, checkpoint_every_s, on_step)
-    codes = _gather(trainer.codes(), world)
-    summary: dict[str, Any] = {"steps": trainer.step_count, "objects": len(rows)}
+    arrays = ScratchArrays(resources.memory_bytes)
+    objects = read_training_views(store, plan, rows[rank::world], arrays)
+    trainer = build_trainer(objects, config, resources.device, arrays)
+    if resources.gradient_checkpointing:
+        trainer.autoencoder.enable_gradient_checkpointing()
+    checkpoints = Checkpoints(store, folder, rank, resources.checkpoints)
+    resumed = _resume(trainer, checkpoints, world)
+    try:
+        _train(trainer, checkpoints, rank, world, resources.checkpoint_every_s, on_step)
+    except FloatingPointError as error:
+        raise _diverged(error, checkpoints, store) from error
+    codes = _gather(trainer.codes(), rank, world)
+    summary: dict[str, Any] = {
+        "steps": trainer.step_count,
+        "objects": len(rows),
+        "resumed_after_step": resumed,
+        "scratch_file_bytes": arrays.file_bytes,
+    }
     if rank == 0:
+        assert codes is not None
         info = {
             "train_config": train,
             "train_hash": train_hash(plan, train),
@@ -138,31 +179,50 @@ def train_rank(
     return summary
 
 
-def build_trainer(objects: Sequence[TrainingViews], config: TrainConfig, device: str) -> JointTrainer:
+def _diverged(error: FloatingPointError, checkpoints: Checkpoints, store: Store) -> TrainingDivergedError:
+    if checkpoints.newest is None:
+        left = "there is no checkpoint yet"
+    else:
+        step, key = checkpoints.newest
+        left = f"the last good checkpoint is that of step {step}, {key} in {store.url}"
+    return TrainingDivergedError(f"{error}; {left}. Lower train.rates and train again")
+
+
+def build_trainer(
+    objects: Sequence[TrainingViews], config: TrainConfig, device: str, arrays: ScratchArrays | None = None
+) -> JointTrainer:
     """Returns the trainer that a config describes, at step 0.
 
     Raises:
         EnvironmentProblem: the pretrained autoencoder cannot be loaded.
     """
-    return JointTrainer(objects, _autoencoder(config), config.settings(), config.seed, device)
+    return JointTrainer(objects, _autoencoder(config), config.settings(), config.seed, device, arrays)
 
 
-def read_training_views(store: Store, plan: Plan, rows: Sequence[int]) -> list[TrainingViews]:
-    """Reads the training views of objects; held-out views are dropped at once."""
-    views = ViewsStore.open(store)
-    objects = []
+def read_training_views(
+    store: Store, plan: Plan, rows: Sequence[int], arrays: ScratchArrays | None = None
+) -> list[TrainingViews]:
+    """Reads the training views of objects, one object at a time; held-out views are dropped at once.
+
+    Args:
+        store: the dataset.
+        plan: its plan.
+        rows: the objects.
+        arrays: where the views are kept; None for memory.
+    """
+    views, header = ViewsStore.open(store), plan.header
+    shape = (len(rows) * header.n_views, header.height, header.width, 4)
+    table, _ = (arrays or ScratchArrays()).empty("training views", shape, np.uint8)
+    objects, end = [], 0
     for row in rows:
-        found = views.read(row)
-        objects.append(
-            TrainingViews.of(
-                plan.rows[row].object_id,
-                found.images,
-                found.cam2world,
-                found.intrinsics,
-                found.heldout,
-                found.has_alpha,
-            )
+        v = views.read(row)
+        own = TrainingViews.of(
+            plan.rows[row].object_id, v.images, v.cam2world, v.intrinsics, v.heldout, v.has_alpha
         )
+        place = table[end : end + len(own.rgba)]
+        place[:] = own.rgba
+        end += len(place)
+        objects.append(replace(own, rgba=place))
     return objects
 
 
@@ -173,15 +233,24 @@ def _autoencoder(config: TrainConfig) -> Autoencoder:
     return new_autoencoder(ae.size, seed=config.seed, latent_channels=ae.latent_channels, factor=ae.factor)
 
 
-def _resume(trainer: JointTrainer, checkpoints: Checkpoints, world: int) -> None:
-    """Continues at the newest step that every rank has."""
-    steps = checkpoints.steps()
+def _resume(trainer: JointTrainer, checkpoints: Checkpoints, world: int) -> int:
+    """Continues at the newest step whose checkpoint every rank has whole; returns it, or 0."""
+    for step in reversed(_common(checkpoints.steps(), world)):
+        state = checkpoints.load(step)
+        if step in _common([] if state is None else [step], world):
+            assert state is not None
+            trainer.load_state_dict(state)
+            LOGGER.info("continues after step %d of %d", step, trainer.total_steps)
+            return step
+    return 0
+
+
+def _common(steps: list[int], world: int) -> list[int]:
+    """Returns the steps that all ranks name, ascending."""
+    everyone: list[list[int]] = [steps] * world
     if world > 1:
-        everyone: list[list[int]] = [[] for _ in range(world)]
         distributed.all_gather_object(everyone, steps)
-        steps = sorted(set.intersection(*(set(own) for own in everyone)))
-    if steps:
-        trainer.load_state_dict(checkpoints.load(steps[-1]))
+    return sorted(set.intersection(*(set(own) for own in everyone)))
 
 
 def _train(
@@ -192,14 +261,16 @@ def _train(
     every_s: float,
     on_step: OnStep | None,
 ) -> None:
-    saved = time.monotonic()
+    saved, took = time.monotonic(), 0.0
     while trainer.phase != "done":
         point = trainer.step()
         if on_step is not None and rank == 0:
             on_step(point.step, point.losses)
-        if _is_due(time.monotonic() - saved >= every_s, world):
+        began = time.monotonic()
+        if _is_due(began - saved >= max(every_s, took / CHECKPOINT_SHARE), world):
             checkpoints.save(trainer.step_count, trainer.state_dict())
             saved = time.monotonic()
+            took = saved - began
 
 
 def _is_due(due: bool, world: int) -> bool:
@@ -211,10 +282,10 @@ def _is_due(due: bool, world: int) -> bool:
     return bool(flag.item())
 
 
-def _gather(codes: RegimeOneCodes, world: int) -> RegimeOneCodes:
-    """Joins the codes of all ranks."""
+def _gather(codes: RegimeOneCodes, rank: int, world: int) -> RegimeOneCodes | None:
+    """Joins the codes of all ranks on rank 0; None elsewhere."""
     if world == 1:
         return codes
-    parts: list[Any] = [None] * world
-    distributed.all_gather_object(parts, codes)
-    return RegimeOneCodes.merge(parts)
+    parts: list[Any] | None = [None] * world if rank == 0 else None
+    distributed.gather_object(codes, parts)
+    return RegimeOneCodes.merge(parts) if parts is not None else None

@@ -4,8 +4,8 @@ Plain torch, any device, no Ray. One global step counter drives the phases; the 
 function of (seed, s), budgets are step counts, and a run continued from `JointTrainer.state_dict` gives the
 same bits.
 
-Several ranks: each holds its own objects (their micro planes and coefficients live there); gradients of the
-shared parameters are averaged over the ranks as they appear, when ``torch.distributed`` is initialised.
+Several ranks: each holds its own objects (their micro planes and coefficients live there), and the ranks
+share the work of a step, see `pipeline.train.ranks`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from pipeline.model.autoencoder import Autoencoder
 from pipeline.model.planes import fuse
@@ -32,12 +33,18 @@ from pipeline.train.batches import (
     build_ray_bank,
     cycle,
     draw_pixels,
+    over_white,
     seeded_generator,
     view_pixels,
 )
 from pipeline.train.losses import Rendered, latent_error, paste_pixels, render_pixels
+from pipeline.train.ranks import OtherRankError, Ranks
 from pipeline.train.row_adam import EPSILON, RowAdam
+from pipeline.train.scratch_arrays import ScratchArrays
 from pipeline.train.settings import JointSettings
+
+_ENCODE_BATCH = 32
+"""Views that the encoder sees at a time."""
 
 Phase = Literal["autoencoder", "warmup", "joint", "done"]
 
@@ -60,12 +67,12 @@ class _Codes:
     coefficients: RowAdam
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Cache:
-    """Warm-up targets: latents of all training views and of white."""
+    """Warm-up targets: latents [views of all objects, h·w, C] of the training views, and that of white."""
 
-    latents: list[Tensor] = field(default_factory=list)
-    background: Tensor | None = None
+    latents: Tensor
+    background: Tensor
 
 
 class JointTrainer:
@@ -83,9 +90,12 @@ class JointTrainer:
         settings: JointSettings,
         seed: int,
         device: str | torch.device = "cpu",
+        arrays: ScratchArrays | None = None,
     ) -> None:
         if not objects:
             raise ValueError("joint training needs at least one object on every rank")
+        self._arrays = arrays or ScratchArrays()
+        self._ranks = Ranks(len(objects))
         self.settings, self.seed, self.device = settings, seed, torch.device(device)
         self.objects = list(objects)
         self.autoencoder = autoencoder.to(self.device)
@@ -94,7 +104,9 @@ class JointTrainer:
         self.size_px = (objects[0].rgba.shape[1], objects[0].rgba.shape[2])
         self._init_planes()
         self._autoencoder_trainer = AutoencoderTrainer(
-            self.autoencoder, AllViews(objects), settings.autoencoder
+            self.autoencoder,
+            AllViews(objects),
+            replace(settings.autoencoder, batch_size=self._ranks.even_share(settings.autoencoder.batch_size)),
         )
         shared: list[dict[str, Any]] = [
             {"params": [self.base_planes]},
@@ -102,9 +114,9 @@ class JointTrainer:
         ]
         self._optimiser = torch.optim.Adam(shared, betas=(0.9, 0.99), eps=EPSILON)
         self._ae_optimiser = torch.optim.Adam(self.autoencoder.parameters(), betas=(0.9, 0.99))
-        self._cache = _Cache()
+        self._cache: _Cache | None = None
         self._bank: RayBank | None = None
-        self._average_over_ranks()
+        self._join_ranks()
 
     def _init_planes(self) -> None:
         s = self.settings
@@ -127,21 +139,14 @@ class JointTrainer:
             RowAdam(torch.stack(coefficients).to(self.device)),
         )
 
-    def _average_over_ranks(self) -> None:
-        """Average shared gradients over ranks as soon as each is complete; every rank runs the same phase."""
-        if not distributed.is_available() or not distributed.is_initialized():
-            return
-        world = distributed.get_world_size()
-
-        def average(param: Tensor) -> None:
-            distributed.all_reduce(param.grad)
-            if param.grad is not None:
-                param.grad /= world
-
-        for param in [self.base_planes, *self.renderer.parameters(), *self.autoencoder.parameters()]:
-            distributed.broadcast(param.data, 0)
-            param.register_post_accumulate_grad_hook(average)  # type: ignore[no-untyped-call]
-        self._share_normaliser()
+    def _join_ranks(self) -> None:
+        """Start all ranks from the same shared parameters, and add up what they learn."""
+        shared = [self.base_planes, *self.renderer.parameters(), *self.autoencoder.parameters()]
+        self._ranks.broadcast([*shared, *self.autoencoder.buffers()])
+        weight = self._ranks.even_weight(self.settings.autoencoder.batch_size)
+        self._ranks.sum_before(self._autoencoder_trainer.optimiser, weight)
+        self._ranks.sum_before(self._optimiser)  # these losses are weighted by `_apply`
+        self._ranks.sum_before(self._ae_optimiser)
 
     @property
     def total_steps(self) -> int:
@@ -184,15 +189,17 @@ class JointTrainer:
         return point
 
     def _autoencoder_step(self) -> dict[str, float]:
-        self._autoencoder_trainer.run(until=self.step_count + 1)
+        try:
+            self._autoencoder_trainer.run(until=self.step_count + 1)
+        except OtherRankError:
+            raise
+        except FloatingPointError:
+            self._ranks.fail(self._autoencoder_trainer.optimiser)
+            raise
         if self._autoencoder_trainer.step == self.settings.autoencoder.steps:
-            self._share_normaliser()
-        return {"ae": self._autoencoder_trainer.losses[-1]}
-
-    def _share_normaliser(self) -> None:
-        if distributed.is_available() and distributed.is_initialized():
-            for buffer in self.autoencoder.buffers():
-                distributed.broadcast(buffer, 0)
+            self._ranks.broadcast(self.autoencoder.buffers())  # the normaliser is of the first rank's views
+        weight = self._ranks.even_weight(self.settings.autoencoder.batch_size)
+        return self._ranks.sum({"ae": self._autoencoder_trainer.losses[-1]}, weight)
 
     def _warmup_step(self, step: int) -> dict[str, float]:
         s = self.settings
@@ -202,19 +209,16 @@ class JointTrainer:
         batch = draw_pixels(bank, rows, generators, s.warmup_pixels, s.n_samples)
         leaves, table = self._table(rows)
         drawn = self._render(table, batch, rows, generators)
-        pixel, view = bank.pixel[batch.index], bank.view[batch.index]
-        assert cache.background is not None
-        background = cache.background.flatten(1).T[pixel]
-        target = torch.cat(
-            [
-                cache.latents[i][view[part], pixel[part]]
-                for i, part in zip(rows, torch.split(torch.arange(len(pixel)), s.warmup_pixels), strict=True)
-            ]
-        )
+        pixel = bank.pixel[batch.index]
+        view = bank.view_rows(batch.index, torch.tensor(rows, device=self.device)[batch.slot])
+        background = cache.background.flatten(1).T[pixel.to(self.device)]
+        place = cache.latents.device
+        target = cache.latents[view.to(place), pixel.to(place)].to(self.device)
         latent = latent_error(drawn.value + (1.0 - drawn.opacity[:, None]) * background, target).mean()
         free = drawn.free.mean()
-        self._apply(latent + s.lambda_free * free, rows, leaves, step / s.warmup_steps, 1.0)
-        return {"latent": float(latent.detach()), "free": float(free.detach())}
+        weight = self._ranks.weight(s.warmup_objects)
+        self._apply(latent + s.lambda_free * free, weight, rows, leaves, step / s.warmup_steps, 1.0)
+        return self._ranks.sum({"latent": float(latent.detach()), "free": float(free.detach())}, weight)
 
     def _joint_step(self, step: int) -> dict[str, float]:
         s = self.settings
@@ -240,13 +244,15 @@ class JointTrainer:
         rgb_loss, ae = squared[: len(rgb)].mean(), squared[len(rgb) :].mean()
         free = drawn.free.mean()
         loss = s.lambda_latent * latent + s.lambda_rgb * rgb_loss + s.lambda_ae * ae + s.lambda_free * free
-        self._apply(loss, rows, leaves, step / max(s.joint_steps, 1), s.lr_joint_scale, with_autoencoder=True)
+        weight, progress = self._ranks.weight(s.joint_objects), step / max(s.joint_steps, 1)
+        self._apply(loss, weight, rows, leaves, progress, s.lr_joint_scale, with_autoencoder=True)
         parts = {"latent": latent, "rgb": rgb_loss, "ae": ae, "free": free}
-        return {name: float(part.detach()) for name, part in parts.items()}
+        return self._ranks.sum({name: float(part.detach()) for name, part in parts.items()}, weight)
 
     def _apply(
         self,
         loss: Tensor,
+        weight: float,
         rows: list[int],
         leaves: tuple[Tensor | None, Tensor],
         progress: float,
@@ -254,16 +260,17 @@ class JointTrainer:
         *,
         with_autoencoder: bool = False,
     ) -> None:
-        """Backward, then one optimiser step of everything that the loss reached."""
+        """Backward, then one optimiser step of everything that the loss reached; `weight` is the rank's."""
         s = self.settings
-        if not math.isfinite(float(loss.detach())):
+        value = self._ranks.sum({"loss": float(loss.detach())}, weight)["loss"]
+        if not math.isfinite(value):
             raise FloatingPointError(
-                f"the loss of step {self.step_count} ({self.phase}) is {float(loss.detach())}: "
+                f"the loss of step {self.step_count} ({self.phase}) is {value}: "
                 f"learning rates are at {lr_scale * s.lr_final**progress:.3g} of their configured values"
             )
         self._optimiser.zero_grad(set_to_none=True)
         self._ae_optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss * weight).backward()  # type: ignore[no-untyped-call]
         scale = lr_scale * s.lr_final**progress
         for group, rate in zip(self._optimiser.param_groups, (s.lr_base, s.lr_renderer), strict=True):
             group["lr"] = rate * scale
@@ -302,7 +309,7 @@ class JointTrainer:
         )
 
     def _objects_of(self, step: int, count: int) -> list[int]:
-        count = min(count, len(self.objects))
+        count = self._ranks.share(count)
         position = step * count
         drawn = cycle(len(self.objects), count, position, "objects", self.seed)
         return list(dict.fromkeys(drawn))  # a step across an epoch's end may draw an object twice
@@ -310,7 +317,7 @@ class JointTrainer:
     def _views_of(self, row: int, step: int) -> list[int]:
         """Views of an object in a joint step: by its own visits, so that all are seen equally often."""
         s = self.settings
-        visits = step * min(s.joint_objects, len(self.objects)) // len(self.objects)
+        visits = step * self._ranks.share(s.joint_objects) // len(self.objects)
         n_views = len(self.objects[row].rgba)
         count = min(s.joint_views, n_views)
         return cycle(n_views, count, visits * count, "views", self.seed, self.objects[row].object_id)
@@ -322,19 +329,29 @@ class JointTrainer:
         if self._bank is None:
             s = self.settings
             self._bank = build_ray_bank(
-                self.objects, self.autoencoder.factor, s.geometry, s.dilate, self.device
+                self.objects, self.autoencoder.factor, s.geometry, s.dilate, self.device, self._arrays
             )
         return self._bank
 
     @torch.no_grad()
     def _latent_cache(self) -> _Cache:
         """Latents of all training views, encoded once: the autoencoder is frozen during the warm-up."""
-        if self._cache.background is None:
+        if self._cache is None:
+            background = self.autoencoder.background_latent(*self.size_px)
+            n_views = sum(len(views.rgba) for views in self.objects)
+            shape = (n_views, background[0].numel(), len(background))
+            table, in_file = self._arrays.empty("latents of the views", shape, np.float32)
+            end = 0
             for views in self.objects:
-                rgb = views.rgb(self.device)
-                latents = torch.cat([self.autoencoder.encode(part) for part in torch.split(rgb, 32)])
-                self._cache.latents.append(latents.flatten(2).transpose(1, 2).contiguous())
-            self._cache.background = self.autoencoder.background_latent(*self.size_px)
+                for start in range(0, len(views.rgba), _ENCODE_BATCH):
+                    rgb = over_white(
+                        torch.from_numpy(views.rgba[start : start + _ENCODE_BATCH]).to(self.device)
+                    )
+                    latents = self.autoencoder.encode(rgb).flatten(2).transpose(1, 2)
+                    table[end : end + len(latents)] = latents.cpu().numpy()
+                    end += len(latents)
+            latents = torch.from_numpy(table)
+            self._cache = _Cache(latents if in_file else latents.to(self.device), background)
         return self._cache
 
     def state_dict(self) -> dict[str, Any]:
@@ -376,7 +393,7 @@ class JointTrainer:
         self._codes.coefficients.load_state_dict(state["coefficients"])
         if self._codes.micro is not None:
             self._codes.micro.load_state_dict(state["micro"])
-        self._cache = _Cache()
+        self._cache = None
 
     def codes(self) -> RegimeOneCodes:
         """Codes of this rank's objects."""

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.model.compositing import composite, midpoint_weights, stratified_depths
-from pipeline.model.occupancy import is_occupied
 from pipeline.model.renderer import Geometry, PlaneTable, Renderer, ray_points
 from pipeline.train.batches import RayBank, RayBatch, ViewBatch
 
@@ -59,10 +58,9 @@ def render_pixels(
         geometry: Plane box and sampling.
     """
     n_sub = bank.near.shape[1]
-    near, far = bank.near[batch.index].reshape(-1), bank.far[batch.index].reshape(-1)
-    depths = stratified_depths(near, far, batch.jitter.shape[1], batch.jitter)
-    origins = bank.origins[batch.index].repeat_interleave(n_sub, dim=0)
-    on_rays = ray_points(origins, bank.directions[batch.index].reshape(-1, 3), depths)
+    origins, directions, near, far = bank.rays(batch.index, objects[batch.slot])
+    depths = stratified_depths(near.reshape(-1), far.reshape(-1), batch.jitter.shape[1], batch.jitter)
+    on_rays = ray_points(origins.repeat_interleave(n_sub, dim=0), directions.reshape(-1, 3), depths)
     in_box = ((2.0 * random - 1.0) * geometry.box_half).reshape(-1, 3)
     ray_slot = batch.slot.repeat_interleave(n_sub * depths.shape[1])
     box_slot = torch.arange(len(objects), device=objects.device).repeat_interleave(random.shape[1])
@@ -70,7 +68,7 @@ def render_pixels(
     raw, colour = renderer(features)
     weights = midpoint_weights(raw[: len(on_rays)].view(depths.shape), depths, geometry.sigma_scale)
     value, opacity = composite(weights, colour[: len(on_rays)].view(*depths.shape, -1))
-    is_free = ~is_occupied(bank.occupancy, in_box, geometry.box_half, objects[box_slot])
+    is_free = ~bank.is_occupied(in_box, objects[box_slot])
     free = free_space(raw[len(on_rays) :], is_free, geometry)
     n_pixels = len(batch.index)
     return Rendered(

@@ -18,8 +18,8 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipeline.progress import Progress
-from pipeline.train.job import train_rank
-from storage.errors import FpipeError
+from pipeline.train.job import TrainResources, train_rank
+from storage.errors import FpipeError, StaleSnapshotError, TransientError
 
 POLL_S = 1.0
 """Seconds between two looks of the driver at the workers' progress."""
@@ -34,11 +34,10 @@ def train_with_ray(
     train: dict[str, Any],
     total_steps: int,
     workers: int,
-    cpus_per_worker: int,
+    resources: TrainResources,
     gpus_per_worker: float,
     storage_path: str,
     max_attempts: int,
-    checkpoint_every_s: float,
     progress: Progress,
 ) -> dict[str, Any]:
     """Trains on the connected Ray cluster and returns the summary of train_rank.
@@ -48,11 +47,10 @@ def train_with_ray(
         train: the train section of the config, as plain values.
         total_steps: for the progress.
         workers: ranks.
-        cpus_per_worker: cores and torch threads per rank.
+        resources: what a rank may use; it gets a core per thread.
         gpus_per_worker: GPUs per rank, 0 for the CPU.
         storage_path: where Ray Train keeps its own records; all nodes must see it.
-        max_attempts: starts of the worker group.
-        checkpoint_every_s: seconds between two checkpoints.
+        max_attempts: starts of the worker group, for failures that may pass.
         progress: told about steps and losses.
 
     Raises:
@@ -65,16 +63,15 @@ def train_with_ray(
         train_loop_config={
             "root_url": root_url,
             "train": train,
-            "threads": cpus_per_worker,
-            "device": "cuda" if gpus_per_worker else "cpu",
-            "checkpoint_every_s": checkpoint_every_s,
+            "resources": resources,
             "board": board,
         },
-        torch_config=TorchConfig(backend="nccl" if gpus_per_worker else "gloo"),
+        # Objects and flags travel between the ranks' CPUs, gradients between their devices.
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus_per_worker else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
             use_gpu=gpus_per_worker > 0,
-            resources_per_worker={"CPU": cpus_per_worker}
+            resources_per_worker={"CPU": resources.threads}
             | ({"GPU": gpus_per_worker} if gpus_per_worker else {}),
         ),
         run_config=ray.train.RunConfig(
@@ -88,7 +85,7 @@ def train_with_ray(
         with _watched(board, progress):
             trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise _cause(error) from error
+        raise _permanent(board) or _cause(error) from error
     finally:
         progress.finish()
     summary: dict[str, Any] = ray.get(board.summary.remote())
@@ -103,6 +100,7 @@ class _Board:
         self._step = 0
         self._figures: dict[str, float] = {}
         self._summary: dict[str, Any] = {}
+        self._failure: tuple[str, int] | None = None
 
     def post(self, step: int, figures: dict[str, float]) -> None:
         self._step, self._figures = step, figures
@@ -113,6 +111,12 @@ class _Board:
     def look(self) -> tuple[int, dict[str, float]]:
         return self._step, self._figures
 
+    def fail(self, message: str, exit_code: int) -> None:
+        self._failure = self._failure or (message, exit_code)
+
+    def failure(self) -> tuple[str, int] | None:
+        return self._failure
+
     def summary(self) -> dict[str, Any]:
         return self._summary
 
@@ -121,6 +125,8 @@ def _worker(config: dict[str, Any]) -> None:
     """Body of one rank."""
     context = ray.train.get_context()
     rank, board = context.get_world_rank(), config["board"]
+    if failed := _permanent(board):
+        raise failed  # Ray Train starts the group again whatever the failure was
     posted = 0.0
 
     def on_step(step: int, losses: dict[str, float]) -> None:
@@ -129,16 +135,13 @@ def _worker(config: dict[str, Any]) -> None:
             posted = time.monotonic()
             board.post.remote(step, losses)
 
-    summary = train_rank(
-        config["root_url"],
-        config["train"],
-        rank,
-        context.get_world_size(),
-        config["threads"],
-        config["device"],
-        config["checkpoint_every_s"],
-        on_step,
-    )
+    world, resources = context.get_world_size(), config["resources"]
+    try:
+        summary = train_rank(config["root_url"], config["train"], rank, world, resources, on_step)
+    except FpipeError as error:
+        if not isinstance(error, (TransientError, StaleSnapshotError)):
+            ray.get(board.fail.remote(f"{type(error).__name__}: {error}", error.exit_code))
+        raise
     if rank == 0:
         ray.get([board.post.remote(summary["steps"], {}), board.finish.remote(summary)])
 
@@ -169,6 +172,16 @@ def _watched(board: Any, progress: Progress) -> Iterator[None]:
     finally:
         ended.set()
         watcher.join(timeout=5.0)
+
+
+def _permanent(board: Any) -> FpipeError | None:
+    """Returns what a worker has found that no other attempt would mend."""
+    failure: tuple[str, int] | None = ray.get(board.failure.remote())
+    if failure is None:
+        return None
+    error = TrainingFailedError(f"train-shared: {failure[0]}")
+    error.exit_code = failure[1]
+    return error
 
 
 def _cause(error: BaseException) -> FpipeError:

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
 from fsspec.asyn import AsyncFileSystem
@@ -22,66 +16,13 @@ from render_jobs.sources.base import ViewsSource, make_source
 from render_jobs.sources.mesh_cache import MeshCache
 from render_jobs.sources.procedural import write_object
 from render_jobs.worker import RenderFailure
-from storage import remote_files
 from storage.errors import TransientError, UsageError
 from storage.plan import read_plan
 from storage.store import Store
 from storage.views import ViewsStore
 from tests.conftest import TINY, fpipe
+from tests.test_cli.conftest import BUCKET
 from tests.test_render_jobs.view_files import SIZE_PX, write_fused_planes, write_nerf_synthetic
-
-BUCKET = "s3://meshes"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[dict[str, str]]:
-    """Starts a server; yields the environment that leads to it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        _wait_for(port)
-        yield {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "NO_PROXY": "127.0.0.1",
-        }
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _wait_for(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with socket.socket() as client:
-            if client.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    pytest.fail("the S3 server did not start")
-
-
-@pytest.fixture
-def s3(server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[AsyncFileSystem]:
-    """The server's file system, with an empty bucket; its address is in this process's environment."""
-    for name, value in server.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(remote_files, "RETRY_DELAYS_S", (0.05, 0.05))
-    fsspec.config.conf.clear()
-    files = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
-    if files.exists(BUCKET):
-        files.rm(BUCKET, recursive=True)
-    files.mkdir(BUCKET)
-    type(files).clear_instance_cache()
-    yield files
-    type(files).clear_instance_cache()
 
 
 @pytest.fixture(scope="module")

@@ -95,7 +95,10 @@ def test_rays_of_the_bank_are_those_of_their_views(bank: RayBank, objects: list[
         own = slice(start + int(bank.view_start[1][view]), start + int(bank.view_start[1][view + 1]))
         assert (bank.view[own] == view).all()
         torch.testing.assert_close(bank.directions[own], directions[view, bank.pixel[own]])
-        assert (bank.origins[own] == origins[view]).all()
+        index = torch.arange(own.start, own.stop)
+        found = bank.rays(index, torch.ones_like(index))
+        assert (found[0] == origins[view]).all()
+        assert torch.equal(found[1], bank.directions[own])
 
 
 def test_drawn_pixels_do_not_depend_on_company(bank: RayBank) -> None:

@@ -24,7 +24,10 @@ def test_a_steps_pixels_equal_rays_rendered_apart() -> None:
     drawn = render_pixels(renderer, table, bank, batch, objects, random, GEOMETRY)
     near, far = bank.near[batch.index], bank.far[batch.index]
     depths = near + (far - near) * (torch.arange(5) + batch.jitter) / 5
-    origins, directions = bank.origins[batch.index], bank.directions[batch.index][:, 0]
+    origins, directions = (
+        bank.rays(batch.index, torch.tensor([1, 0])[batch.slot])[0],
+        bank.directions[batch.index][:, 0],
+    )
     value, opacity, _ = render_rays(
         renderer, table, batch.slot, origins, directions, depths, GEOMETRY.sigma_scale
     )

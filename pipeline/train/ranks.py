@@ -1,0 +1,136 @@
+"""What the ranks of a joint training do together: share a step's work, add gradients, agree on failures.
+
+A step sees the same number of objects whatever the number of ranks, so that more ranks take less time per
+step and leave the schedule as it is. Each rank draws its share from its own objects and weighs its losses by
+that share: sums over the ranks are then the means over the whole step, and two ranks equal one up to the
+order of additions where a step sees every object (with fewer, the draws differ). Without an initialised
+`torch.distributed` there is one rank, and nothing here does anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+BUCKET_BYTES = 32 * 2**20
+"""Gradients are added in pieces of this size: the extra memory, and few enough messages."""
+
+
+class OtherRankError(FloatingPointError):
+    """A rank's gradients are not finite; raised on all ranks alike."""
+
+
+class Ranks:
+    """This rank among the others.
+
+    Args:
+        n_own: Objects of this rank. With several ranks the constructor waits for all of them.
+
+    Attributes:
+        rank: 0-based.
+        world: Number of ranks.
+    """
+
+    def __init__(self, n_own: int) -> None:
+        active = distributed.is_available() and distributed.is_initialized()
+        self.rank = distributed.get_rank() if active else 0
+        self.world = distributed.get_world_size() if active else 1
+        self._sizes: list[Any] = [n_own] * self.world
+        if self.world > 1:
+            distributed.all_gather_object(self._sizes, n_own)
+
+    def share(self, wanted: int) -> int:
+        """Objects that this rank draws in a step of `wanted` in all: at least one, at most all it has."""
+        return self._share(wanted, self.rank)
+
+    def weight(self, wanted: int) -> float:
+        """This rank's part of the objects of such a step; the parts of all ranks add up to 1."""
+        return self.share(wanted) / sum(self._share(wanted, rank) for rank in range(self.world))
+
+    def even_share(self, wanted: int) -> int:
+        """Views that this rank takes of `wanted` in all, however many objects it has: at least one."""
+        return self._even_share(wanted, self.rank)
+
+    def even_weight(self, wanted: int) -> float:
+        """This rank's part of such views."""
+        return self.even_share(wanted) / sum(self._even_share(wanted, rank) for rank in range(self.world))
+
+    def _share(self, wanted: int, rank: int) -> int:
+        return min(int(self._sizes[rank]), self._even_share(wanted, rank))
+
+    def _even_share(self, wanted: int, rank: int) -> int:
+        return max(1, wanted // self.world + (rank < wanted % self.world))
+
+    def sum(self, values: dict[str, float], weight: float = 1.0) -> dict[str, float]:
+        """Add up each value times the rank's weight; not finite on all ranks where it is so on one."""
+        if self.world == 1:
+            return values
+        total = torch.tensor(list(values.values()), dtype=torch.float64) * weight
+        distributed.all_reduce(total)
+        return dict(zip(values, total.tolist(), strict=True))
+
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Give every rank the first rank's values."""
+        if self.world > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor.data, 0)
+
+    def sum_before(self, optimiser: torch.optim.Optimizer, weight: float = 1.0) -> None:
+        """Add the gradients of all ranks, times their weights, before every step of an optimiser.
+
+        The step then raises FloatingPointError on all ranks where one has a gradient that is not finite.
+        """
+        if self.world > 1:
+            optimiser.register_step_pre_hook(lambda *_: self._sum_gradients(optimiser, weight))
+
+    def fail(self, optimiser: torch.optim.Optimizer) -> None:
+        """Take part in an optimiser's step that this rank cannot do, so that no other rank waits for it."""
+        if self.world > 1:
+            for param in _params(optimiser):
+                param.grad = torch.full_like(param, torch.nan)
+            _add_gradients(list(_params(optimiser)))
+
+    def _sum_gradients(self, optimiser: torch.optim.Optimizer, weight: float) -> None:
+        params = [param for param in _params(optimiser) if param.grad is not None]
+        if weight != 1.0:
+            for param in params:
+                assert param.grad is not None
+                param.grad.mul_(weight)
+        if not _add_gradients(params):
+            raise OtherRankError("a rank's gradients are not finite any more")
+
+
+def _add_gradients(params: list[Tensor]) -> bool:
+    """Add gradients over the ranks in place; say whether all of them are finite."""
+    finite = True
+    for bucket in _buckets(params):
+        flat = torch.cat([grad.reshape(-1) for grad in bucket])
+        distributed.all_reduce(flat)
+        finite = finite and bool(torch.isfinite(flat.sum()))
+        sizes = [grad.numel() for grad in bucket]
+        for grad, part in zip(bucket, torch.split(flat, sizes), strict=True):
+            grad.copy_(part.view(grad.shape))
+    return finite
+
+
+def _params(optimiser: torch.optim.Optimizer) -> Iterator[Tensor]:
+    for group in optimiser.param_groups:
+        yield from group["params"]
+
+
+def _buckets(params: list[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
+    size = 0
+    for param in params:
+        assert param.grad is not None
+        n_bytes = param.grad.numel() * param.grad.element_size()
+        if bucket and size + n_bytes > BUCKET_BYTES:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(param.grad)
+        size += n_bytes
+    if bucket:
+        yield bucket

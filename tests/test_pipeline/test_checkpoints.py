@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.train.checkpoints import Checkpoints
+from pipeline.train.job import _resume
+from storage.store import Store
+from tests.test_pipeline.toy import toy_trainer
+
+FOLDER = "runs/train-shared/x"
+
+
+def state(value: float) -> dict[str, object]:
+    return {"a": torch.full((3,), value), "nested": [{"b": torch.zeros(2), "rate": 0.1}], "n": 4}
+
+
+@pytest.fixture(params=["folder", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A folder, and a store that fsspec leads to."""
+    return Store(tmp_path if request.param == "folder" else f"memory://{tmp_path}")
+
+
+def test_the_last_ones_are_kept_and_found_by_another_process(store: Store) -> None:
+    first = Checkpoints(store, FOLDER, 0, keep=3)
+    assert first.steps() == []
+    for step in range(10, 60, 10):
+        first.save(step, state(step))
+    again = Checkpoints(store, FOLDER, 0, keep=3)
+    assert again.steps() == [30, 40, 50]
+    loaded = again.load(40)
+    assert loaded is not None
+    assert torch.equal(loaded["a"], torch.full((3,), 40.0))
+    assert loaded["nested"][0]["rate"] == 0.1
+    assert again.newest is not None
+    assert again.newest[0] == 40
+    again.save(41, state(41))  # over 50: the run goes on from 40
+    assert again.steps() == [30, 40, 41]
+    assert Checkpoints(store, FOLDER, 1).steps() == []
+    assert len(store.list(FOLDER)) == 6
+
+
+def test_a_damaged_state_is_absent(store: Store) -> None:
+    checkpoints = Checkpoints(store, FOLDER, 0)
+    checkpoints.save(1, state(1))
+    checkpoints.save(2, state(2))
+    key = f"{FOLDER}/checkpoint-rank0-1.pt"
+    data = bytearray(store.read(key))
+    data[len(data) // 2] ^= 1
+    store.replace(key, bytes(data))
+    again = Checkpoints(store, FOLDER, 0)
+    assert again.steps() == [1, 2]
+    assert again.load(2) is None
+    assert again.load(1) is not None
+    again.save(3, state(3))
+    assert again.steps() == [1, 3]
+    store.replace(f"{FOLDER}/checkpoint-rank0-0.json", b"{")
+    assert again.steps() == [3]
+
+
+def test_a_state_that_was_cut_off_before_its_record_is_absent(store: Store) -> None:
+    checkpoints = Checkpoints(store, FOLDER, 0)
+    checkpoints.save(1, state(1))
+    checkpoints.save(2, state(2))
+    record = store.read(f"{FOLDER}/checkpoint-rank0-0.json")
+    checkpoints.save(3, state(3))
+    store.replace(f"{FOLDER}/checkpoint-rank0-0.json", record)  # as if killed between the two writes
+    again = Checkpoints(store, FOLDER, 0)
+    assert [again.load(step) is None for step in (1, 2)] == [True, False]
+
+
+def test_a_store_cannot_run_code(store: Store) -> None:
+    checkpoints = Checkpoints(store, FOLDER, 0)
+    checkpoints.save(1, state(1))
+    buffer = io.BytesIO()
+    torch.save({"step": 1, "state": logging.getLogger()}, buffer)
+    evil = buffer.getvalue()
+    import hashlib
+
+    record = {"step": 1, "bytes": len(evil), "sha256": hashlib.sha256(evil).hexdigest()}
+    store.replace(f"{FOLDER}/checkpoint-rank0-0.pt", evil)
+    store.replace(f"{FOLDER}/checkpoint-rank0-0.json", json.dumps(record).encode())
+    with pytest.raises(Exception, match="weights_only"):
+        checkpoints.load(1)
+
+
+def test_a_state_that_is_not_finite_is_not_kept(store: Store) -> None:
+    checkpoints = Checkpoints(store, FOLDER, 0)
+    checkpoints.save(1, state(1))
+    with pytest.raises(FloatingPointError, match=r"after step 2 nested\[0\]\.b is not finite"):
+        checkpoints.save(2, {"nested": [{"b": torch.tensor([0.0, torch.nan])}]})
+    assert checkpoints.steps() == [1]
+    with pytest.raises(ValueError, match="at least 2"):
+        Checkpoints(store, FOLDER, 0, keep=1)
+
+
+def test_training_goes_on_from_the_newest_whole_checkpoint(store: Store) -> None:
+    trainer = toy_trainer(2)
+    checkpoints = Checkpoints(store, FOLDER, 0)
+    for _ in range(2):
+        trainer.step()
+        checkpoints.save(trainer.step_count, trainer.state_dict())
+    newest = f"{FOLDER}/checkpoint-rank0-1.pt"
+    store.replace(newest, store.read(newest)[:-1])
+    other = toy_trainer(2)
+    _resume(other, Checkpoints(store, FOLDER, 0), 1)
+    assert other.step_count == 1

@@ -1,0 +1,169 @@
+"""Two gloo ranks as processes of this machine against one process that sees the same global batch.
+
+Every step sees all objects, so the draws are those of one process and only the order of additions differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import distributed, multiprocessing
+
+from pipeline.model.shared import RegimeOneCodes
+from pipeline.train.autoencoder import AutoencoderRecipe, AutoencoderTrainer
+from pipeline.train.joint import JointTrainer
+from pipeline.train.ranks import Ranks
+from pipeline.train.settings import JointSettings
+from tests.test_pipeline.toy import toy_autoencoder, toy_object, toy_settings
+
+N_OBJECTS = 3  # two on the first rank, one on the second
+
+
+def both(body: Callable[[int, Path], Any], folder: Path) -> list[Any]:
+    """Runs body(rank, folder) in two processes that form a group; returns what they returned."""
+    multiprocessing.spawn(_enter, (body, folder), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+def _enter(rank: int, body: Callable[[int, Path], Any], folder: Path) -> None:
+    distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.save(body(rank, folder), folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def settings() -> JointSettings:
+    return replace(
+        toy_settings(),
+        autoencoder=AutoencoderRecipe(steps=0),
+        warmup_steps=6,
+        warmup_objects=N_OBJECTS,
+        joint_steps=4,
+        joint_objects=N_OBJECTS,
+    )
+
+
+def trainer_of(objects: list[int], values: JointSettings) -> JointTrainer:
+    autoencoder = toy_autoencoder()
+    autoencoder.is_new = False  # a start from its own views would differ between the ranks
+    return JointTrainer([toy_object(seed).training() for seed in objects], autoencoder, values, seed=0)
+
+
+def planes_after(trainer: JointTrainer, steps: int) -> dict[str, Any]:
+    for _ in range(steps):
+        trainer.step()
+    return {
+        "base": trainer.base_planes.detach(),
+        "renderer": trainer.renderer.state_dict(),
+        "autoencoder": trainer.autoencoder.state_dict(),
+        "codes": trainer.codes(),
+        "losses": [point.losses for point in trainer.curve],
+    }
+
+
+def _train(rank: int, folder: Path) -> dict[str, Any]:
+    return planes_after(trainer_of(list(range(N_OBJECTS))[rank::2], settings()), 10)
+
+
+def test_two_ranks_equal_one_with_the_same_global_batch(tmp_path: Path) -> None:
+    first, second = both(_train, tmp_path)
+    one = planes_after(trainer_of(list(range(N_OBJECTS)), settings()), 10)
+    for name in ("base", "renderer", "autoencoder"):
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
+    for step, (mine, theirs) in enumerate(zip(first["losses"], one["losses"], strict=True)):
+        assert mine == pytest.approx(theirs, rel=1e-4), step
+        assert mine == second["losses"][step]
+    together = RegimeOneCodes.merge([first["codes"], second["codes"]])
+    assert together.ids == one["codes"].ids
+    for mine, theirs in (
+        (first["base"], one["base"]),
+        (first["renderer"], one["renderer"]),
+        (first["autoencoder"], one["autoencoder"]),
+        (together.micro, one["codes"].micro),
+        (together.coefficients, one["codes"].coefficients),
+    ):
+        # Seen: 6e-7 at most, of values up to 1.7, after ten steps.
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+RECIPE = AutoencoderRecipe(steps=5, batch_size=4, crop_px=0)
+
+
+def _train_autoencoder(rank: int, folder: Path) -> dict[str, Any]:
+    values = replace(settings(), autoencoder=RECIPE)
+    return planes_after(trainer_of([rank], values), 5)
+
+
+class _BothRanksViews:
+    """The views that two ranks draw at the same rows, together."""
+
+    def __init__(self) -> None:
+        self._own = [toy_object(seed).training().rgba for seed in range(2)]
+
+    def __len__(self) -> int:
+        return len(self._own[0])
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return np.concatenate([own[rows] for own in self._own])
+
+
+def test_the_ranks_train_the_autoencoder_together(tmp_path: Path) -> None:
+    first, second = both(_train_autoencoder, tmp_path)
+    torch.testing.assert_close(first["autoencoder"], second["autoencoder"], rtol=0, atol=0)
+    one = toy_autoencoder()
+    one.is_new = False
+    # The ranks share a batch of 4: rows of 2 views are drawn on each.
+    trainer = AutoencoderTrainer(one, _BothRanksViews(), replace(RECIPE, batch_size=2))
+    trainer.run()
+    assert [point["ae"] for point in first["losses"]] == pytest.approx(trainer.losses, rel=1e-4)
+    own = {name.removeprefix("vae."): value for name, value in first["autoencoder"].items() if "vae." in name}
+    torch.testing.assert_close(own, dict(one.vae.state_dict()), rtol=1e-5, atol=1e-6)  # seen: 2e-7 at most
+
+
+def _break_one(rank: int, folder: Path) -> list[str]:
+    """Makes what one rank sees not finite, once in every phase; all ranks must say so at once."""
+    said = []
+    for steps, where in ((1, "autoencoder"), (7, "warmup"), (12, "joint")):
+        values = replace(settings(), autoencoder=RECIPE)
+        trainer = trainer_of([rank], values)
+        planes_after(trainer, steps)
+        assert trainer.phase == where
+        if rank == 1:
+            tensor = (
+                next(trainer.autoencoder.decoder_params()) if where == "autoencoder" else trainer.base_planes
+            )
+            with torch.no_grad():
+                tensor.fill_(torch.nan)
+        with pytest.raises(FloatingPointError) as error:
+            trainer.step()
+        said.append(str(error.value))
+    return said
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_stops_all(tmp_path: Path) -> None:
+    first, second = both(_break_one, tmp_path)
+    assert "gradients" in first[0]
+    assert "step 1" in second[0]
+    assert first[1:] == second[1:]
+    assert "step 7 (warmup)" in first[1]
+
+
+def test_one_rank_does_nothing_and_work_is_dealt_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = Ranks(5)
+    assert (alone.rank, alone.world) == (0, 1)
+    assert (alone.share(3), alone.share(8), alone.weight(3), alone.even_share(16)) == (3, 5, 1.0, 16)
+    losses = {"a": float("nan")}
+    assert alone.sum(losses) is losses
+    # 7 objects on 3 ranks, 3 + 2 + 2: of a step's 4 the first takes 2, of 9 each takes all that it has.
+    monkeypatch.setattr(alone, "world", 3)
+    monkeypatch.setattr(alone, "_sizes", [3, 2, 2])
+    shares = []
+    for rank in range(3):
+        monkeypatch.setattr(alone, "rank", rank)
+        shares.append([alone.share(4), alone.share(9), alone.share(1), alone.weight(4)])
+    assert shares == [[2, 3, 1, 0.5], [1, 2, 1, 0.25], [1, 2, 1, 0.25]]
