@@ -105,10 +105,6 @@ class Autoencoder(nn.Module):
         if self.vae.post_quant_conv is not None:
             yield from self.vae.post_quant_conv.parameters()
 
-    def enable_gradient_checkpointing(self) -> None:
-        """Compute activations again in the backward instead of keeping them: the same gradients."""
-        self.vae.enable_gradient_checkpointing()
-
     def encode(self, rgb: Float[Tensor, "b 3 hh ww"]) -> Float[Tensor, "b c h w"]:
         """Normalised latents in (0, 1) of views.
 
