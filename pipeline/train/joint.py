@@ -35,8 +35,9 @@ from pipeline.train.batches import (
     seeded_generator,
     view_pixels,
 )
-from pipeline.train.losses import Rendered, latent_error, paste_pixels, render_pixels
+from pipeline.train.losses import Rendered, latent_error, paste_pixels, render_pixels, total_variation
 from pipeline.train.row_adam import EPSILON, RowAdam
+from pipeline.train.schedule import Rates
 from pipeline.train.settings import JointSettings
 
 Phase = Literal["autoencoder", "warmup", "joint", "done"]
@@ -93,15 +94,19 @@ class JointTrainer:
         self.curve: list[CurvePoint] = []
         self.size_px = (objects[0].rgba.shape[1], objects[0].rgba.shape[2])
         self._init_planes()
-        self._autoencoder_trainer = AutoencoderTrainer(
-            self.autoencoder, AllViews(objects), settings.autoencoder
-        )
+        own = list(self.autoencoder.parameters())
+        # None where RGB is rendered without an autoencoder: there is nothing to train then.
+        self._autoencoder_trainer: AutoencoderTrainer | None = None
+        self._ae_optimiser: torch.optim.Optimizer | None = None
+        if own:
+            views = AllViews(objects)
+            self._autoencoder_trainer = AutoencoderTrainer(self.autoencoder, views, settings.autoencoder)
+            self._ae_optimiser = torch.optim.Adam(own, betas=(0.9, 0.99))
         shared: list[dict[str, Any]] = [
             {"params": [self.base_planes]},
             {"params": list(self.renderer.parameters())},
         ]
         self._optimiser = torch.optim.Adam(shared, betas=(0.9, 0.99), eps=EPSILON)
-        self._ae_optimiser = torch.optim.Adam(self.autoencoder.parameters(), betas=(0.9, 0.99))
         self._cache = _Cache()
         self._bank: RayBank | None = None
         self._average_over_ranks()
@@ -117,10 +122,11 @@ class JointTrainer:
             renderer = Renderer(s.f_mic + s.f_mac, self.autoencoder.latent_channels, s.width)
         self.renderer = renderer.to(self.device)
         micro, coefficients = [], []
+        # 1/sqrt(M) keeps the macro features at the base planes' scale (METHOD section 2).
+        spread = s.init_coefficients or 1.0 / math.sqrt(max(s.n_base, 1))
         for views in self.objects:
             own = seeded_generator("code", self.seed, views.object_id)
-            # 1/sqrt(M) keeps the macro features at the base planes' scale (METHOD section 2).
-            coefficients.append(torch.randn(s.n_base, generator=own) / math.sqrt(s.n_base))
+            coefficients.append(torch.randn(s.n_base, generator=own) * spread)
             micro.append(torch.randn(3, s.f_mic, *shape[1:], generator=own) * s.init_scale)
         self._codes = _Codes(
             RowAdam(torch.stack(micro).to(self.device)) if s.f_mic else None,
@@ -138,7 +144,10 @@ class JointTrainer:
             if param.grad is not None:
                 param.grad /= world
 
-        for param in [self.base_planes, *self.renderer.parameters(), *self.autoencoder.parameters()]:
+        shared = [self.base_planes, *self.renderer.parameters(), *self.autoencoder.parameters()]
+        for param in shared:
+            if not param.numel():  # base planes of a representation that has none
+                continue
             distributed.broadcast(param.data, 0)
             param.register_post_accumulate_grad_hook(average)  # type: ignore[no-untyped-call]
 
@@ -162,9 +171,8 @@ class JointTrainer:
         """Do the next step.
 
         Raises:
-            FloatingPointError: If the loss is not finite; says the phase and the step. The state is then that
-            of
-                the step before, except for the autoencoder's own phase.
+            FloatingPointError: If the loss is not finite; says the phase, the step and the learning rates.
+                The state is then that of the step before, except for the autoencoder's own phase.
         """
         started = time.perf_counter()
         phase = self.phase
@@ -183,6 +191,7 @@ class JointTrainer:
         return point
 
     def _autoencoder_step(self) -> dict[str, float]:
+        assert self._autoencoder_trainer is not None, "an autoencoder without parameters has no steps"
         self._autoencoder_trainer.run(until=self.step_count + 1)
         if self._autoencoder_trainer.step == self.settings.autoencoder.steps:
             self._share_normaliser()
@@ -199,8 +208,8 @@ class JointTrainer:
         rows = self._objects_of(step, s.warmup_objects)
         generators = self._generators("warmup", step, rows)
         batch = draw_pixels(bank, rows, generators, s.warmup_pixels, s.n_samples)
-        leaves, table = self._table(rows)
-        drawn = self._render(table, batch, rows, generators)
+        leaves, planes = self._planes_of(rows)
+        drawn = self._render(planes, batch, rows, generators)
         pixel, view = bank.pixel[batch.index], bank.view[batch.index]
         assert cache.background is not None
         background = cache.background.flatten(1).T[pixel]
@@ -211,9 +220,13 @@ class JointTrainer:
             ]
         )
         latent = latent_error(drawn.value + (1.0 - drawn.opacity[:, None]) * background, target).mean()
-        free = drawn.free.mean()
-        self._apply(latent + s.lambda_free * free, rows, leaves, step / s.warmup_steps, 1.0)
-        return {"latent": float(latent.detach()), "free": float(free.detach())}
+        parts = {"latent": latent, "free": drawn.free.mean()}
+        loss = latent + s.lambda_free * parts["free"]
+        if s.tv_warmup:
+            parts["tv"] = total_variation(planes)
+            loss = loss + s.tv_warmup * parts["tv"]
+        self._apply(loss, rows, leaves, s.warmup_rates.scaled(s.decay.at(step / s.warmup_steps)))
+        return {name: float(part.detach()) for name, part in parts.items()}
 
     def _joint_step(self, step: int) -> dict[str, float]:
         s = self.settings
@@ -226,8 +239,8 @@ class JointTrainer:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=s.dtype == "bfloat16"):
             latents = self.autoencoder.encode(torch.cat([rgb, torch.ones_like(rgb[:1])])).float()
         target, background = latents[:-1], latents[-1:].expand_as(latents[:-1])
-        leaves, table = self._table(rows)
-        drawn = self._render(table, batch.rays, rows, generators)
+        leaves, planes = self._planes_of(rows)
+        drawn = self._render(planes, batch.rays, rows, generators)
         rendered = paste_pixels(drawn.value, drawn.opacity, batch, background)
         # The reconstruction loss has a tenth of the weight and costs a decoding: a part of the views is
         # enough.
@@ -239,8 +252,11 @@ class JointTrainer:
         rgb_loss, ae = squared[: len(rgb)].mean(), squared[len(rgb) :].mean()
         free = drawn.free.mean()
         loss = s.lambda_latent * latent + s.lambda_rgb * rgb_loss + s.lambda_ae * ae + s.lambda_free * free
-        self._apply(loss, rows, leaves, step / max(s.joint_steps, 1), s.lr_joint_scale, with_autoencoder=True)
         parts = {"latent": latent, "rgb": rgb_loss, "ae": ae, "free": free}
+        if s.tv_joint:
+            parts["tv"] = total_variation(planes)
+            loss = loss + s.tv_joint * parts["tv"]
+        self._apply(loss, rows, leaves, s.joint_rates.scaled(s.decay.at(step / s.joint_steps)))
         return {name: float(part.detach()) for name, part in parts.items()}
 
     def _apply(
@@ -248,51 +264,46 @@ class JointTrainer:
         loss: Tensor,
         rows: list[int],
         leaves: tuple[Tensor | None, Tensor],
-        progress: float,
-        lr_scale: float,
-        *,
-        with_autoencoder: bool = False,
+        rates: Rates,
     ) -> None:
-        """Backward, then one optimiser step of everything that the loss reached."""
-        s = self.settings
+        """Backward, then one optimiser step of everything that the loss reached and that has a rate."""
         if not math.isfinite(float(loss.detach())):
             raise FloatingPointError(
-                f"the loss of step {self.step_count} ({self.phase}) is {float(loss.detach())}: "
-                f"learning rates are at {lr_scale * s.lr_final**progress:.3g} of their configured values"
+                f"the loss of step {self.step_count} ({self.phase}) is {float(loss.detach())} "
+                f"at learning rates {rates}: lower them"
             )
         self._optimiser.zero_grad(set_to_none=True)
-        self._ae_optimiser.zero_grad(set_to_none=True)
+        if self._ae_optimiser is not None:
+            self._ae_optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        scale = lr_scale * s.lr_final**progress
-        for group, rate in zip(self._optimiser.param_groups, (s.lr_base, s.lr_renderer), strict=True):
-            group["lr"] = rate * scale
+        for group, rate in zip(self._optimiser.param_groups, (rates.base, rates.renderer), strict=True):
+            group["lr"] = rate
         self._optimiser.step()
         index = torch.tensor(rows, device=self.device)
         micro, coefficients = leaves
         if self._codes.micro is not None and micro is not None and micro.grad is not None:
-            self._codes.micro.update(index, micro.grad, s.lr_micro * scale)
+            self._codes.micro.update(index, micro.grad, rates.micro)
         if coefficients.grad is not None:
-            self._codes.coefficients.update(index, coefficients.grad, s.lr_coefficients * scale)
-        if with_autoencoder:
-            self._ae_optimiser.param_groups[0]["lr"] = s.lr_autoencoder * s.lr_final**progress
+            self._codes.coefficients.update(index, coefficients.grad, rates.coefficients)
+        if self._ae_optimiser is not None and rates.autoencoder:
+            self._ae_optimiser.param_groups[0]["lr"] = rates.autoencoder
             self._ae_optimiser.step()
 
-    def _table(self, rows: list[int]) -> tuple[tuple[Tensor | None, Tensor], PlaneTable]:
+    def _planes_of(self, rows: list[int]) -> tuple[tuple[Tensor | None, Tensor], Tensor]:
         """Fuse the planes of a step's objects; their codes become leaves of the step's graph."""
         index = torch.tensor(rows, device=self.device)
         micro = None if self._codes.micro is None else self._codes.micro.values[index].requires_grad_()
         coefficients = self._codes.coefficients.values[index].requires_grad_()
-        planes = fuse(micro, coefficients, self.base_planes)
-        return (micro, coefficients), PlaneTable.of(planes, self.settings.geometry)
+        return (micro, coefficients), fuse(micro, coefficients, self.base_planes)
 
     def _render(
-        self, table: PlaneTable, batch: RayBatch, rows: list[int], generators: list[torch.Generator]
+        self, planes: Tensor, batch: RayBatch, rows: list[int], generators: list[torch.Generator]
     ) -> Rendered:
         n, index = self.settings.free_points, torch.tensor(rows, device=self.device)
         random = torch.stack([torch.rand(n, 3, generator=generator) for generator in generators])
         return render_pixels(
             self.renderer,
-            table,
+            PlaneTable.of(planes, self.settings.geometry),
             self._ray_bank(),
             batch,
             index,
@@ -341,12 +352,12 @@ class JointTrainer:
         return {
             "step_count": self.step_count,
             "curve": [(p.step, p.phase, p.losses, p.seconds) for p in self.curve],
-            "autoencoder_trainer": self._autoencoder_trainer.state_dict(),
+            "autoencoder_trainer": self._autoencoder_trainer and self._autoencoder_trainer.state_dict(),
             "autoencoder": self.autoencoder.state_dict(),
             "base_planes": self.base_planes.detach(),
             "renderer": self.renderer.state_dict(),
             "optimiser": self._optimiser.state_dict(),
-            "ae_optimiser": self._ae_optimiser.state_dict(),
+            "ae_optimiser": self._ae_optimiser and self._ae_optimiser.state_dict(),
             "coefficients": self._codes.coefficients.state_dict(),
             "micro": None if self._codes.micro is None else self._codes.micro.state_dict(),
             "object_ids": [views.object_id for views in self.objects],
@@ -365,13 +376,15 @@ class JointTrainer:
             )
         self.step_count = int(state["step_count"])
         self.curve = [CurvePoint(*point) for point in state["curve"]]
-        self._autoencoder_trainer.load_state_dict(state["autoencoder_trainer"])
+        if self._autoencoder_trainer is not None:
+            self._autoencoder_trainer.load_state_dict(state["autoencoder_trainer"])
         self.autoencoder.load_state_dict(state["autoencoder"])
         with torch.no_grad():
             self.base_planes.copy_(state["base_planes"])
         self.renderer.load_state_dict(state["renderer"])
         self._optimiser.load_state_dict(state["optimiser"])
-        self._ae_optimiser.load_state_dict(state["ae_optimiser"])
+        if self._ae_optimiser is not None:
+            self._ae_optimiser.load_state_dict(state["ae_optimiser"])
         self._codes.coefficients.load_state_dict(state["coefficients"])
         if self._codes.micro is not None:
             self._codes.micro.load_state_dict(state["micro"])
