@@ -158,19 +158,31 @@ class PipelineConfig(BaseModel):
 
 
 def preset_names() -> list[str]:
-    """Returns the names of the presets that come with fpipe."""
+    """Returns the names of the presets that come with fpipe: "demo", "ablation/rgb" and so on."""
     folder = resources.files("pipeline") / "presets"
+    entries = [("", entry) for entry in folder.iterdir()]
+    entries += [
+        (f"{entry.name}/", inner) for _, entry in entries if entry.is_dir() for inner in entry.iterdir()
+    ]
     return sorted(
-        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+        prefix + entry.name.removesuffix(".yaml") for prefix, entry in entries if entry.name.endswith(".yaml")
     )
 
 
 def read_preset(preset: str) -> dict[str, Any]:
     """Returns the values of a preset by name, or of a YAML file by path.
 
+    A preset may extend another: `extends: NAME` takes its values, replaced one by one where both have them.
+
     Raises:
-        ConfigError: no such preset, or not a YAML mapping.
+        ConfigError: no such preset, not a YAML mapping, or presets that extend each other.
     """
+    return _read_preset(preset, ())
+
+
+def _read_preset(preset: str, extended_by: tuple[str, ...]) -> dict[str, Any]:
+    if preset in extended_by:
+        raise ConfigError(f"presets extend each other: {' → '.join((*extended_by, preset))}")
     if preset in preset_names():
         text = (resources.files("pipeline") / "presets" / f"{preset}.yaml").read_text()
     elif Path(preset).is_file():
@@ -185,7 +197,18 @@ def read_preset(preset: str) -> dict[str, Any]:
         raise ConfigError(f"preset {preset}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"preset {preset}: the file must hold a mapping of sections")
-    return values
+    base = values.pop("extends", None)
+    return values if base is None else _merged(_read_preset(str(base), (*extended_by, preset)), values)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Returns nested values with others put over them."""
+    merged = dict(base)
+    for name, value in over.items():
+        inner = merged.get(name)
+        both = isinstance(inner, dict) and isinstance(value, dict)
+        merged[name] = _merged(inner, value) if both and inner is not None else value
+    return merged
 
 
 def load_config(

@@ -32,7 +32,7 @@ Lpips = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[Any]]
 
 def evaluate_object(
     rendered: NDArray[Any],
-    ceiling: NDArray[Any],
+    ceiling: NDArray[Any] | None,
     heldout_rgba: NDArray[np.uint8],
     heldout_cam2world: NDArray[Any],
     train_rgba: NDArray[np.uint8],
@@ -44,7 +44,7 @@ def evaluate_object(
     Args:
         rendered: The fit seen from the held-out cameras, [Vh, H, W, 3]; clipped to [0, 1], as a PNG would.
         ceiling: The held-out views after the autoencoder alone, [Vh, H, W, 3]: no fit can be expected to do
-            better.
+            better; None where there is no autoencoder.
         heldout_rgba: Held-out views [Vh, H, W, 4], sRGB, straight alpha; composited over white.
         heldout_cam2world: Their cameras [Vh, 4, 4].
         train_rgba: Training views [Vt, H, W, 4]: candidates of the nearest-view baseline.
@@ -53,7 +53,7 @@ def evaluate_object(
 
     Returns:
         `METRIC_NAMES` -> mean over the held-out views; `lpips` is NaN without weights, `foreground_psnr_db`
-        where no held-out view shows the object.
+        where no held-out view shows the object, `ceiling_psnr_db` without an autoencoder.
 
     Raises:
         ValueError: Shapes do not belong together, there is no held-out view, or a rendering is not finite.
@@ -65,14 +65,15 @@ def evaluate_object(
     truth = metrics.composite(heldout_rgba)
     image = np.clip(rendered, 0, 1).astype(np.float32)
     nearest = metrics.nearest_views(heldout_cam2world, train_cam2world)
+    unknown = np.full(len(truth), np.nan)
     per_view = {
         "psnr_db": metrics.psnr(image, truth),
         "ssim": metrics.ssim(image, truth),
         "foreground_psnr_db": metrics.foreground_psnr(image, truth, heldout_rgba[..., 3]),
-        "ceiling_psnr_db": metrics.psnr(np.clip(ceiling, 0, 1), truth),
+        "ceiling_psnr_db": unknown if ceiling is None else metrics.psnr(np.clip(ceiling, 0, 1), truth),
         "white_psnr_db": metrics.white_psnr(truth),
         "nearest_view_psnr_db": metrics.psnr(metrics.composite(train_rgba[nearest]), truth),
-        "lpips": np.full(len(truth), np.nan) if lpips is None else np.asarray(lpips(image, truth)),
+        "lpips": unknown if lpips is None else np.asarray(lpips(image, truth)),
     }
     return {name: _mean(values) for name, values in per_view.items()}
 

@@ -41,6 +41,7 @@ def fit_header(
         resolution=resolution,
         n_base=int(meta["n_base"]),
         dtype=config.fit.dtype,
+        plane_order=tuple(meta["plane_order"]),
         objects_per_shard=choose_objects_per_shard(plan.header.n_objects, object_bytes, workers),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
@@ -55,8 +56,9 @@ def fit_objects(
     session: ComputeSession,
     progress: Progress,
     environment: Mapping[str, str],
+    publish: bool = True,
 ) -> StageResult:
-    """Fits the objects of the shards that are left, and publishes the fit when it is complete.
+    """Fits the objects of the shards that are left.
 
     Args:
         store: the dataset.
@@ -67,6 +69,7 @@ def fit_objects(
         session: computes.
         progress: is told.
         environment: for `--shard auto`.
+        publish: make the fit the one that readers open, once it is complete or while there is no other.
 
     Raises:
         UsageError: there are no shared components, or views of a chosen shard are not rendered.
@@ -81,7 +84,8 @@ def fit_objects(
     done = planes.done()
     if all(shard in done for shard in chosen):
         progress.say(f"fit-objects: all {len(chosen)} shards of fit {name} are done")
-        _publish_when_complete(store, planes, name)
+        if publish:
+            _publish_when_complete(store, planes, name)
         return StageResult(
             "fit-objects", len(chosen), skipped=len(chosen), objects_failed=len(planes.failures())
         )
@@ -105,7 +109,8 @@ def fit_objects(
             progress,
             run,
         )
-    _publish_when_complete(store, planes, name)
+    if publish:
+        _publish_when_complete(store, planes, name)
     return result
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.model.identity import IdentityAutoencoder
 from pipeline.model.shared import SharedComponents, load_shared
 from storage.store import Store
 
@@ -61,8 +62,13 @@ class FitRenderer:
         ]
         return _channels_last(torch.cat(parts))
 
-    def ceiling(self, rgb: NDArray[Any]) -> NDArray[np.float32]:
-        """Views [V, H, W, 3] after the autoencoder alone: the best that a fit can be expected to do."""
+    def ceiling(self, rgb: NDArray[Any]) -> NDArray[np.float32] | None:
+        """Views [V, H, W, 3] after the autoencoder alone: the best that a fit can be expected to do.
+
+        None where RGB is rendered without an autoencoder, which then bounds nothing.
+        """
+        if isinstance(self._shared.autoencoder, IdentityAutoencoder):
+            return None
         parts = [self._shared.reconstruct(self._tensor(np.moveaxis(part, 3, 1))) for part in _batches(rgb)]
         return _channels_last(torch.cat(parts))
 

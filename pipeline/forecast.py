@@ -199,7 +199,8 @@ def _measure_fit(config: PipelineConfig, shared: Any, objects: Any, fit: Any) ->
         steps = getattr(settings, name)
         if not steps:
             continue
-        short = replace(settings, **{"latent_steps": 0, "rgb_steps": 0, name: CALIBRATION_STEPS})
+        counts = {"latent_steps": 0, "rgb_steps": 0, name: CALIBRATION_STEPS}
+        short = replace(settings, latent_steps=counts["latent_steps"], rgb_steps=counts["rgb_steps"])
         prepare_s, step_s = _fit_seconds(shared, objects, short, fit)
         total += step_s * steps + (prepare_s if name == "latent_steps" else 0.0)
     return total / len(objects)

@@ -32,7 +32,11 @@ RANGE_OBJECTS = 64
 
 
 def train_shared(
-    store: Store, config: PipelineConfig, session: ComputeSession, progress: Progress
+    store: Store,
+    config: PipelineConfig,
+    session: ComputeSession,
+    progress: Progress,
+    publish: bool = True,
 ) -> tuple[str, StageResult]:
     """Trains, or finds the result of the same training, and makes it the dataset's default.
 
@@ -41,6 +45,7 @@ def train_shared(
         config: resolved configuration.
         session: computes.
         progress: is told.
+        publish: make the result the dataset's default.
 
     Returns:
         shared_version and what was done.
@@ -54,7 +59,8 @@ def train_shared(
     version = finished_version(store, plan, train)
     if version is not None:
         progress.say(f"train-shared: done before, shared_version {version}")
-        _publish(store, version, config)
+        if publish:
+            _publish(store, version, config)
         return version, StageResult("train-shared", 1, skipped=1)
     _require_views(store)
     _require_range(store, config.train.geometry)
@@ -63,7 +69,8 @@ def train_shared(
         summary = _run(store, config, train, session, progress)
         version = str(summary["shared_version"])
         run.summary = {**summary, "seconds": round(time.monotonic() - began, 3)}
-    _publish(store, version, config)
+    if publish:
+        _publish(store, version, config)
     done = StageResult(
         "train-shared", 1, done=1, objects_ok=int(summary["objects"]), seconds=time.monotonic() - began
     )

@@ -1,8 +1,9 @@
 """`fits/<name>/planes.zarr`: micro planes, coefficients and metrics of all objects under one fit.
 
-Arrays (N objects, M base planes): micro f16|f32 [N, 3, F_mic, K, K] (plane order xy, xz, yz; absent when
-F_mic = 0), coefficients f32 [N, M], metrics f32 [N, n] (attribute `names`), regime u8 [N] (0 for none),
-class i32 [N], status u8 [N]. `fits/<name>/header.json` defines the fit and is written first.
+Arrays (N objects, M base planes): micro f16|f32 [N, 3, F_mic, K, K] (plane order in its attribute `planes`;
+absent when F_mic = 0), coefficients f32 [N, M] (absent when M = 0), metrics f32 [N, n] (attribute `names`),
+regime u8 [N] (0 for none), class i32 [N], status u8 [N]. `fits/<name>/header.json` defines the fit and is
+written first.
 """
 
 from __future__ import annotations
@@ -48,9 +49,10 @@ class FitHeader(BaseModel):
         n_objects: Rows N, those of the plan.
         f_mic: Micro channels per plane; 0 means no micro planes (ULW).
         resolution: Texels K along one side of a plane.
-        n_base: Base planes M.
+        n_base: Base planes M; 0 means no coefficients (micro only).
         dtype: Stored type of the micro planes.
         objects_per_shard: Objects per shard file.
+        plane_order: Axes of the three planes, columns first; the last is "zx" with the released code's axes.
         metric_names: Names of the stored metrics, in order.
         created: ISO date, not part of the content.
     """
@@ -68,6 +70,7 @@ class FitHeader(BaseModel):
     n_base: int = Field(ge=0)
     dtype: Literal["float16", "float32"] = "float16"
     objects_per_shard: int = Field(ge=1)
+    plane_order: tuple[str, str, str] = ("xy", "xz", "yz")
     metric_names: tuple[str, ...] = METRIC_NAMES
     created: str = ""
 
@@ -153,7 +156,13 @@ class PlanesStore(ShardedStore):
 
     def coefficients(self) -> NDArray[np.float32]:
         """Return the coefficients of every row, f32 [N, M]; NaN for rows without a fit."""
+        if not self.header.n_base:
+            return np.empty((self.header.n_objects, 0), np.float32)
         return self.derived("coefficients")
+
+    def values(self, row: int) -> dict[str, NDArray[Any]]:
+        """Return the sidecar's arrays for one row, read-only; coefficients are empty without base planes."""
+        return {"coefficients": np.empty(0, np.float32), **super().values(row)}
 
 
 class PlanesShardBuilder(ShardBuilder):
@@ -182,11 +191,12 @@ class PlanesShardBuilder(ShardBuilder):
         coefficients = np.asarray(fit.coefficients, np.float32)
         if coefficients.shape != (header.n_base,) or not np.isfinite(coefficients).all():
             raise ValueError(f"coefficients {coefficients.shape}: must be {header.n_base} finite numbers")
-        values = {
-            "coefficients": coefficients,
+        values: dict[str, Any] = {
             "metrics": [fit.metrics.get(name, np.nan) for name in header.metric_names],
             "regime": fit.regime,
         }
+        if header.n_base:
+            values["coefficients"] = coefficients
         self._add(row, values, self._micro_chunks(fit), info)
 
     def _micro_chunks(self, fit: ObjectFit) -> list[bytes]:
@@ -217,10 +227,11 @@ def planes_spec(plan: Plan, header: FitHeader, config_hash: str) -> GroupSpec:
         fill=np.nan,
         dimensions=("object", "plane", "feature", "row", "column"),
         shard=(s, *tail),
-        attributes={"planes": ["xy", "xz", "yz"]},
+        attributes={"planes": list(header.plane_order)},
     )
     names = {"names": list(header.metric_names)}
     n_metrics = (len(header.metric_names),)
+    coefficients = derived_array("coefficients", n, s, (header.n_base,), "<f4", np.nan, ("base_plane",))
     return GroupSpec(
         kind="planes",
         group=group,
@@ -229,7 +240,7 @@ def planes_spec(plan: Plan, header: FitHeader, config_hash: str) -> GroupSpec:
         objects_per_shard=s,
         payload=micro if header.f_mic else None,
         derived=(
-            derived_array("coefficients", n, s, (header.n_base,), "<f4", np.nan, ("base_plane",)),
+            *([coefficients] if header.n_base else []),
             derived_array("metrics", n, s, n_metrics, "<f4", np.nan, ("metric",), names),
             derived_array("regime", n, s, (), "|u1", 0),
             derived_array(CLASS, n, s, (), "<i4", -1, (), {"classes": list(plan.classes)}),

@@ -164,7 +164,7 @@ class FittedObject:
         return f"FittedObject({self.object_id!r}, class_name={self.class_name!r}, row={self.row})"
 
     def micro(self, dtype: DTypeLike = np.float32) -> NDArray[Any]:
-        """Return the micro planes [3, F_mic, K, K], plane order xy, xz, yz; F_mic is 0 for ULW."""
+        """Return the micro planes [3, F_mic, K, K], plane order in the fit's header; F_mic is 0 for ULW."""
         store = self._dataset.planes_store
         if store.header.f_mic == 0:
             size = store.header.resolution
@@ -173,7 +173,7 @@ class FittedObject:
         return values
 
     def coefficients(self) -> NDArray[np.float32]:
-        """Return the coefficients of the base planes, f32 [M]."""
+        """Return the coefficients of the base planes, f32 [M]; M is 0 where all planes are micro planes."""
         return self._values()["coefficients"].copy()
 
     def planes(self) -> NDArray[np.float32]:

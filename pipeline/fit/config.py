@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from pipeline.content import ContentConfig
 from pipeline.fit.optimise import FitSettings
+from pipeline.train.schedule import Decay, Rates
 
 
-class FitConfig(BaseModel):
+class FitConfig(ContentConfig):
     """How objects are fitted to frozen shared components. Every field changes content."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    later_fields: ClassVar[frozenset[str]] = frozenset(
+        {"lr_rgb_micro", "lr_rgb_coefficients", "lr_rgb_final"}
+    )
 
     seed: int = Field(default=0, ge=0, description="Of random choices, together with each object's id.")
     dtype: Literal["float16", "float32"] = Field(
@@ -34,9 +38,18 @@ class FitConfig(BaseModel):
     )
     lr_micro: float = Field(default=1e-2, gt=0, description="Learning rate of micro planes.")
     lr_coefficients: float = Field(default=1e-2, gt=0, description="Learning rate of coefficients.")
-    lr_rgb_scale: float = Field(default=0.3, gt=0, description="Factor on the rates in RGB steps.")
+    lr_rgb_scale: float = Field(
+        default=0.3, gt=0, description="Factor on the rates in RGB steps, where lr_rgb_… gives none."
+    )
     lr_final: float = Field(
         default=0.1, gt=0, le=1, description="Rate at the end of a phase, as a share of its start."
+    )
+    lr_rgb_micro: float | None = Field(default=None, gt=0, description="Rate of micro planes, RGB steps.")
+    lr_rgb_coefficients: float | None = Field(
+        default=None, gt=0, description="Rate of coefficients, RGB steps."
+    )
+    lr_rgb_final: float | None = Field(
+        default=None, gt=0, le=1, description="lr_final of the RGB steps; unset: the same."
     )
     lambda_latent: float = Field(default=1.0, ge=0, description="Weight of the latent loss in RGB steps.")
     lambda_rgb: float = Field(default=1.0, ge=0, description="Weight of the RGB loss in RGB steps.")
@@ -49,4 +62,15 @@ class FitConfig(BaseModel):
         """Values that fit_objects takes."""
         names = set(FitSettings.__dataclass_fields__)
         values = {name: value for name, value in self.model_dump().items() if name in names}
-        return FitSettings(n_samples=self.samples, **values)
+        rgb_rates = Rates(
+            self.lr_rgb_micro or self.lr_micro * self.lr_rgb_scale,
+            self.lr_rgb_coefficients or self.lr_coefficients * self.lr_rgb_scale,
+        )
+        return FitSettings(
+            n_samples=self.samples,
+            latent_rates=Rates(self.lr_micro, self.lr_coefficients),
+            rgb_rates=rgb_rates,
+            latent_decay=Decay(final=self.lr_final),
+            rgb_decay=Decay(final=self.lr_rgb_final or self.lr_final),
+            **values,
+        )

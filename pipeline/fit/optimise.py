@@ -31,6 +31,7 @@ from pipeline.train.batches import (
 )
 from pipeline.train.losses import Rendered, latent_error, paste_pixels, render_pixels
 from pipeline.train.row_adam import RowAdam
+from pipeline.train.schedule import Decay, Rates
 
 InitCode = tuple[npt.NDArray[np.float32] | None, npt.NDArray[np.float32]]
 OnStep = Callable[[int, int], None]
@@ -47,10 +48,10 @@ class FitSettings:
     crop_px: int = 0
     n_samples: int = 16
     dilate: int = 1
-    lr_micro: float = 1e-2
-    lr_coefficients: float = 1e-2
-    lr_rgb_scale: float = 0.3
-    lr_final: float = 0.1
+    latent_rates: Rates = field(default_factory=Rates)
+    rgb_rates: Rates = field(default_factory=lambda: Rates(3e-3, 3e-3))
+    latent_decay: Decay = field(default_factory=Decay)
+    rgb_decay: Decay = field(default_factory=Decay)
     lambda_latent: float = 1.0
     lambda_rgb: float = 1.0
     lambda_free: float = 0.1
@@ -163,7 +164,8 @@ class _Batch:
         parts = torch.split(torch.arange(len(pixel), device=self.device), s.latent_pixels)
         target = torch.cat([own[view[p], pixel[p]] for own, p in zip(self.latents, parts, strict=True)])
         losses = latent_error(predicted, target).reshape(len(self.rows), -1).mean(1)
-        self._apply(losses + s.lambda_free * drawn.free, leaves, step / s.latent_steps, 1.0)
+        rates = s.latent_rates.scaled(s.latent_decay.at(step / s.latent_steps))
+        self._apply(losses + s.lambda_free * drawn.free, leaves, rates)
         return losses.detach()
 
     def rgb_step(self, step: int) -> Tensor:
@@ -186,20 +188,17 @@ class _Batch:
         if s.lambda_latent:
             target = batch.crop([self._latent_map(slot, view) for slot, view, _, _ in batch.windows])
             losses = losses + s.lambda_latent * latent_error(rendered, target).reshape(n, -1).mean(1)
-        self._apply(losses + s.lambda_free * drawn.free, leaves, visit / max(s.rgb_steps, 1), s.lr_rgb_scale)
+        rates = s.rgb_rates.scaled(s.rgb_decay.at(visit / s.rgb_steps))
+        self._apply(losses + s.lambda_free * drawn.free, leaves, rates)
         return error.detach()
 
-    def _apply(
-        self, losses: Tensor, leaves: tuple[Tensor | None, Tensor], progress: float, lr_scale: float
-    ) -> None:
-        s = self.settings
+    def _apply(self, losses: Tensor, leaves: tuple[Tensor | None, Tensor], rates: Rates) -> None:
         losses.sum().backward()  # type: ignore[no-untyped-call]
-        scale = lr_scale * s.lr_final**progress
         micro, coefficients = leaves
         if self.micro is not None and micro is not None and micro.grad is not None:
-            self.micro.update(None, micro.grad, s.lr_micro * scale)
-        assert coefficients.grad is not None
-        self.coefficients.update(None, coefficients.grad, s.lr_coefficients * scale)
+            self.micro.update(None, micro.grad, rates.micro)
+        if coefficients.grad is not None:  # there are none without base planes
+            self.coefficients.update(None, coefficients.grad, rates.coefficients)
 
     def _table(self) -> tuple[tuple[Tensor | None, Tensor], PlaneTable]:
         micro = None if self.micro is None else self.micro.values.detach().clone().requires_grad_()

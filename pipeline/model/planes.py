@@ -43,8 +43,11 @@ def fuse(
     Args:
         micro: Object-specific planes, or None for the ULW variant (F_mic = 0).
         coefficients: One scalar per object and base plane.
-        base_planes: Planes shared by all objects.
+        base_planes: Planes shared by all objects; none of them (M = 0) where all planes are micro planes.
     """
+    if not len(base_planes):
+        assert micro is not None, "no base planes and no micro planes: nothing to fuse"
+        return micro
     macro = (coefficients @ base_planes.flatten(1)).view(-1, *base_planes.shape[1:])
     return macro if micro is None else torch.cat([micro, macro], dim=2)
 

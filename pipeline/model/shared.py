@@ -3,8 +3,8 @@
 Stored under ``shared/<shared_version>/`` (keys are created once, never replaced; ``shared.json`` comes last,
 so that a version exists whole or not at all)::
 
-    vae/                          diffusers folder of the autoencoder
-    base_planes.safetensors       base_planes [M, 3, F_mac, K, K]
+    vae/                          diffusers folder of the autoencoder; identity.json alone for RGB
+    base_planes.safetensors       base_planes [M, 3, F_mac, K, K]; M = F_mac = 0 without base planes
     renderer.safetensors          parameters of the MLP
     background_latent.safetensors background_latent [C, h, w]
     mean_code.safetensors         mean micro planes and coefficients of regime 1: where new fits start
@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from pipeline.model.autoencoder import Autoencoder, load_autoencoder
+from pipeline.model.identity import load_identity
 from pipeline.model.planes import fuse
 from pipeline.model.renderer import Geometry, Renderer, render_views
 from storage.documents import canonical_json, check_schema
@@ -79,7 +80,7 @@ class SharedComponents:
 
     Attributes:
         autoencoder: E and D with their normaliser.
-        base_planes: [M, 3, F_mac, K, K].
+        base_planes: [M, 3, F_mac, K, K]; M = F_mac = 0 where all planes are micro planes.
         renderer: The MLP.
         background_latent: [C, h, w] latent of white.
         geometry: Plane box and ray sampling.
@@ -242,7 +243,7 @@ def load_shared(store: Store, version: str, device: str | torch.device = "cpu") 
         for name in meta["files"]:
             if name.startswith("vae/"):
                 (Path(folder) / name.removeprefix("vae/")).write_bytes(_read(store, meta, name))
-        autoencoder = load_autoencoder(folder)
+        autoencoder = load_identity(folder) or load_autoencoder(folder)
     renderer = Renderer(meta["f_mic"] + meta["f_mac"], meta["latent_channels"], meta["hidden_width"])
     renderer.load_state_dict(_tensors(store, meta, "renderer.safetensors"))
     mean = _tensors(store, meta, "mean_code.safetensors")

@@ -18,6 +18,7 @@ import torch
 from torch import distributed
 
 from pipeline.model.autoencoder import Autoencoder, load_autoencoder, new_autoencoder
+from pipeline.model.identity import IdentityAutoencoder
 from pipeline.model.shared import RegimeOneCodes
 from pipeline.train.batches import TrainingViews
 from pipeline.train.checkpoints import Checkpoints
@@ -169,6 +170,7 @@ def train_rank(
             "train_config": train,
             "train_hash": train_hash(plan, train),
             "plan_hash": plan.plan_hash,
+            "seconds": round(sum(point.seconds for point in trainer.curve), 3),
             "curve": [
                 {"step": point.step, "phase": point.phase, "losses": point.losses} for point in trainer.curve
             ],
@@ -230,6 +232,8 @@ def _autoencoder(config: TrainConfig) -> Autoencoder:
     if config.autoencoder.pretrained is not None:
         return load_autoencoder(config.autoencoder.pretrained)
     ae = config.autoencoder
+    if ae.size == "identity":
+        return IdentityAutoencoder()
     return new_autoencoder(ae.size, seed=config.seed, latent_channels=ae.latent_channels, factor=ae.factor)
 
 

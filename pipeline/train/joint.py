@@ -37,9 +37,10 @@ from pipeline.train.batches import (
     seeded_generator,
     view_pixels,
 )
-from pipeline.train.losses import Rendered, latent_error, paste_pixels, render_pixels
+from pipeline.train.losses import Rendered, latent_error, paste_pixels, render_pixels, total_variation
 from pipeline.train.ranks import OtherRankError, Ranks
 from pipeline.train.row_adam import EPSILON, RowAdam
+from pipeline.train.schedule import Rates
 from pipeline.train.scratch_arrays import ScratchArrays
 from pipeline.train.settings import JointSettings
 
@@ -103,17 +104,20 @@ class JointTrainer:
         self.curve: list[CurvePoint] = []
         self.size_px = (objects[0].rgba.shape[1], objects[0].rgba.shape[2])
         self._init_planes()
-        self._autoencoder_trainer = AutoencoderTrainer(
-            self.autoencoder,
-            AllViews(objects),
-            replace(settings.autoencoder, batch_size=self._ranks.even_share(settings.autoencoder.batch_size)),
-        )
+        own = list(self.autoencoder.parameters())
+        # None where RGB is rendered without an autoencoder: there is nothing to train then.
+        self._autoencoder_trainer: AutoencoderTrainer | None = None
+        self._ae_optimiser: torch.optim.Optimizer | None = None
+        if own:
+            batch = self._ranks.even_share(settings.autoencoder.batch_size)
+            recipe = replace(settings.autoencoder, batch_size=batch)
+            self._autoencoder_trainer = AutoencoderTrainer(self.autoencoder, AllViews(objects), recipe)
+            self._ae_optimiser = torch.optim.Adam(own, betas=(0.9, 0.99))
         shared: list[dict[str, Any]] = [
             {"params": [self.base_planes]},
             {"params": list(self.renderer.parameters())},
         ]
         self._optimiser = torch.optim.Adam(shared, betas=(0.9, 0.99), eps=EPSILON)
-        self._ae_optimiser = torch.optim.Adam(self.autoencoder.parameters(), betas=(0.9, 0.99))
         self._cache: _Cache | None = None
         self._bank: RayBank | None = None
         self._join_ranks()
@@ -129,10 +133,11 @@ class JointTrainer:
             renderer = Renderer(s.f_mic + s.f_mac, self.autoencoder.latent_channels, s.width)
         self.renderer = renderer.to(self.device)
         micro, coefficients = [], []
+        # 1/sqrt(M) keeps the macro features at the base planes' scale (METHOD section 2).
+        spread = s.init_coefficients or 1.0 / math.sqrt(max(s.n_base, 1))
         for views in self.objects:
             own = seeded_generator("code", self.seed, views.object_id)
-            # 1/sqrt(M) keeps the macro features at the base planes' scale (METHOD section 2).
-            coefficients.append(torch.randn(s.n_base, generator=own) / math.sqrt(s.n_base))
+            coefficients.append(torch.randn(s.n_base, generator=own) * spread)
             micro.append(torch.randn(3, s.f_mic, *shape[1:], generator=own) * s.init_scale)
         self._codes = _Codes(
             RowAdam(torch.stack(micro).to(self.device)) if s.f_mic else None,
@@ -142,11 +147,13 @@ class JointTrainer:
     def _join_ranks(self) -> None:
         """Start all ranks from the same shared parameters, and add up what they learn."""
         shared = [self.base_planes, *self.renderer.parameters(), *self.autoencoder.parameters()]
-        self._ranks.broadcast([*shared, *self.autoencoder.buffers()])
-        weight = self._ranks.even_weight(self.settings.autoencoder.batch_size)
-        self._ranks.sum_before(self._autoencoder_trainer.optimiser, weight)
+        filled = [tensor for tensor in (*shared, *self.autoencoder.buffers()) if tensor.numel()]
+        self._ranks.broadcast(filled)  # base planes of a representation that has none are empty
+        if self._autoencoder_trainer is not None and self._ae_optimiser is not None:
+            weight = self._ranks.even_weight(self.settings.autoencoder.batch_size)
+            self._ranks.sum_before(self._autoencoder_trainer.optimiser, weight)
+            self._ranks.sum_before(self._ae_optimiser)
         self._ranks.sum_before(self._optimiser)  # these losses are weighted by `_apply`
-        self._ranks.sum_before(self._ae_optimiser)
 
     @property
     def total_steps(self) -> int:
@@ -168,9 +175,8 @@ class JointTrainer:
         """Do the next step.
 
         Raises:
-            FloatingPointError: If the loss is not finite; says the phase and the step. The state is then that
-            of
-                the step before, except for the autoencoder's own phase.
+            FloatingPointError: If the loss is not finite; says the phase, the step and the learning rates.
+                The state is then that of the step before, except for the autoencoder's own phase.
         """
         started = time.perf_counter()
         phase = self.phase
@@ -189,6 +195,7 @@ class JointTrainer:
         return point
 
     def _autoencoder_step(self) -> dict[str, float]:
+        assert self._autoencoder_trainer is not None, "an autoencoder without parameters has no steps"
         try:
             self._autoencoder_trainer.run(until=self.step_count + 1)
         except OtherRankError:
@@ -207,18 +214,22 @@ class JointTrainer:
         rows = self._objects_of(step, s.warmup_objects)
         generators = self._generators("warmup", step, rows)
         batch = draw_pixels(bank, rows, generators, s.warmup_pixels, s.n_samples)
-        leaves, table = self._table(rows)
-        drawn = self._render(table, batch, rows, generators)
+        leaves, planes = self._planes_of(rows)
+        drawn = self._render(planes, batch, rows, generators)
         pixel = bank.pixel[batch.index]
         view = bank.view_rows(batch.index, torch.tensor(rows, device=self.device)[batch.slot])
         background = cache.background.flatten(1).T[pixel.to(self.device)]
         place = cache.latents.device
         target = cache.latents[view.to(place), pixel.to(place)].to(self.device)
         latent = latent_error(drawn.value + (1.0 - drawn.opacity[:, None]) * background, target).mean()
-        free = drawn.free.mean()
+        parts = {"latent": latent, "free": drawn.free.mean()}
+        loss = latent + s.lambda_free * parts["free"]
+        if s.tv_warmup:
+            parts["tv"] = total_variation(planes)
+            loss = loss + s.tv_warmup * parts["tv"]
         weight = self._ranks.weight(s.warmup_objects)
-        self._apply(latent + s.lambda_free * free, weight, rows, leaves, step / s.warmup_steps, 1.0)
-        return self._ranks.sum({"latent": float(latent.detach()), "free": float(free.detach())}, weight)
+        self._apply(loss, weight, rows, leaves, s.warmup_rates.scaled(s.decay.at(step / s.warmup_steps)))
+        return self._ranks.sum({name: float(part.detach()) for name, part in parts.items()}, weight)
 
     def _joint_step(self, step: int) -> dict[str, float]:
         s = self.settings
@@ -231,8 +242,8 @@ class JointTrainer:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=s.dtype == "bfloat16"):
             latents = self.autoencoder.encode(torch.cat([rgb, torch.ones_like(rgb[:1])])).float()
         target, background = latents[:-1], latents[-1:].expand_as(latents[:-1])
-        leaves, table = self._table(rows)
-        drawn = self._render(table, batch.rays, rows, generators)
+        leaves, planes = self._planes_of(rows)
+        drawn = self._render(planes, batch.rays, rows, generators)
         rendered = paste_pixels(drawn.value, drawn.opacity, batch, background)
         # The reconstruction loss has a tenth of the weight and costs a decoding: a part of the views is
         # enough.
@@ -244,9 +255,12 @@ class JointTrainer:
         rgb_loss, ae = squared[: len(rgb)].mean(), squared[len(rgb) :].mean()
         free = drawn.free.mean()
         loss = s.lambda_latent * latent + s.lambda_rgb * rgb_loss + s.lambda_ae * ae + s.lambda_free * free
-        weight, progress = self._ranks.weight(s.joint_objects), step / max(s.joint_steps, 1)
-        self._apply(loss, weight, rows, leaves, progress, s.lr_joint_scale, with_autoencoder=True)
         parts = {"latent": latent, "rgb": rgb_loss, "ae": ae, "free": free}
+        if s.tv_joint:
+            parts["tv"] = total_variation(planes)
+            loss = loss + s.tv_joint * parts["tv"]
+        weight = self._ranks.weight(s.joint_objects)
+        self._apply(loss, weight, rows, leaves, s.joint_rates.scaled(s.decay.at(step / s.joint_steps)))
         return self._ranks.sum({name: float(part.detach()) for name, part in parts.items()}, weight)
 
     def _apply(
@@ -255,52 +269,47 @@ class JointTrainer:
         weight: float,
         rows: list[int],
         leaves: tuple[Tensor | None, Tensor],
-        progress: float,
-        lr_scale: float,
-        *,
-        with_autoencoder: bool = False,
+        rates: Rates,
     ) -> None:
-        """Backward, then one optimiser step of everything that the loss reached; `weight` is the rank's."""
-        s = self.settings
+        """Backward, then one optimiser step of what it reached and has a rate; `weight` is the rank's."""
         value = self._ranks.sum({"loss": float(loss.detach())}, weight)["loss"]
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"the loss of step {self.step_count} ({self.phase}) is {value}: "
-                f"learning rates are at {lr_scale * s.lr_final**progress:.3g} of their configured values"
+                f"the loss of step {self.step_count} ({self.phase}) is {value} at learning rates {rates}: "
+                "lower them"
             )
         self._optimiser.zero_grad(set_to_none=True)
-        self._ae_optimiser.zero_grad(set_to_none=True)
+        if self._ae_optimiser is not None:
+            self._ae_optimiser.zero_grad(set_to_none=True)
         (loss * weight).backward()  # type: ignore[no-untyped-call]
-        scale = lr_scale * s.lr_final**progress
-        for group, rate in zip(self._optimiser.param_groups, (s.lr_base, s.lr_renderer), strict=True):
-            group["lr"] = rate * scale
+        for group, rate in zip(self._optimiser.param_groups, (rates.base, rates.renderer), strict=True):
+            group["lr"] = rate
         self._optimiser.step()
         index = torch.tensor(rows, device=self.device)
         micro, coefficients = leaves
         if self._codes.micro is not None and micro is not None and micro.grad is not None:
-            self._codes.micro.update(index, micro.grad, s.lr_micro * scale)
+            self._codes.micro.update(index, micro.grad, rates.micro)
         if coefficients.grad is not None:
-            self._codes.coefficients.update(index, coefficients.grad, s.lr_coefficients * scale)
-        if with_autoencoder:
-            self._ae_optimiser.param_groups[0]["lr"] = s.lr_autoencoder * s.lr_final**progress
+            self._codes.coefficients.update(index, coefficients.grad, rates.coefficients)
+        if self._ae_optimiser is not None and rates.autoencoder:
+            self._ae_optimiser.param_groups[0]["lr"] = rates.autoencoder
             self._ae_optimiser.step()
 
-    def _table(self, rows: list[int]) -> tuple[tuple[Tensor | None, Tensor], PlaneTable]:
+    def _planes_of(self, rows: list[int]) -> tuple[tuple[Tensor | None, Tensor], Tensor]:
         """Fuse the planes of a step's objects; their codes become leaves of the step's graph."""
         index = torch.tensor(rows, device=self.device)
         micro = None if self._codes.micro is None else self._codes.micro.values[index].requires_grad_()
         coefficients = self._codes.coefficients.values[index].requires_grad_()
-        planes = fuse(micro, coefficients, self.base_planes)
-        return (micro, coefficients), PlaneTable.of(planes, self.settings.geometry)
+        return (micro, coefficients), fuse(micro, coefficients, self.base_planes)
 
     def _render(
-        self, table: PlaneTable, batch: RayBatch, rows: list[int], generators: list[torch.Generator]
+        self, planes: Tensor, batch: RayBatch, rows: list[int], generators: list[torch.Generator]
     ) -> Rendered:
         n, index = self.settings.free_points, torch.tensor(rows, device=self.device)
         random = torch.stack([torch.rand(n, 3, generator=generator) for generator in generators])
         return render_pixels(
             self.renderer,
-            table,
+            PlaneTable.of(planes, self.settings.geometry),
             self._ray_bank(),
             batch,
             index,
@@ -359,12 +368,12 @@ class JointTrainer:
         return {
             "step_count": self.step_count,
             "curve": [(p.step, p.phase, p.losses, p.seconds) for p in self.curve],
-            "autoencoder_trainer": self._autoencoder_trainer.state_dict(),
+            "autoencoder_trainer": self._autoencoder_trainer and self._autoencoder_trainer.state_dict(),
             "autoencoder": self.autoencoder.state_dict(),
             "base_planes": self.base_planes.detach(),
             "renderer": self.renderer.state_dict(),
             "optimiser": self._optimiser.state_dict(),
-            "ae_optimiser": self._ae_optimiser.state_dict(),
+            "ae_optimiser": self._ae_optimiser and self._ae_optimiser.state_dict(),
             "coefficients": self._codes.coefficients.state_dict(),
             "micro": None if self._codes.micro is None else self._codes.micro.state_dict(),
             "object_ids": [views.object_id for views in self.objects],
@@ -383,13 +392,15 @@ class JointTrainer:
             )
         self.step_count = int(state["step_count"])
         self.curve = [CurvePoint(*point) for point in state["curve"]]
-        self._autoencoder_trainer.load_state_dict(state["autoencoder_trainer"])
+        if self._autoencoder_trainer is not None:
+            self._autoencoder_trainer.load_state_dict(state["autoencoder_trainer"])
         self.autoencoder.load_state_dict(state["autoencoder"])
         with torch.no_grad():
             self.base_planes.copy_(state["base_planes"])
         self.renderer.load_state_dict(state["renderer"])
         self._optimiser.load_state_dict(state["optimiser"])
-        self._ae_optimiser.load_state_dict(state["ae_optimiser"])
+        if self._ae_optimiser is not None:
+            self._ae_optimiser.load_state_dict(state["ae_optimiser"])
         self._codes.coefficients.load_state_dict(state["coefficients"])
         if self._codes.micro is not None:
             self._codes.micro.load_state_dict(state["micro"])

@@ -103,6 +103,15 @@ def paste_pixels(value: Tensor, opacity: Tensor, batch: ViewBatch, background: T
     return images.view(len(background), batch.height, batch.width, -1).permute(0, 3, 1, 2)
 
 
+def total_variation(planes: Tensor) -> Tensor:
+    """Squared differences of neighbouring texels of planes [B, 3, F, K, K], rows and columns.
+
+    Averaged over objects too: the released code sums over the batch, so that its strength depends on the
+    batch's size (METHOD section 3).
+    """
+    return planes.diff(dim=-1).square().mean() + planes.diff(dim=-2).square().mean()
+
+
 def latent_error(a: Tensor, b: Tensor) -> Tensor:
     """Squared error of normalised latents in [-1, 1] units, not reduced."""
     return 4.0 * (a - b).square()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from pipeline.model.renderer import Geometry
 from pipeline.train.autoencoder import AutoencoderRecipe
+from pipeline.train.schedule import Decay, Rates
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class JointSettings:
     n_base: int = 8
     width: int = 64
     init_scale: float = 0.1
+    init_coefficients: float | None = None
     n_samples: int = 16
     dilate: int = 1
     warmup_steps: int = 400
@@ -30,16 +32,14 @@ class JointSettings:
     joint_views: int = 2
     crop_px: int = 0
     ae_every: int = 1
-    lr_micro: float = 1e-2
-    lr_coefficients: float = 1e-2
-    lr_base: float = 1e-2
-    lr_renderer: float = 1e-2
-    lr_autoencoder: float = 5e-4
-    lr_joint_scale: float = 0.5
-    lr_final: float = 0.1
+    warmup_rates: Rates = field(default_factory=Rates)
+    joint_rates: Rates = field(default_factory=lambda: Rates(5e-3, 5e-3, 5e-3, 5e-3, 5e-4))
+    decay: Decay = field(default_factory=Decay)
     lambda_latent: float = 1.0
     lambda_rgb: float = 1.0
     lambda_ae: float = 0.1
     lambda_free: float = 0.1
     free_points: int = 512
+    tv_warmup: float = 0.0
+    tv_joint: float = 0.0
     dtype: str = "float32"

@@ -50,7 +50,8 @@ def settings() -> JointSettings:
 
 def trainer_of(objects: list[int], values: JointSettings) -> JointTrainer:
     autoencoder = toy_autoencoder()
-    autoencoder.is_new = False  # a start from its own views would differ between the ranks
+    # The first rank's views give the linear start and the normaliser: another start than all views would give.
+    autoencoder.is_new, autoencoder.is_normalised = False, True
     return JointTrainer([toy_object(seed).training() for seed in objects], autoencoder, values, seed=0)
 
 
