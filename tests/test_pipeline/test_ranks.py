@@ -50,8 +50,11 @@ def settings() -> JointSettings:
 
 def trainer_of(objects: list[int], values: JointSettings) -> JointTrainer:
     autoencoder = toy_autoencoder()
-    # The first rank's views give the linear start and the normaliser: another start than all views would give.
-    autoencoder.is_new, autoencoder.is_normalised = False, True
+    # The first rank alone would give another linear start and another normaliser than all views together.
+    autoencoder.is_new = False
+    with torch.no_grad():
+        views = [toy_object(seed).training().rgb(torch.device("cpu")) for seed in range(N_OBJECTS)]
+        autoencoder.fit_normaliser(autoencoder.encode_raw(torch.cat(views)))
     return JointTrainer([toy_object(seed).training() for seed in objects], autoencoder, values, seed=0)
 
 
