@@ -87,12 +87,14 @@ def test_two_ranks_equal_one_with_the_same_global_batch(tmp_path: Path) -> None:
     for mine, theirs in (
         (first["base"], one["base"]),
         (first["renderer"], one["renderer"]),
-        (first["autoencoder"], one["autoencoder"]),
         (together.micro, one["codes"].micro),
         (together.coefficients, one["codes"].coefficients),
     ):
         # Seen: 6e-7 at most, of values up to 1.7, after ten steps.
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+    # Adam makes a part of a step (5e-4 long) of a gradient that is nothing but rounding: seen beyond 1e-5 in
+    # 2 of 339,328 weights, 1.6e-5 at most.
+    torch.testing.assert_close(first["autoencoder"], one["autoencoder"], rtol=1e-5, atol=5e-5)
 
 
 RECIPE = AutoencoderRecipe(steps=5, batch_size=4, crop_px=0)
