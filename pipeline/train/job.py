@@ -6,6 +6,7 @@ how often it was interrupted: budgets are steps, and a checkpoint continues with
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from pipeline.train.batches import TrainingViews
 from pipeline.train.checkpoints import Checkpoints
 from pipeline.train.config import TrainConfig
 from pipeline.train.joint import JointTrainer
+from pipeline.train.monitor import Monitor, progress_figures
+from pipeline.train.monitor_config import MonitorConfig
 from storage import layout
 from storage.documents import content_hash
 from storage.errors import UsageError
@@ -29,7 +32,7 @@ from storage.records import Status
 from storage.store import Store
 from storage.views import ViewsStore
 
-OnStep = Callable[[int, dict[str, float]], None]
+OnStep = Callable[[int, dict[str, Any]], None]
 
 
 def train_hash(plan: Plan, train: dict[str, Any]) -> str:
@@ -89,6 +92,7 @@ def train_rank(
     device: str,
     checkpoint_every_s: float,
     on_step: OnStep | None = None,
+    monitor: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Runs one rank's part; rank 0 stores the result.
 
@@ -100,7 +104,8 @@ def train_rank(
         threads: torch threads on the CPU.
         device: "cpu" or "cuda".
         checkpoint_every_s: seconds between two checkpoints; does not change the result.
-        on_step: called on rank 0 with the step and its losses.
+        on_step: called on rank 0 with the step, its phase and its losses.
+        monitor: what rank 0 records on the way (MonitorConfig), None for nothing; does not change the result.
 
     Returns:
         A summary with `shared_version`, the same on all ranks.
@@ -120,7 +125,14 @@ def train_rank(
     trainer = build_trainer(objects, config, device)
     checkpoints = Checkpoints(store, folder, rank)
     _resume(trainer, checkpoints, world)
-    _train(trainer, checkpoints, rank, world, checkpoint_every_s, on_step)
+    with contextlib.ExitStack() as watched:
+        watcher = None
+        if rank == 0 and monitor is not None:
+            watcher = Monitor(
+                store, folder, train, rows[::world], trainer, MonitorConfig.model_validate(monitor)
+            )
+            watched.enter_context(watcher)
+        _train(trainer, checkpoints, rank, world, checkpoint_every_s, on_step, watcher)
     codes = _gather(trainer.codes(), world)
     summary: dict[str, Any] = {"steps": trainer.step_count, "objects": len(rows)}
     if rank == 0:
@@ -191,13 +203,18 @@ def _train(
     world: int,
     every_s: float,
     on_step: OnStep | None,
+    watcher: Monitor | None,
 ) -> None:
     saved = time.monotonic()
     while trainer.phase != "done":
         point = trainer.step()
         if on_step is not None and rank == 0:
-            on_step(point.step, point.losses)
+            on_step(point.step, progress_figures(point))
+        if watcher is not None:
+            watcher.on_step(point)
         if _is_due(time.monotonic() - saved >= every_s, world):
+            if watcher is not None:
+                watcher.save()
             checkpoints.save(trainer.step_count, trainer.state_dict())
             saved = time.monotonic()
 

@@ -74,6 +74,7 @@ class JointTrainer:
     Attributes:
         step_count: Steps done, over all phases.
         curve: One point per step.
+        rates: Learning rates of the last step, by what they are of.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class JointTrainer:
         self.autoencoder = autoencoder.to(self.device)
         self.step_count = 0
         self.curve: list[CurvePoint] = []
+        self.rates: dict[str, float] = {}
         self.size_px = (objects[0].rgba.shape[1], objects[0].rgba.shape[2])
         self._init_planes()
         self._autoencoder_trainer = AutoencoderTrainer(
@@ -186,6 +188,7 @@ class JointTrainer:
         self._autoencoder_trainer.run(until=self.step_count + 1)
         if self._autoencoder_trainer.step == self.settings.autoencoder.steps:
             self._share_normaliser()
+        self.rates = {"autoencoder": self._autoencoder_trainer.learning_rate}
         return {"ae": self._autoencoder_trainer.losses[-1]}
 
     def _share_normaliser(self) -> None:
@@ -264,6 +267,9 @@ class JointTrainer:
         self._ae_optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         scale = lr_scale * s.lr_final**progress
+        rates = {"base": s.lr_base, "renderer": s.lr_renderer, "coefficients": s.lr_coefficients}
+        rates |= {"micro": s.lr_micro} if s.f_mic else {}
+        self.rates = {name: rate * scale for name, rate in rates.items()}
         for group, rate in zip(self._optimiser.param_groups, (s.lr_base, s.lr_renderer), strict=True):
             group["lr"] = rate * scale
         self._optimiser.step()
@@ -274,7 +280,8 @@ class JointTrainer:
         if coefficients.grad is not None:
             self._codes.coefficients.update(index, coefficients.grad, s.lr_coefficients * scale)
         if with_autoencoder:
-            self._ae_optimiser.param_groups[0]["lr"] = s.lr_autoencoder * s.lr_final**progress
+            self.rates["autoencoder"] = s.lr_autoencoder * s.lr_final**progress
+            self._ae_optimiser.param_groups[0]["lr"] = self.rates["autoencoder"]
             self._ae_optimiser.step()
 
     def _table(self, rows: list[int]) -> tuple[tuple[Tensor | None, Tensor], PlaneTable]:
@@ -376,6 +383,11 @@ class JointTrainer:
         if self._codes.micro is not None:
             self._codes.micro.load_state_dict(state["micro"])
         self._cache = _Cache()
+
+    def code(self, index: int) -> tuple[Tensor | None, Tensor]:
+        """Micro planes and coefficients of one of this rank's objects, as they are now."""
+        micro = None if self._codes.micro is None else self._codes.micro.values[index]
+        return micro, self._codes.coefficients.values[index]
 
     def codes(self) -> RegimeOneCodes:
         """Codes of this rank's objects."""

@@ -40,6 +40,7 @@ def train_with_ray(
     max_attempts: int,
     checkpoint_every_s: float,
     progress: Progress,
+    monitor: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Trains on the connected Ray cluster and returns the summary of train_rank.
 
@@ -54,6 +55,7 @@ def train_with_ray(
         max_attempts: starts of the worker group.
         checkpoint_every_s: seconds between two checkpoints.
         progress: told about steps and losses.
+        monitor: what rank 0 records on the way (MonitorConfig).
 
     Raises:
         FpipeError: what a worker raised, when it is the project's own.
@@ -69,6 +71,7 @@ def train_with_ray(
             "device": "cuda" if gpus_per_worker else "cpu",
             "checkpoint_every_s": checkpoint_every_s,
             "board": board,
+            "monitor": monitor,
         },
         torch_config=TorchConfig(backend="nccl" if gpus_per_worker else "gloo"),
         scaling_config=ray.train.ScalingConfig(
@@ -101,16 +104,16 @@ class _Board:
 
     def __init__(self) -> None:
         self._step = 0
-        self._figures: dict[str, float] = {}
+        self._figures: dict[str, Any] = {}
         self._summary: dict[str, Any] = {}
 
-    def post(self, step: int, figures: dict[str, float]) -> None:
+    def post(self, step: int, figures: dict[str, Any]) -> None:
         self._step, self._figures = step, figures
 
     def finish(self, summary: dict[str, Any]) -> None:
         self._summary = summary
 
-    def look(self) -> tuple[int, dict[str, float]]:
+    def look(self) -> tuple[int, dict[str, Any]]:
         return self._step, self._figures
 
     def summary(self) -> dict[str, Any]:
@@ -123,11 +126,11 @@ def _worker(config: dict[str, Any]) -> None:
     rank, board = context.get_world_rank(), config["board"]
     posted = 0.0
 
-    def on_step(step: int, losses: dict[str, float]) -> None:
+    def on_step(step: int, figures: dict[str, Any]) -> None:
         nonlocal posted
         if time.monotonic() - posted >= POLL_S / 2:
             posted = time.monotonic()
-            board.post.remote(step, losses)
+            board.post.remote(step, figures)
 
     summary = train_rank(
         config["root_url"],
@@ -138,6 +141,7 @@ def _worker(config: dict[str, Any]) -> None:
         config["device"],
         config["checkpoint_every_s"],
         on_step,
+        config["monitor"],
     )
     if rank == 0:
         ray.get([board.post.remote(summary["steps"], {}), board.finish.remote(summary)])
