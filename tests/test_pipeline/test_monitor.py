@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,60 +16,16 @@ from PIL import Image
 
 from pipeline.train.config import TrainConfig
 from pipeline.train.event_file import NAME
-from pipeline.train.job import build_trainer, read_training_views, train_folder, train_rank
+from pipeline.train.job import build_trainer, read_training_views, train_folder
 from pipeline.train.monitor import Monitor, gradient_norms, picture_steps
 from pipeline.train.monitor_config import MonitorConfig
 from pipeline.train.one_process import told_by_process, train_in_process
 from storage.errors import EnvironmentProblem, TransientError
-from storage.plan import PlanHeader, read_plan, write_plan
-from storage.records import PlanRow
+from storage.plan import read_plan
 from storage.store import Store
-from storage.views import ViewsStore
-from tests.test_pipeline.small_dataset import N_VIEWS, SIZE_PX, object_views
+from tests.test_pipeline.disc_training import MONITOR, TRAIN, disc_dataset, train_discs
+from tests.test_pipeline.small_dataset import SIZE_PX
 from tests.test_pipeline.test_event_file import read_events
-
-TRAIN = TrainConfig.model_validate(
-    {
-        "objects": 3,
-        "autoencoder": {"size": "tiny", "factor": 4, "steps": 4, "batch_size": 2, "crop_px": 0},
-        "resolution": 8,
-        "f_mic": 2,
-        "f_mac": 4,
-        "n_base": 2,
-        "width": 8,
-        "geometry": {"n_coarse": 8, "n_fine": 4},
-        "warmup": {"steps": 4, "objects": 2, "pixels": 16},
-        "joint": {"steps": 4, "objects": 2},
-    }
-).model_dump(mode="json")
-MONITOR = {"scalars_every": 2, "pictures": 2, "objects": 2}
-
-
-def _dataset(url: str | Path, noise: bool = False) -> Store:
-    store = Store(url)
-    rows = [PlanRow(row, f"disc-{row}", "disc", "test", f"{row}", f"f{row}") for row in range(3)]
-    header = PlanHeader(
-        n_objects=3, n_views=N_VIEWS, height=SIZE_PX, width=SIZE_PX, objects_per_views_shard=3
-    )
-    builder = ViewsStore.create_or_open(store, write_plan(store, header, rows)).builder(0, "a")
-    for row in range(3):
-        own = object_views(row)
-        if noise:
-            images = own.images.copy()
-            images[own.heldout] = np.random.default_rng(row).integers(0, 256, images[own.heldout].shape)
-            own = replace(own, images=images)
-        builder.add(row, own)
-    builder.commit()
-    return store
-
-
-def _train(store: Store, monitor: dict[str, Any] | None = MONITOR, stop: int | None = None) -> str:
-    def on_step(step: int, figures: dict[str, Any]) -> None:
-        if step == stop:
-            raise InterruptedError
-
-    done = train_rank(store.url, TRAIN, 0, 1, 1, "cpu", 0.0, on_step, monitor)
-    return str(done["shared_version"])
 
 
 def _folder(store: Store) -> str:
@@ -88,8 +43,8 @@ def _scalars(store: Store) -> dict[str, list[int]]:
 
 @pytest.fixture(scope="module")
 def plain_version(tmp_path_factory: pytest.TempPathFactory) -> str:
-    store = _dataset(tmp_path_factory.mktemp("plain"))
-    version = _train(store, monitor=None)
+    store = disc_dataset(tmp_path_factory.mktemp("plain"))
+    version = train_discs(store, monitor=None)
     assert not store.exists(f"{_folder(store)}/monitor.json")
     return version
 
@@ -97,8 +52,8 @@ def plain_version(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_watched_training_has_the_same_bits_and_records_everything(
     tmp_path: Path, plain_version: str
 ) -> None:
-    store = _dataset(tmp_path)
-    assert _train(store) == plain_version
+    store = disc_dataset(tmp_path)
+    assert train_discs(store) == plain_version
     tags = _scalars(store)
     assert tags["loss_autoencoder/ae"] == [2, 4]
     assert tags["loss_warmup/latent"] == [6, 8]
@@ -114,8 +69,8 @@ def test_a_watched_training_has_the_same_bits_and_records_everything(
 
 
 def test_pictures_of_heldout_views_are_stored(tmp_path: Path) -> None:
-    store = _dataset(tmp_path)
-    _train(store)
+    store = disc_dataset(tmp_path)
+    train_discs(store)
     document = json.loads(store.read(f"{_folder(store)}/monitor.json"))
     assert document["resumed_at"] == []
     assert [one["object_id"] for one in document["objects"]] == ["disc-0", "disc-2"]
@@ -128,10 +83,10 @@ def test_pictures_of_heldout_views_are_stored(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["local", "memory://monitor/resumed"])
 def test_a_resumed_training_records_every_step_once(tmp_path: Path, url: str, plain_version: str) -> None:
-    store = _dataset(tmp_path if url == "local" else url)
+    store = disc_dataset(tmp_path if url == "local" else url)
     with pytest.raises(InterruptedError):
-        _train(store, stop=7)
-    assert _train(store) == plain_version
+        train_discs(store, stop=7)
+    assert train_discs(store) == plain_version
     tags = _scalars(store)
     assert tags["speed/steps_per_s"] == [2, 4, 6, 8, 10, 12]
     assert tags["psnr_fixed_training_view/reconstruction"] == [4, 6, 12]
@@ -139,13 +94,13 @@ def test_a_resumed_training_records_every_step_once(tmp_path: Path, url: str, pl
 
 
 def test_nothing_depends_on_heldout_views(tmp_path: Path, plain_version: str) -> None:
-    assert _train(_dataset(tmp_path, noise=True)) == plain_version
+    assert train_discs(disc_dataset(tmp_path, noise=True)) == plain_version
 
 
 def test_a_store_that_refuses_pictures_does_not_stop_the_training(
     tmp_path: Path, plain_version: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store, replace_object = _dataset(tmp_path), Store.replace
+    store, replace_object = disc_dataset(tmp_path), Store.replace
 
     def refuse(self: Store, key: str, data: bytes) -> None:
         if key.endswith(".webp"):
@@ -154,7 +109,7 @@ def test_a_store_that_refuses_pictures_does_not_stop_the_training(
 
     monkeypatch.setattr(Store, "replace", refuse)
     with caplog.at_level(logging.WARNING):
-        assert _train(store) == plain_version
+        assert train_discs(store) == plain_version
     (warning,) = [record for record in caplog.records if "training goes on" in record.message]
     assert "00000006.webp: the store does not answer" in warning.message
 
@@ -175,7 +130,7 @@ def test_pictures_come_in_the_ratio_of_squares(tmp_path: Path) -> None:
 
 
 def test_gradient_norms_are_those_of_all_entries_together(tmp_path: Path) -> None:
-    trainer = _trainer(_dataset(tmp_path))
+    trainer = _trainer(disc_dataset(tmp_path))
     while trainer.phase != "done":
         trainer.step()
     entries = [param.grad.flatten().double().numpy() for param in trainer.renderer.parameters()]
@@ -207,10 +162,10 @@ def test_wandb_gets_the_same_and_goes_on_in_the_same_run(
     fake = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.setenv("WANDB_API_KEY", "secret-key")
-    store = _dataset(tmp_path)
+    store = disc_dataset(tmp_path)
     with pytest.raises(InterruptedError):
-        _train(store, {**MONITOR, "wandb": "cars"}, stop=7)
-    _train(store, {**MONITOR, "wandb": "cars"})
+        train_discs(store, {**MONITOR, "wandb": "cars"}, stop=7)
+    train_discs(store, {**MONITOR, "wandb": "cars"})
     first, second = fake.started
     assert first == second
     assert (first["project"], first["resume"]) == ("cars", "allow")
@@ -226,7 +181,7 @@ def test_wandb_that_is_not_installed_is_said_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    store = _dataset(tmp_path)
+    store = disc_dataset(tmp_path)
     with pytest.raises(EnvironmentProblem, match=r"compute\.monitor\.wandb.*pip install wandb"):
         Monitor(store, _folder(store), TRAIN, [0, 1, 2], _trainer(store), MonitorConfig(wandb="cars"))
 
@@ -254,9 +209,10 @@ def test_one_process_tells_its_steps_phase_and_losses(
 ) -> None:
     monkeypatch.setattr("pipeline.train.one_process.POLL_S", 0.0)
     told = _Told()
+    store = disc_dataset(tmp_path)
     arguments = {"train": TRAIN, "rank": 0, "world": 1, "threads": 1, "device": "cpu"}
     with told_by_process(told, 12) as connection:
-        train_in_process(connection, root_url=_dataset(tmp_path).url, checkpoint_every_s=60.0, **arguments)
+        train_in_process(connection, root_url=store.url, checkpoint_every_s=60.0, **arguments)
     assert (told.steps, told.total, told.is_finished) == (12, 12, True)
     assert told.figures["phase"] == "joint"
     assert told.figures["rgb"] > 0
