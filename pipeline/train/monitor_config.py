@@ -20,7 +20,7 @@ class MonitorConfig(BaseModel):
         default=10, ge=1, description="Steps between two records of losses, rates and gradient norms."
     )
     pictures: int = Field(
-        default=8, ge=0, description="Times that fixed views are drawn, closer together at first; 0: never."
+        default=6, ge=0, description="Times that fixed views are drawn, closer together at first; 0: never."
     )
     objects: int = Field(
         default=3, ge=1, description="Objects that are drawn: a training and a held-out view of each."
