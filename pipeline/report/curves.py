@@ -15,8 +15,9 @@ _NAMES: Final = {
     "latent": "Latent loss, ‖E(x) − R(T, c)‖²",
     "rgb": "RGB loss, ‖x − D(R(T, c))‖²",
     "free": "Free-space loss",
+    "tv": "Total variation of the planes",
 }
-_ORDER: Final = ("ae", "latent", "rgb", "free")
+_ORDER: Final = ("ae", "latent", "rgb", "free", "tv")
 
 
 def training_curves(meta: Mapping[str, Any], resumed: Sequence[float] = ()) -> list[Curve]:

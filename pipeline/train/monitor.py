@@ -33,7 +33,7 @@ from storage.store import Store
 from storage.views import ViewsStore
 
 LOGGER = logging.getLogger(__name__)
-LOSSES = ("latent", "rgb", "ae", "free")
+LOSSES = ("latent", "rgb", "ae", "free", "tv")
 
 
 class Sink(Protocol):
