@@ -16,10 +16,11 @@ def duration_text(seconds: float) -> str:
 
 
 def figures_text(figures: dict[str, Any]) -> list[str]:
-    """Returns "failed 3" and "rgb 0.0123" for the figures of a stage."""
+    """Returns "failed 3" and "rgb 0.0123" for the figures of a stage; those that are None are over."""
     return [
         f"{name.replace('_', ' ')} {value:.4g}"
         if isinstance(value, float)
         else f"{name.replace('_', ' ')} {value}"
         for name, value in figures.items()
+        if value is not None
     ]

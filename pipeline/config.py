@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.fit.config import FitConfig
 from pipeline.train.config import TrainConfig
+from pipeline.train.monitor_config import MonitorConfig
 from render_jobs.config import RENDERED_ONLY, ExecutionLimits, RenderConfig
 from render_jobs.sources.base import VIEWS_KINDS, SourceKind, SourceSpec
 from storage.errors import ConfigError
@@ -105,6 +106,9 @@ class ComputeConfig(BaseModel):
     )
     mesh_cache_bytes: int = Field(
         default=10 * 2**30, ge=0, description="Bytes that the folder may take on one node; 0 keeps nothing."
+    )
+    monitor: MonitorConfig = Field(
+        default_factory=MonitorConfig, description="What is recorded while train-shared runs."
     )
     limits: ExecutionLimits = Field(
         default_factory=ExecutionLimits, description="Bounds per object when rendering."

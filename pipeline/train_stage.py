@@ -16,7 +16,8 @@ from pipeline.model.config import GeometryConfig
 from pipeline.progress import Progress
 from pipeline.run import record_run
 from pipeline.stages import StageResult
-from pipeline.train.job import TrainResources, finished_version, train_rank
+from pipeline.train.job import TrainResources, finished_version
+from pipeline.train.one_process import told_by_process, train_in_process
 from storage import layout
 from storage.errors import ConfigError, FpipeError, UsageError
 from storage.plan import read_plan
@@ -144,6 +145,7 @@ def _run(
             session.shared_folder(store),
             compute.max_attempts,
             progress,
+            compute.monitor.model_dump(mode="json"),
         )
     if compute.train_workers > 1:
         raise ConfigError("compute.train_workers: several ranks need compute.executor=ray")
@@ -153,11 +155,13 @@ def _run(
         "rank": 0,
         "world": 1,
         "resources": resources,
+        "monitor": compute.monitor.model_dump(mode="json"),
     }
-    progress.say(f"train-shared: {config.train.total_steps} steps in one process")
-    for outcome in executor.run(
-        train_rank, [Task(0, arguments)], TaskResources(cpus=cpus, gpus=compute.train_gpus)
-    ):
+    needs = TaskResources(cpus=cpus, gpus=compute.train_gpus)
+    with told_by_process(progress, config.train.total_steps) as connection:
+        arguments["connection"] = connection
+        outcomes = list(executor.run(train_in_process, [Task(0, arguments)], needs))
+    for outcome in outcomes:
         if outcome.failure is not None:
             error = FpipeError(f"train-shared: {outcome.failure.message}")
             error.exit_code = outcome.failure.exit_code

@@ -11,7 +11,8 @@ from pipeline.report.contact_sheets import read_contact_sheets
 from pipeline.report.gallery import GalleryMaker
 from pipeline.report.page import page
 from pipeline.report.records import Findings, Gallery
-from storage.errors import UsageError
+from pipeline.report.training_gallery import read_training_gallery
+from storage.errors import FpipeError, UsageError
 from storage.layout import REPORTS
 from storage.planes import PlanesStore, list_fits, published_fit
 from storage.store import Store
@@ -29,8 +30,9 @@ def write_report(
 ) -> str:
     """Write the report of a data set, in place of an older one.
 
-    There is one as soon as anything is rendered: without a fit it goes to `reports/render.html` and needs no
-    torch, with one to `reports/<fit>.html`, which has the sections on the views as well.
+    There is one as soon as anything is rendered: without a fit it goes to `reports/render.html`, with one to
+    `reports/<fit>.html`, which has the sections on the views as well. Torch is needed for pictures of fits;
+    without it and without a fit the report has everything that need not be rendered.
 
     Args:
         root: Folder or URL of the data set.
@@ -50,7 +52,9 @@ def write_report(
     status = views.status()
     findings = collect(store, views, status, planes)
     sheets = read_contact_sheets(views, status, [entry.class_name for entry in findings.render.classes])
-    text = page(findings, _gallery(findings, views, planes, renderer, device), sheets)
+    renderer = renderer or _open_renderer(store, findings.shared_version, device, needed=planes is not None)
+    trained = read_training_gallery(views, findings.shared_version, findings.shared_meta, renderer)
+    text = page(findings, _gallery(findings, views, planes, renderer), sheets, trained)
     key = f"{REPORTS}/{findings.fit_name or RENDER_REPORT}.html"
     store.replace(key, text.encode())
     LOGGER.info("report: %s, %d bytes", key, len(text))
@@ -76,17 +80,24 @@ def _open_fit(store: Store, name: str | None) -> PlanesStore | None:
     return PlanesStore.open(store, name)
 
 
-def _gallery(
-    findings: Findings,
-    views: ViewsStore,
-    planes: PlanesStore | None,
-    renderer: FitRenderer | None,
-    device: str,
-) -> Gallery:
-    if planes is None or not findings.objects:
-        return Gallery()
-    if renderer is None:
+def _open_renderer(store: Store, shared_version: str, device: str, needed: bool) -> FitRenderer | None:
+    """Renders with the shared components; None where there are none or, unless needed, no torch."""
+    if not shared_version:
+        return None
+    try:
         from pipeline.fit_views import FitRenderer  # torch is needed here only
 
-        renderer = FitRenderer.open(views.store, planes.header.shared_version, device)
+        return FitRenderer.open(store, shared_version, device)
+    except (ImportError, FpipeError) as error:
+        if needed:
+            raise
+        LOGGER.warning("the report goes without pictures of the shared components: %s", error)
+        return None
+
+
+def _gallery(
+    findings: Findings, views: ViewsStore, planes: PlanesStore | None, renderer: FitRenderer | None
+) -> Gallery:
+    if planes is None or not findings.objects or renderer is None:
+        return Gallery()
     return GalleryMaker(views, planes, renderer).make(findings)

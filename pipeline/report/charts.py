@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.report.markup import Html, el, join
-from pipeline.report.records import Curve, ObjectRecord
+from pipeline.report.records import ObjectRecord
 from pipeline.report.wording import MISSING, count, fixed
 
 WIDE_PX: Final = 860
@@ -103,7 +103,7 @@ def ridges(rows: Sequence[Ridge], unit: str, decimals: int, width: int) -> Html:
         return el("p", "No figures yet.", class_="empty")
     wide = width > 500
     row_px, gutter_px, top_px = (62, 158, 6) if wide else (70, 0, 20)
-    low, high = _padded(everything)
+    low, high = padded(everything)
     scale = Scale(low, high, gutter_px, width - (66 if wide else 6))
     edges = np.linspace(low, high, (57 if wide else 37))
     counts = [np.histogram(values, edges)[0] for values in finite]
@@ -130,7 +130,7 @@ def scatter(objects: Sequence[ObjectRecord], width: int) -> Html:
         return el("p", "No figures yet.", class_="empty")
     shown = shown[:: -(-len(shown) // _SCATTER_LIMIT)]
     values = np.array([(o.figures["ceiling_psnr_db"], o.psnr_db) for o in shown])
-    low, high = _padded(values.reshape(-1))
+    low, high = padded(values.reshape(-1))
     height = width * 0.86
     across, up = Scale(low, high, 34, width - 8), Scale(low, high, height - 40, 10)
     ticks = nice_ticks(low, high, 5)
@@ -151,41 +151,8 @@ def scatter(objects: Sequence[ObjectRecord], width: int) -> Html:
     return svg(width, height, label, *parts)
 
 
-def curve(data: Curve, width: int) -> Html:
-    """One training curve; the value axis is logarithmic where the values are positive and span a decade."""
-    steps, values = np.asarray(data.steps, dtype=float), np.asarray(data.values, dtype=float)
-    if len(values) < 2:
-        return el("p", "Too few points for a curve.", class_="empty")
-    logarithmic = values.min() > 0 and values.max() > 10 * values.min()
-    shown = np.log10(values) if logarithmic else values
-    height = width * 0.52
-    low, high = _padded(shown, fraction=0.06)
-    first, last = data.span
-    across, up = Scale(first, max(last, first + 1), 44, width - 8), Scale(low, high, height - 30, 16)
-    parts = _value_axis(low, high, logarithmic, across, up)
-    for tick in nice_ticks(across.low, across.high, 4):
-        parts.append(text(across(tick), height - 12, _step_text(tick), "tick", "middle"))
-    for step, name in data.phases if len(data.phases) > 1 else ():
-        parts.append(line(across(step), 2, across(step), height - 30, "diagonal"))
-        parts.append(text(across(step) + 4, 10, name, "tick"))
-    parts.append(el("path", d=_path(steps, shown, across, up), class_="trace"))
-    parts.append(el("circle", cx=across(steps[-1]), cy=up(shown[-1]), r=3.0, class_="dot r2"))
-    ends = [f"{values[place]:.3g} at step {steps[place]:.0f}" for place in (0, -1)]
-    described = f"{data.name}: from {ends[0]} to {ends[1]}."
-    return svg(width, height, described, *parts)
-
-
-def _path(steps: NDArray[np.float64], values: NDArray[np.float64], across: Scale, up: Scale) -> str:
-    """The curve, interrupted where steps are missing: a loss that a phase does not have."""
-    gap = 4 * float(np.median(np.diff(steps)))
-    pieces = []
-    for index, (step, value) in enumerate(zip(steps.tolist(), values.tolist(), strict=True)):
-        joined = index > 0 and step - steps[index - 1] <= gap
-        pieces.append(f"{'L' if joined else 'M'}{across(step):.1f} {up(value):.1f}")
-    return "".join(pieces)
-
-
-def _padded(values: NDArray[np.float64], fraction: float = 0.03) -> tuple[float, float]:
+def padded(values: NDArray[np.float64], fraction: float = 0.03) -> tuple[float, float]:
+    """Lowest and highest value with a margin, as a share of what lies between them."""
     low, high = float(values.min()), float(values.max())
     margin = max((high - low) * fraction, 1e-3 * max(abs(high), 1e-9))
     return low - margin, high + margin
@@ -239,27 +206,3 @@ def _ridge_label(
         )
     top = base - 46
     return join(marker, text(0, top, row.label, "label"), text(scale.end_px, top, figure, "value", "end"))
-
-
-def _value_ticks(low: float, high: float, logarithmic: bool) -> list[float]:
-    """Places on the value axis; on a logarithmic one powers of ten, with more between where these are few."""
-    if not logarithmic:
-        return nice_ticks(low, high, 4)
-    powers = range(math.floor(low), math.ceil(high) + 1)
-    for factors in ((1,), (1, 3), (1, 2, 5)):
-        ticks = [power + math.log10(factor) for power in powers for factor in factors]
-        ticks = [tick for tick in ticks if low <= tick <= high]
-        if len(ticks) >= 3:
-            break
-    return ticks
-
-
-def _value_axis(low: float, high: float, logarithmic: bool, across: Scale, up: Scale) -> list[Html]:
-    ticks = _value_ticks(low, high, logarithmic)
-    labels = [f"{10**tick:.2g}" for tick in ticks] if logarithmic else tick_labels(ticks)
-    lines = [line(across.start_px, up(tick), across.end_px, up(tick), "grid") for tick in ticks]
-    return lines + [text(38, up(t) + 4, label, "tick", "end") for t, label in zip(ticks, labels, strict=True)]
-
-
-def _step_text(step: float) -> str:
-    return f"{step / 1000:g}k" if step >= 1000 else f"{step:g}"

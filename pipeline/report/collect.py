@@ -19,6 +19,7 @@ from pipeline.report.curves import training_curves
 from pipeline.report.failures import collect_failures
 from pipeline.report.records import Findings, ObjectRecord, StageRun, StoredPart
 from pipeline.report.sidecars import REQUESTS
+from pipeline.report.training_gallery import monitor_record
 from storage.errors import FpipeError
 from storage.layout import run_folder, shared_key
 from storage.passes import PassStore, stored_passes
@@ -69,9 +70,14 @@ def collect(store: Store, views: ViewsStore, status: Statuses, planes: PlanesSto
         facts=_facts(store.url, views.plan),
         shared_version=shared_version,
         shared_meta=meta,
-        curves=training_curves(meta),
+        curves=training_curves(meta, _resumed(store, meta)),
     )
     return _with_fit(findings, store, planes) if planes else findings
+
+
+def _resumed(store: Store, meta: Mapping[str, Any]) -> list[float]:
+    steps = monitor_record(store, meta).get("resumed_at") or []
+    return [float(step) for step in steps if isinstance(step, int | float)]
 
 
 def _with_fit(findings: Findings, store: Store, planes: PlanesStore) -> Findings:

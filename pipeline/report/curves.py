@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from pipeline.report.records import Curve
 
-_POINTS: Final = 220
+_POINTS: Final = 120
 _NAMES: Final = {
     "ae": "Autoencoder loss, ‖x − D(E(x))‖²",
     "latent": "Latent loss, ‖E(x) − R(T, c)‖²",
     "rgb": "RGB loss, ‖x − D(R(T, c))‖²",
     "free": "Free-space loss",
+    "tv": "Total variation of the planes",
 }
-_ORDER: Final = ("ae", "latent", "rgb", "free")
+_ORDER: Final = ("ae", "latent", "rgb", "free", "tv")
 
 
-def training_curves(meta: Mapping[str, Any]) -> list[Curve]:
+def training_curves(meta: Mapping[str, Any], resumed: Sequence[float] = ()) -> list[Curve]:
     """One curve per loss.
 
     Args:
+        resumed: Steps at which the training went on after an interruption.
         meta: Metadata of the shared components. Their `curve` (at the top or under `info`) lists steps as
             (step, phase, losses), as a sequence or a mapping; anything else is passed over.
 
     Returns:
-        Curves of at most 220 points: medians over equal groups of steps, which show the course and not the
-        scatter between batches.
+        Curves of about 120 points: medians over equal groups of steps, with the scatter between batches.
     """
     points = sorted(_points(meta), key=lambda point: point[0])
     if not points:
@@ -41,11 +42,12 @@ def training_curves(meta: Mapping[str, Any]) -> list[Curve]:
             if isinstance(value, int | float) and np.isfinite(value):
                 rows.setdefault(name, []).append((step, float(value)))
     names = [name for name in _ORDER if name in rows] + sorted(set(rows) - set(_ORDER))
-    return [
-        Curve(_NAMES.get(name, name), *_thinned(rows[name]), phases, span)
-        for name in names
-        if len(rows[name]) > 1
-    ]
+    curves = []
+    for name in names:
+        if len(rows[name]) > 1:
+            steps, medians, low, high = _thinned(rows[name], phases)
+            curves.append(Curve(_NAMES.get(name, name), steps, medians, phases, span, low, high, resumed))
+    return curves
 
 
 def _points(meta: Mapping[str, Any]) -> Iterable[tuple[float, str, Mapping[str, Any]]]:
@@ -62,11 +64,19 @@ def _points(meta: Mapping[str, Any]) -> Iterable[tuple[float, str, Mapping[str, 
             yield float(step), str(phase), losses
 
 
-def _thinned(rows: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    steps, values = [], []
+def _thinned(
+    rows: list[tuple[float, float]], phases: list[tuple[float, str]]
+) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Steps, medians and the 5th and 95th percentile of groups of equal size that stay within their phase."""
     size = -(-len(rows) // _POINTS)
-    for start in range(0, len(rows), size):
-        group = rows[start : start + size]
-        steps.append(group[-1][0])
-        values.append(float(np.median([value for _, value in group])))
-    return steps, values
+    borders = [start for start, _ in phases[1:]]
+    owner = np.searchsorted(borders, [step for step, _ in rows], side="right")
+    steps, figures = [], []
+    for phase in np.unique(owner):
+        own = [row for row, of in zip(rows, owner, strict=True) if of == phase]
+        for start in range(0, len(own), size):
+            group = own[start : start + size]
+            steps.append(group[-1][0])
+            figures.append(np.percentile([value for _, value in group], (50, 5, 95)).tolist())
+    medians, low, high = (list(column) for column in zip(*figures, strict=True))
+    return steps, medians, low, high

@@ -11,22 +11,25 @@ from pipeline.report import (
     sections_record,
     sections_render,
     sections_result,
+    sections_training,
 )
 from pipeline.report.markup import Html, el
 from pipeline.report.records import Findings, Gallery
 from pipeline.report.render_records import ContactSheets
+from pipeline.report.training_records import TrainingGallery
 
 # Nothing may be fetched, not even by mistake: pictures are data URIs, style and script stand in the page.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
-def page(findings: Findings, gallery: Gallery, sheets: ContactSheets) -> str:
+def page(findings: Findings, gallery: Gallery, sheets: ContactSheets, trained: TrainingGallery) -> str:
     """The whole report as text.
 
     Args:
         findings: Figures and records.
         gallery: Pictures of the fits; sections without pictures are left out.
         sheets: Pictures of the views.
+        trained: Pictures of the training.
 
     Returns:
         An HTML document that needs no other file.
@@ -41,7 +44,7 @@ def page(findings: Findings, gallery: Gallery, sheets: ContactSheets) -> str:
         "Render": sections_render.rendered(findings, sheets),
         "Speed": sections_render.speed(findings),
         "Failures": sections_failures.failures(findings),
-        "Training": sections_record.training(findings),
+        "Training": sections_training.training(findings, trained),
         "Cost": sections_record.cost(findings),
         "Use": sections_record.use(findings, example),
         "Provenance": sections_record.provenance(findings),

@@ -75,7 +75,9 @@ class StageRun:
 class Curve:
     """One recorded quantity of the training over its steps, without gaps or values that are not finite.
 
-    `phases` names what began at which step, `span` the first and last step of the whole training.
+    `phases` names what began at which step, `span` the first and last step of the whole training; between
+    `low` and `high` are nine in ten of the values that a point stands for. At `resumed` the training went on
+    after an interruption.
     """
 
     name: str
@@ -83,6 +85,9 @@ class Curve:
     values: Sequence[float]
     phases: Sequence[tuple[float, str]]
     span: tuple[float, float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    resumed: Sequence[float] = ()
 
 
 @dataclass(frozen=True)

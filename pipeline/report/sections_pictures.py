@@ -27,7 +27,7 @@ def comparisons(gallery: Gallery) -> Html | None:
         members = [comparison for comparison in gallery.comparisons if comparison.group == group]
         groups.append(el("h3", group))
         groups.append(el("div", *(_triplet(member) for member in members), class_="triplets"))
-    return section("objects", "Best, median, worst", note, *groups, _error_scale())
+    return section("objects", "Best, median, worst", note, *groups, error_scale())
 
 
 def turntables(gallery: Gallery) -> Html | None:
@@ -94,7 +94,8 @@ def _triplet(comparison: Comparison) -> Html:
     )
 
 
-def _error_scale() -> Html:
+def error_scale() -> Html:
+    """The colours of error maps, with what they stand for."""
     ticks = [el("span", f"{ERROR_MAX * i / 3:.1f}" + ("+" if i == 3 else "")) for i in range(4)]
     return el(
         "div",

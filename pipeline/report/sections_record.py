@@ -1,4 +1,4 @@
-"""The sections that say what it took and how to use it: training, cost, conventions, provenance."""
+"""The sections that say what it took and how to use it: cost, conventions, provenance."""
 
 from __future__ import annotations
 
@@ -7,25 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from pipeline.report.charts import curve
 from pipeline.report.markup import Child, Html, el, join
-from pipeline.report.parts import description_list, figure, section, table
+from pipeline.report.parts import description_list, section, table
 from pipeline.report.records import Findings, StageRun
 from pipeline.report.wording import MISSING, count, duration, size
 
 _STAGE_ORDER: Final = ("render", "train-shared", "fit-objects", "evaluate", "report")
-
-
-def training(findings: Findings) -> Html | None:
-    """The curves recorded while the shared components were trained."""
-    if not findings.curves:
-        return None
-    note = "Autoencoder, base planes and renderer. Losses are means of squares, on training views."
-    charts = [
-        figure(curve(data, 420), join(data.name, el("span", f"{data.values[-1]:.3g}", class_="figure")))
-        for data in findings.curves
-    ]
-    return section("training", "Training", note, el("div", *charts, class_="curves"))
 
 
 def cost(findings: Findings) -> Html:

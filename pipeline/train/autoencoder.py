@@ -127,6 +127,11 @@ class AutoencoderTrainer:
         raw = [self.autoencoder.encode_raw(rgb) for rgb in self._statistics_views()]
         self.autoencoder.fit_normaliser(torch.cat(raw))
 
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the last step."""
+        return float(self._optimiser.param_groups[0]["lr"])
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that a continued run needs."""
         return {

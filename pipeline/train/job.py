@@ -6,6 +6,7 @@ how often it was interrupted: budgets are steps, and a checkpoint continues with
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -24,6 +25,8 @@ from pipeline.train.batches import TrainingViews
 from pipeline.train.checkpoints import Checkpoints
 from pipeline.train.config import TrainConfig
 from pipeline.train.joint import JointTrainer
+from pipeline.train.monitor import Monitor, progress_figures
+from pipeline.train.monitor_config import MonitorConfig
 from pipeline.train.scratch_arrays import ScratchArrays
 from storage import layout
 from storage.documents import content_hash
@@ -35,7 +38,7 @@ from storage.views import ViewsStore
 
 LOGGER = logging.getLogger(__name__)
 
-OnStep = Callable[[int, dict[str, float]], None]
+OnStep = Callable[[int, dict[str, Any]], None]
 
 CHECKPOINT_SHARE = 0.1
 """Of the training's time that writing checkpoints may take: large ones are written less often."""
@@ -121,6 +124,7 @@ def train_rank(
     world: int,
     resources: TrainResources,
     on_step: OnStep | None = None,
+    monitor: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Runs one rank's part; rank 0 stores the result.
 
@@ -130,7 +134,8 @@ def train_rank(
         rank: this rank; torch.distributed is initialised by the caller when world > 1.
         world: number of ranks.
         resources: what the rank may use.
-        on_step: called on rank 0 with the step and its losses.
+        on_step: called on rank 0 with the step, its phase and its losses.
+        monitor: what rank 0 records on the way (MonitorConfig), None for nothing; does not change the result.
 
     Returns:
         A summary, on rank 0 with `shared_version`.
@@ -153,10 +158,17 @@ def train_rank(
         trainer.autoencoder.enable_gradient_checkpointing()
     checkpoints = Checkpoints(store, folder, rank, resources.checkpoints)
     resumed = _resume(trainer, checkpoints, world)
-    try:
-        _train(trainer, checkpoints, rank, world, resources.checkpoint_every_s, on_step)
-    except FloatingPointError as error:
-        raise _diverged(error, checkpoints, store) from error
+    with contextlib.ExitStack() as watched:
+        watcher = None
+        if rank == 0 and monitor is not None:
+            watcher = Monitor(
+                store, folder, train, rows[::world], trainer, MonitorConfig.model_validate(monitor)
+            )
+            watched.enter_context(watcher)
+        try:
+            _train(trainer, checkpoints, rank, world, resources.checkpoint_every_s, on_step, watcher)
+        except FloatingPointError as error:
+            raise _diverged(error, checkpoints, store) from error
     codes = _gather(trainer.codes(), rank, world)
     summary: dict[str, Any] = {
         "steps": trainer.step_count,
@@ -264,14 +276,19 @@ def _train(
     world: int,
     every_s: float,
     on_step: OnStep | None,
+    watcher: Monitor | None,
 ) -> None:
     saved, took = time.monotonic(), 0.0
     while trainer.phase != "done":
         point = trainer.step()
         if on_step is not None and rank == 0:
-            on_step(point.step, point.losses)
+            on_step(point.step, progress_figures(point))
+        if watcher is not None:
+            watcher.on_step(point)
         began = time.monotonic()
         if _is_due(began - saved >= max(every_s, took / CHECKPOINT_SHARE), world):
+            if watcher is not None:
+                watcher.save()
             checkpoints.save(trainer.step_count, trainer.state_dict())
             saved = time.monotonic()
             took = saved - began

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -82,6 +82,7 @@ class JointTrainer:
     Attributes:
         step_count: Steps done, over all phases.
         curve: One point per step.
+        rates: Learning rates of the last step, by what they are of.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class JointTrainer:
         self.autoencoder = autoencoder.to(self.device)
         self.step_count = 0
         self.curve: list[CurvePoint] = []
+        self.rates: dict[str, float] = {}
         self.size_px = (objects[0].rgba.shape[1], objects[0].rgba.shape[2])
         self._init_planes()
         own = list(self.autoencoder.parameters())
@@ -205,6 +207,7 @@ class JointTrainer:
             raise
         if self._autoencoder_trainer.step == self.settings.autoencoder.steps:
             self._ranks.broadcast(self.autoencoder.buffers())  # the normaliser is of the first rank's views
+        self.rates = {"autoencoder": self._autoencoder_trainer.learning_rate}
         weight = self._ranks.even_weight(self.settings.autoencoder.batch_size)
         return self._ranks.sum({"ae": self._autoencoder_trainer.losses[-1]}, weight)
 
@@ -282,6 +285,9 @@ class JointTrainer:
         if self._ae_optimiser is not None:
             self._ae_optimiser.zero_grad(set_to_none=True)
         (loss * weight).backward()  # type: ignore[no-untyped-call]
+        self.rates = {name: rate for name, rate in asdict(rates).items() if rate}
+        if self._codes.micro is None:
+            self.rates.pop("micro", None)
         for group, rate in zip(self._optimiser.param_groups, (rates.base, rates.renderer), strict=True):
             group["lr"] = rate
         self._optimiser.step()
@@ -405,6 +411,11 @@ class JointTrainer:
         if self._codes.micro is not None:
             self._codes.micro.load_state_dict(state["micro"])
         self._cache = None
+
+    def code(self, index: int) -> tuple[Tensor | None, Tensor]:
+        """Micro planes and coefficients of one of this rank's objects, as they are now."""
+        micro = None if self._codes.micro is None else self._codes.micro.values[index]
+        return micro, self._codes.coefficients.values[index]
 
     def codes(self) -> RegimeOneCodes:
         """Codes of this rank's objects."""

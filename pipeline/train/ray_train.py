@@ -39,6 +39,7 @@ def train_with_ray(
     storage_path: str,
     max_attempts: int,
     progress: Progress,
+    monitor: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Trains on the connected Ray cluster and returns the summary of train_rank.
 
@@ -52,6 +53,7 @@ def train_with_ray(
         storage_path: where Ray Train keeps its own records; all nodes must see it.
         max_attempts: starts of the worker group, for failures that may pass.
         progress: told about steps and losses.
+        monitor: what rank 0 records on the way (MonitorConfig).
 
     Raises:
         FpipeError: what a worker raised, when it is the project's own.
@@ -65,6 +67,7 @@ def train_with_ray(
             "train": train,
             "resources": resources,
             "board": board,
+            "monitor": monitor,
         },
         # Objects and flags travel between the ranks' CPUs, gradients between their devices.
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus_per_worker else "gloo"),
@@ -98,17 +101,17 @@ class _Board:
 
     def __init__(self) -> None:
         self._step = 0
-        self._figures: dict[str, float] = {}
+        self._figures: dict[str, Any] = {}
         self._summary: dict[str, Any] = {}
         self._failure: tuple[str, int] | None = None
 
-    def post(self, step: int, figures: dict[str, float]) -> None:
+    def post(self, step: int, figures: dict[str, Any]) -> None:
         self._step, self._figures = step, figures
 
     def finish(self, summary: dict[str, Any]) -> None:
         self._summary = summary
 
-    def look(self) -> tuple[int, dict[str, float]]:
+    def look(self) -> tuple[int, dict[str, Any]]:
         return self._step, self._figures
 
     def fail(self, message: str, exit_code: int) -> None:
@@ -129,15 +132,15 @@ def _worker(config: dict[str, Any]) -> None:
         raise failed  # Ray Train starts the group again whatever the failure was
     posted = 0.0
 
-    def on_step(step: int, losses: dict[str, float]) -> None:
+    def on_step(step: int, figures: dict[str, Any]) -> None:
         nonlocal posted
         if time.monotonic() - posted >= POLL_S / 2:
             posted = time.monotonic()
-            board.post.remote(step, losses)
+            board.post.remote(step, figures)
 
-    world, resources = context.get_world_size(), config["resources"]
+    world, resources, monitor = context.get_world_size(), config["resources"], config["monitor"]
     try:
-        summary = train_rank(config["root_url"], config["train"], rank, world, resources, on_step)
+        summary = train_rank(config["root_url"], config["train"], rank, world, resources, on_step, monitor)
     except FpipeError as error:
         if not isinstance(error, (TransientError, StaleSnapshotError)):
             ray.get(board.fail.remote(f"{type(error).__name__}: {error}", error.exit_code))

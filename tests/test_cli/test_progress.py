@@ -11,7 +11,7 @@ from cli import pace
 from cli.logs import LineProgress
 from cli.pace import Pace, rate_text
 from cli.terminal import TerminalProgress
-from cli.text import duration_text
+from cli.text import duration_text, figures_text
 
 
 class Clock:
@@ -119,3 +119,7 @@ def test_the_bar_says_objects_rate_failures_and_time_left(clock: Clock, width: i
     assert "54 min 34 s left" in drawn  # 37655 objects at 11.5 a second
     assert "1840 views/s · failed 12" in drawn
     assert len(drawn.split("\x1b[2K")[-1].rstrip()) <= width
+
+
+def test_figures_of_an_earlier_phase_are_not_shown() -> None:
+    assert figures_text({"phase": "joint", "ae": None, "rgb": 0.5}) == ["phase joint", "rgb 0.5"]

@@ -193,8 +193,9 @@ def test_ticks_are_round_and_inside(low: float, high: float, n: int, expected: l
 def test_curves_are_read_from_every_form_and_thinned_by_medians() -> None:
     rows = [[step, "warmup", {"latent": 1.0 if step % 3 else 100.0}] for step in range(1, 661)]
     (curve,) = training_curves({"info": {"curve": rows}})
-    assert len(curve.steps) == 220
-    assert set(curve.values) == {1.0}  # one outlier in three steps does not show
+    assert len(curve.steps) == 110  # groups of six
+    assert set(curve.values) == {1.0}  # one outlier in three steps does not show in the line, but in the band
+    assert (set(curve.low), set(curve.high)) == ({1.0}, {100.0})
     assert curve.span == (1.0, 660.0)
     mappings = [{"step": s, "phase": p, "losses": {"rgb": 0.5, "x": 1}} for s, p in ((1, "a"), (2, "b"))]
     rgb, other = training_curves({"curve": mappings})
