@@ -14,6 +14,7 @@ STAGES = {
     "fit_objects": "fit-objects",
     "total": "in all",
 }
+WORKERS = {"train": "a training worker", "fit": "a fitting worker"}
 
 
 def plan_text(found: dict[str, Any]) -> str:
@@ -31,6 +32,12 @@ def plan_text(found: dict[str, Any]) -> str:
     ]
     if sizes["shared"] is not None:
         lines.append(f"          base planes and renderer {bytes_text(sizes['shared'])}, once")
+    for name, memory in (found["memory"] or {}).items():
+        files = "" if not memory["files"] else f", and {bytes_text(memory['files'])} of scratch files"
+        lines.append(
+            f"memory    {WORKERS[name]} {bytes_text(memory['total'])}"
+            f" ({bytes_text(memory['step'])} of it for the largest step){files}"
+        )
     if found["seconds"] is None:
         lines.append("time      not measured (--no-calibrate)")
         return "\n".join(lines)

@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.compute import usable_cores
 from pipeline.config import PipelineConfig
+from pipeline.forecast_memory import worker_memory
 from pipeline.planned import planned
 from pipeline.render_stage import make_plan, shard_bytes_per_object, views_bytes_per_object
 from pipeline.scratch import scratch_folder
@@ -88,6 +89,7 @@ def forecast(config: PipelineConfig, calibrate: bool = True) -> dict[str, Any]:
             "planes_per_object": planes_bytes,
             "shared": measured.shared_bytes if measured else None,
         },
+        "memory": worker_memory(config, n, choose_objects_per_shard(n, planes_bytes, workers)),
         "workers": workers,
         "seconds": None,
     }

@@ -73,10 +73,9 @@ def _thinned(
     owner = np.searchsorted(borders, [step for step, _ in rows], side="right")
     steps, figures = [], []
     for phase in np.unique(owner):
-        own = [row for row, of in zip(rows, owner, strict=True) if of == phase]
-        for start in range(0, len(own), size):
-            group = own[start : start + size]
-            steps.append(group[-1][0])
-            figures.append(np.percentile([value for _, value in group], (50, 5, 95)).tolist())
+        own = np.array(rows)[owner == phase]
+        for group in np.array_split(own, -(-len(own) // size)):
+            steps.append(float(group[-1, 0]))
+            figures.append(np.percentile(group[:, 1], (50, 5, 95)).tolist())
     medians, low, high = (list(column) for column in zip(*figures, strict=True))
     return steps, medians, low, high

@@ -128,8 +128,8 @@ def _base_planes(gallery: TrainingGallery, findings: Findings) -> list[Child]:
     under = ", over the mean of all micro planes" if gallery.with_micro else ""
     varied = any(plane.less is not None for plane in planes)
     words = (
-        f"Large: rendered with one coefficient alone{under}; it has the length of an object’s whole vector "
-        "of coefficients and the sign that it has on average."
+        f"{'Large' if varied else 'Each'}: rendered with one coefficient alone{under}; it has the length of "
+        "an object’s whole vector of coefficients and the sign that it has on average."
     )
     if varied:
         words += (

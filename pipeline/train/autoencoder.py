@@ -23,7 +23,7 @@ from pipeline.model.autoencoder import Autoencoder
 from pipeline.model.linear_start import start_linear, supports_linear_start
 from storage.errors import ConfigError
 
-_STATISTICS_VIEWS = 256
+STATISTICS_VIEWS = 256
 """Views that the linear start and the normaliser are computed from, evenly spaced over all."""
 _CHUNK = 32
 _WARM_UP = 0.05
@@ -187,7 +187,7 @@ class AutoencoderTrainer:
         return self._rgb(rgba)
 
     def _statistics_views(self) -> Iterator[Tensor]:
-        count = min(_STATISTICS_VIEWS, len(self.views))
+        count = min(STATISTICS_VIEWS, len(self.views))
         rows = np.linspace(0, len(self.views) - 1, count).astype(np.int64)
         for start in range(0, count, _CHUNK):
             yield self._rgb(self.views[rows[start : start + _CHUNK]])

@@ -44,7 +44,7 @@ from pipeline.train.schedule import Rates
 from pipeline.train.scratch_arrays import ScratchArrays
 from pipeline.train.settings import JointSettings
 
-_ENCODE_BATCH = 32
+ENCODE_BATCH = 32
 """Views that the encoder sees at a time."""
 
 Phase = Literal["autoencoder", "warmup", "joint", "done"]
@@ -358,9 +358,9 @@ class JointTrainer:
             table, in_file = self._arrays.empty("latents of the views", shape, np.float32)
             end = 0
             for views in self.objects:
-                for start in range(0, len(views.rgba), _ENCODE_BATCH):
+                for start in range(0, len(views.rgba), ENCODE_BATCH):
                     rgb = over_white(
-                        torch.from_numpy(views.rgba[start : start + _ENCODE_BATCH]).to(self.device)
+                        torch.from_numpy(views.rgba[start : start + ENCODE_BATCH]).to(self.device)
                     )
                     latents = self.autoencoder.encode(rgb).flatten(2).transpose(1, 2)
                     table[end : end + len(latents)] = latents.cpu().numpy()
