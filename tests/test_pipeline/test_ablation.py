@@ -192,6 +192,8 @@ def test_the_table_counts_bytes_and_objects(ablated: Ablated) -> None:
         assert row.objects == 2
         assert row.train_steps == (6 if row.factor == 1 else 8)
         assert row.fit_seconds is not None
+        assert row.fit_cpu_seconds is not None
+        assert 0 < row.fit_cpu_seconds < row.fit_seconds * 4  # a few threads at most
         assert row.train_seconds is not None
     stored = store_table(ablated.store, list(rows.values()), "ablation")
     lines = ablated.store.read(stored).decode().splitlines()
