@@ -34,14 +34,14 @@ _FITS_ONLY: Final = ("regime1/", "mean_code")
 """Files of the shared components that no rendering needs: results of regime 1, and where fits start."""
 
 _HEADER: Final = (
-    *("representation", "PSNR dB", "foreground", "SSIM", "ceiling dB", "fit min/object", "training min"),
-    *("bytes/object", "bytes shared", "pixel", "objects"),
+    *("representation", "PSNR dB", "foreground", "SSIM", "ceiling dB", "fit min/object", "fit CPU s"),
+    *("training min", "bytes/object", "bytes shared", "pixel", "objects"),
 )
 _NOTE: Final = (
     "Held-out views of objects that the shared components were not trained on (regime 2); means of objects. "
-    "Fit time is wall time of one task per object, training time that of the whole joint training, both of "
-    "the machine and load that they ran with. Bytes shared are what a rendering needs: autoencoder, base "
-    "planes, renderer, background."
+    "Minutes are wall time: of the task that fitted an object, and of the whole joint training, both with "
+    "the machine and load that they ran with; CPU seconds are the processor's for the same fit. Bytes shared "
+    "are what a rendering needs: autoencoder, base planes, renderer, background."
 )
 
 
@@ -63,7 +63,8 @@ class AblationRow:
         foreground_psnr_db: The same over the pixels of the object.
         ssim: Held-out SSIM.
         ceiling_psnr_db: PSNR of the autoencoder alone; None without one.
-        fit_seconds: Wall seconds of one core per object.
+        fit_seconds: Wall seconds per object of the task that fitted it.
+        fit_cpu_seconds: Processor seconds of the same, which other load changes less; a GPU's do not count.
         train_seconds: Wall seconds of the joint training, all objects.
         train_steps: Its steps.
         object_bytes: One object's code as stored.
@@ -84,6 +85,7 @@ class AblationRow:
     ssim: float | None
     ceiling_psnr_db: float | None
     fit_seconds: float | None
+    fit_cpu_seconds: float | None
     train_seconds: float | None
     train_steps: int
     object_bytes: int
@@ -168,7 +170,8 @@ def _row(store: Store, name: str, planes: PlanesStore) -> AblationRow:
         foreground_psnr_db=figures["foreground_psnr_db"]["mean"],
         ssim=figures["ssim"]["mean"],
         ceiling_psnr_db=figures["ceiling_psnr_db"]["mean"],
-        fit_seconds=_fit_seconds(planes),
+        fit_seconds=_fit_cost(planes, "seconds"),
+        fit_cpu_seconds=_fit_cost(planes, "cpu_seconds"),
         train_seconds=meta["info"].get("seconds"),
         train_steps=len(meta["info"].get("curve", ())),
         object_bytes=micro + 4 * header.n_base,
@@ -180,13 +183,13 @@ def _row(store: Store, name: str, planes: PlanesStore) -> AblationRow:
     )
 
 
-def _fit_seconds(planes: PlanesStore) -> float | None:
+def _fit_cost(planes: PlanesStore, name: str) -> float | None:
     """Mean over the objects of regime 2."""
     regime, found = planes.regime(), []
     for shard in sorted(planes.done()):
         for record in planes.sidecar(shard).objects:
-            if regime[record.row] == 2 and "seconds" in record.info:
-                found.append(float(record.info["seconds"]))
+            if regime[record.row] == 2 and name in record.info:
+                found.append(float(record.info[name]))
     return float(np.mean(found)) if found else None
 
 
@@ -202,6 +205,7 @@ def table_cells(rows: Sequence[AblationRow]) -> list[list[str]]:
                 fixed(row.ssim, 4),
                 fixed(row.ceiling_psnr_db, 2),
                 fixed(_minutes(row.fit_seconds), 3),
+                fixed(row.fit_cpu_seconds, 2),
                 fixed(_minutes(row.train_seconds), 2),
                 size(row.object_bytes),
                 size(sum(row.shared_bytes.values())),

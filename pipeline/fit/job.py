@@ -137,11 +137,14 @@ class ShardFitter:
         figures: list[float] = []
         order, size = list(usable), self.config.batch
         for batch in (order[first : first + size] for first in range(0, len(order), size)):
-            started = time.monotonic()
+            started, started_cpu = time.monotonic(), time.process_time()
             results = self.fit({ids[row]: usable[row] for row in batch})
-            seconds = (time.monotonic() - started) / len(batch)
+            cost = {
+                "seconds": (time.monotonic() - started) / len(batch),
+                "cpu_seconds": (time.process_time() - started_cpu) / len(batch),  # whatever else runs there
+            }
             for row, result in zip(batch, results, strict=True):
-                figures += self._store(builder, row, usable[row], result, seconds)
+                figures += self._store(builder, row, usable[row], result, cost)
         return figures
 
     def _read_views(self, builder: PlanesShardBuilder, views: ViewsStore, row: int) -> ObjectViews | None:
@@ -172,7 +175,12 @@ class ShardFitter:
         return fit_objects(self.shared, training, self.config.settings(), self.config.seed, init)
 
     def _store(
-        self, builder: PlanesShardBuilder, row: int, views: ObjectViews, result: FittedCode, seconds: float
+        self,
+        builder: PlanesShardBuilder,
+        row: int,
+        views: ObjectViews,
+        result: FittedCode,
+        cost: dict[str, float],
     ) -> list[float]:
         """Round, evaluate and add one object, or record why it cannot be used."""
         try:
@@ -180,7 +188,7 @@ class ShardFitter:
                 raise ValueError(result.failure)
             fit = self.rounded(result)
             figures = self.evaluate(fit, views)
-            info = {"seconds": seconds, "curve": [[step, loss] for step, loss in result.curve]}
+            info = {**cost, "curve": [[step, loss] for step, loss in result.curve]}
             fit = ObjectFit(fit.micro, fit.coefficients, fit.regime, figures)
             builder.add(row, fit, info)
         except ValueError as error:  # not finite, or beyond the stored type
@@ -188,7 +196,7 @@ class ShardFitter:
             builder.fail(row, self._with_repro(Failure("fit_diverged", str(error)), result.object_id))
             return []
         psnr_db = figures.get("psnr_db", math.nan)
-        LOGGER.debug("%s: %.2f dB in %.1f s", result.object_id, psnr_db, seconds)
+        LOGGER.debug("%s: %.2f dB in %.1f s", result.object_id, psnr_db, cost["seconds"])
         return [psnr_db]
 
     def rounded(self, result: FittedCode) -> ObjectFit:

@@ -136,10 +136,10 @@ class JointTrainer:
         self.renderer = renderer.to(self.device)
         micro, coefficients = [], []
         # 1/sqrt(M) keeps the macro features at the base planes' scale (METHOD section 2).
-        spread = s.init_coefficients or 1.0 / math.sqrt(max(s.n_base, 1))
+        divisor = 1.0 / s.init_coefficients if s.init_coefficients else math.sqrt(max(s.n_base, 1))
         for views in self.objects:
             own = seeded_generator("code", self.seed, views.object_id)
-            coefficients.append(torch.randn(s.n_base, generator=own) * spread)
+            coefficients.append(torch.randn(s.n_base, generator=own) / divisor)
             micro.append(torch.randn(3, s.f_mic, *shape[1:], generator=own) * s.init_scale)
         self._codes = _Codes(
             RowAdam(torch.stack(micro).to(self.device)) if s.f_mic else None,

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.model.identity import IdentityAutoencoder
 from pipeline.model.planes import fuse
 from pipeline.train.joint import JointTrainer
+from pipeline.train.losses import total_variation
+from pipeline.train.schedule import Rates
 from tests.test_pipeline.toy import toy_autoencoder, toy_object, toy_settings, toy_trainer
 
 
@@ -111,22 +114,78 @@ def test_a_loss_that_is_not_finite_stops_with_the_step() -> None:
     _run(trainer, 4)
     with torch.no_grad():
         trainer.base_planes[0, 0, 0, 8, 8] = math.nan
-    with pytest.raises(FloatingPointError, match=r"step \d+ \(warmup\)"):
+    rate = 0.01 * 0.1 ** (1 / 4)  # after one of four warm-up steps, exponential decay to a tenth
+    said = (
+        rf"loss of step 4 \(warmup\) is nan at learning rates micro {rate:.3g}, coefficients {rate:.3g}, base"
+    )
+    with pytest.raises(FloatingPointError, match=said):
         _run(trainer, 2)
+    assert trainer.step_count == 4
 
 
-@pytest.mark.parametrize(("f_mic", "n_base"), [(0, 2), (4, 1)])
-def test_variants_are_settings(f_mic: int, n_base: int) -> None:
-    settings = replace(toy_settings(), f_mic=f_mic, f_mac=4, n_base=n_base, crop_px=16, ae_every=2)
-    trainer = JointTrainer([toy_object(s).training() for s in range(2)], toy_autoencoder(), settings, seed=0)
-    _run(trainer, 10)
+@pytest.mark.parametrize(("f_mic", "n_base"), [(0, 2), (4, 1), (4, 0)])
+@pytest.mark.parametrize("rgb", [False, True])
+def test_variants_are_settings(f_mic: int, n_base: int, rgb: bool) -> None:
+    f_mac = 4 if n_base else 0
+    settings = replace(toy_settings(), f_mic=f_mic, f_mac=f_mac, n_base=n_base, crop_px=16, ae_every=2)
+    if rgb:
+        settings = replace(settings, autoencoder=replace(settings.autoencoder, steps=0))
+
+    def new_trainer() -> JointTrainer:
+        objects = [toy_object(seed).training() for seed in range(2)]
+        return JointTrainer(objects, IdentityAutoencoder() if rgb else toy_autoencoder(), settings, seed=0)
+
+    trainer, other = new_trainer(), new_trainer()
+    _run(trainer, trainer.total_steps - 2)
+    other.load_state_dict(copy.deepcopy(trainer.state_dict()))
+    for one in (trainer, other):
+        _run(one, 2)
+    _same(trainer.state_dict(), other.state_dict())
+    assert (trainer.curve[-1].losses["ae"] == 0) == rgb
     codes = trainer.codes()
     assert (codes.micro is None) == (f_mic == 0)
     assert codes.coefficients.shape == (2, n_base)
     shared = trainer.shared_components()
     micro = None if codes.micro is None else torch.from_numpy(codes.micro)
     planes = fuse(micro, torch.from_numpy(codes.coefficients), shared.base_planes)
-    assert planes.shape == (2, 3, f_mic + 4, 16, 16)
+    assert planes.shape == (2, 3, f_mic + f_mac, 16, 16)
+
+
+def test_total_variation_makes_planes_smoother() -> None:
+    roughness = []
+    for weight in (0.0, 10.0):
+        settings = replace(toy_settings(), tv_warmup=weight, tv_joint=weight)
+        trainer = JointTrainer([toy_object(0).training()], toy_autoencoder(), settings, seed=0)
+        _run(trainer, 10)
+        assert ("tv" in trainer.curve[-1].losses) == ("tv" in trainer.curve[4].losses) == (weight > 0)
+        roughness.append(float(total_variation(trainer.base_planes.detach())))
+    assert roughness[1] < 0.9 * roughness[0]
+
+
+def test_each_group_has_the_rate_of_its_phase() -> None:
+    """Adam's first step moves every value by the rate, whatever the gradient (its moments start at zero)."""
+    settings = replace(
+        toy_settings(),
+        warmup_steps=1,
+        joint_steps=1,
+        joint_objects=1,
+        warmup_objects=1,
+        warmup_rates=Rates(1e-3, 2e-3, 4e-3, 8e-3),
+        joint_rates=Rates(1e-3, 2e-3, 4e-3, 8e-3, 5e-4),
+    )
+    trainer = JointTrainer([toy_object(0).training()], toy_autoencoder(), settings, seed=0)
+    _run(trainer, 3)
+    moved: list[dict[str, float]] = []
+    for _ in ("warmup", "joint"):
+        before = _leaves(copy.deepcopy(trainer.state_dict()))
+        trainer.step()
+        after = _leaves(trainer.state_dict())
+        names = ("/micro/values", "/coefficients/values", "/base_planes", "/renderer/hidden.weight")
+        moved.append({name: float((after[name] - before[name]).abs().max()) for name in names})
+        encoder = "/autoencoder/vae.encoder.conv_in.weight"
+        moved[-1][encoder] = float((after[encoder] - before[encoder]).abs().max())
+    assert list(moved[0].values()) == pytest.approx([1e-3, 2e-3, 4e-3, 8e-3, 0.0], rel=1e-3, abs=1e-9)
+    assert moved[1][encoder] == pytest.approx(5e-4, rel=1e-2)
 
 
 def test_training_lowers_the_losses() -> None:

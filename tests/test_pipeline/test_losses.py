@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from pipeline.model.occupancy import is_occupied
 from pipeline.model.planes import sample_planes
 from pipeline.model.renderer import PlaneTable, Renderer, render_rays
 from pipeline.train.batches import build_ray_bank, draw_pixels, seeded_generator
-from pipeline.train.losses import free_space, latent_error, render_pixels
+from pipeline.train.losses import free_space, latent_error, render_pixels, total_variation
 from tests.test_pipeline.toy import GEOMETRY, toy_object
 
 
@@ -51,3 +52,13 @@ def test_free_space_counts_only_points_known_to_be_empty() -> None:
 
 def test_latents_are_compared_in_units_of_minus_one_to_one() -> None:
     assert latent_error(torch.tensor(0.75), torch.tensor(0.5)).item() == (1.5 - 1.0) ** 2
+
+
+def test_total_variation_by_hand() -> None:
+    planes = torch.zeros(2, 3, 1, 2, 2)
+    planes[0, 0, 0] = torch.tensor([[0.0, 1.0], [3.0, 3.0]])
+    # One of six planes: along columns 1² + 0², along rows 3² + 2²; two differences each per plane.
+    assert float(total_variation(planes)) == pytest.approx(1 / 12 + 13 / 12)
+    assert float(total_variation(planes.repeat(4, 1, 1, 1, 1))) == pytest.approx(
+        14 / 12
+    )  # averaged over objects
