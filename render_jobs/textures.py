@@ -10,12 +10,14 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from render_jobs.mesh_file import FileLimits, MeshError, foreign_content, open_regular_file
+from render_jobs.mesh_file import FileLimits, MeshError, foreign_content, open_regular_file, write_new_file
 from render_jobs.references import MeshFolder
 
 # What Blender's image library reads of what Pillow recognises.
 _FORMATS = ("PNG", "JPEG", "BMP", "TGA", "TIFF", "WEBP", "GIF", "DDS", "PSD", "JPEG2000")
 _HEAD_BYTES = 4096
+LINKS = "links"
+"""Folder within the private one that holds all links to textures, and nothing that we write."""
 INSTEAD = ": material colour used"
 
 
@@ -62,8 +64,8 @@ class TextureShelf:
         self._left_bytes -= len(content)  # many entries may mean the same bytes of a file
         if self._left_bytes < 0:
             return FoundTexture(None, "is one too many: all together exceed compute.limits.mesh_bytes")
-        path = self._new_path(name, "")
-        path.write_bytes(content)
+        path = self._folder / self._new_name(name, "")
+        write_new_file(path, content)
         problem = picture_problem(path, self._limits)
         return FoundTexture(None, problem) if problem else FoundTexture(path)
 
@@ -71,15 +73,16 @@ class TextureShelf:
         problem = picture_problem(target, self._limits)
         if problem:
             return FoundTexture(None, problem)
-        path = self._new_path(name, target.suffix)
+        path = self._folder / LINKS / self._new_name(name, target.suffix)
+        path.parent.mkdir(exist_ok=True)
         path.symlink_to(target)
         return FoundTexture(path)
 
-    def _new_path(self, name: str, suffix: str) -> Path:
+    def _new_name(self, name: str, suffix: str) -> str:
         plain = suffix if suffix[1:].isascii() and suffix[1:].isalnum() else ""
-        path = self._folder / f"texture{len(self.names)}{plain}"
-        self.names[path.name] = name
-        return path
+        ours = f"texture{len(self.names)}{plain}"
+        self.names[ours] = name
+        return ours
 
 
 def display_name(written: bytes) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from render_jobs.formats.geometry import Material, Texture
-from render_jobs.textures import INSTEAD, TextureShelf, display_name
+from render_jobs.textures import INSTEAD, LINKS, TextureShelf, display_name
 
 _DEFAULT_COLOUR = (0.8, 0.8, 0.8)
 # Tr is left out, as by Blender's importer: half of the exporters mean opacity, half its opposite.
@@ -94,7 +94,7 @@ class MaterialWriter:
             return
         found = self._shelf.find(name)
         if found.path is not None:
-            self._lines.append(b"map_Kd " + found.path.name.encode())
+            self._lines.append(f"map_Kd {LINKS}/{found.path.name}".encode())
             self._change(texture=Texture(found.path))
         else:
             self.warnings.append(

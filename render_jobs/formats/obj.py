@@ -2,7 +2,8 @@
 
 The importer gets a private folder with a link to the mesh and a material library of ours: only base colour,
 opacity and vetted textures are in it, so that no line of the mesh or its materials makes Blender open
-anything else. The mesh is copied only where a link will not do.
+anything else, and nothing there has a name of the mesh's choice. The mesh is copied only where a link will
+not do.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from pathlib import Path
 from render_jobs.formats.geometry import Geometry
 from render_jobs.formats.mtl import MaterialWriter
 from render_jobs.formats.obj_faces import read_obj
-from render_jobs.mesh_file import FileLimits, MeshError, read_regular_file
+from render_jobs.mesh_file import FileLimits, MeshError, read_regular_file, write_new_file
 from render_jobs.references import MeshFolder
-from render_jobs.textures import TextureShelf, display_name
+from render_jobs.textures import LINKS, TextureShelf, display_name
 
 # A decimal number that fits a 32-bit float, and vertex lines that do not start with three of them.
 _NUMBER = rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE](?:-\d+|\+?0*(?:[0-2]?\d|3[0-7])))?"
@@ -76,17 +77,12 @@ def prepare_obj(
     if len(writer.looks) > _MAX_MATERIALS or _has_long_line(text):
         return read_obj(text, writer.looks, mesh_path.name), warnings + writer.warnings
     path = folder / "mesh.obj"
-    if len(set(names)) == 1 and _is_plain(names[0]) and text is content:
-        library = os.fsencode(folder) + b"/" + names[0]
+    if text is content and len(set(names)) <= 1 and all(map(_leads_nowhere, names)):
         path.symlink_to(mesh_path.absolute())
     else:
-        library = os.fsencode(folder / "mesh.mtl")  # the importer looks for it beside every mesh.obj
-        if names or text is not content:
-            path.write_bytes(_without_libraries(text))
-        else:
-            path.symlink_to(mesh_path.absolute())
-    with open(library, "wb") as file:  # noqa: PTH123 the name may be no valid text
-        file.write(writer.text())
+        write_new_file(path, _without_libraries(text))
+    # The importer looks for it beside every mesh.obj, whatever libraries that names.
+    write_new_file(folder / "mesh.mtl", writer.text())
     return ObjFile(path, has_face_lines, len(writer.looks) > 0), warnings + writer.warnings
 
 
@@ -151,11 +147,10 @@ def _without_libraries(text: bytes) -> bytes:
     return bytes(changed)
 
 
-def _is_plain(name: bytes) -> bool:
-    """Whether the importer, given that name, looks for a file of our making in the private folder."""
-    return (
-        len(name) <= _MAX_NAME_BYTES and not set(name) & set(b"/\\:\0") and name not in {b"..", b"mesh.obj"}
-    )
+def _leads_nowhere(name: bytes) -> bool:
+    """Whether the importer, given that name, finds nothing in the private folder but our library."""
+    taken = {b"", b".", b"..", b"mesh.obj", os.fsencode(LINKS)}
+    return len(name) <= _MAX_NAME_BYTES and not set(name) & set(b"/\\:\0") and name.strip(b'"') not in taken
 
 
 def _read_libraries(

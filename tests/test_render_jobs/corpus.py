@@ -5,6 +5,7 @@ Each generator fills one folder; SECRET lies outside of all of them, and its col
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import zipfile
@@ -75,6 +76,12 @@ def with_link(write: Callable[[Path], str], link: str, target: str) -> Callable[
         return write(folder)
 
     return both
+
+
+def plain_png(colour: tuple[int, int, int]) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (16, 16), colour).save(content, "PNG")
+    return content.getvalue()
 
 
 def _special(make: Callable[[Path], object]) -> Callable[[Path], str]:
@@ -190,6 +197,15 @@ CASES: dict[str, Case] = {
     "many materials": Case(
         file("mtllib mesh.mtl\n" + VERTICES + MANY_FACES, mesh__mtl=MANY_MATERIALS), green=True
     ),
+    "library named like a texture of ours": Case(
+        file(
+            "mtllib texture0.png\n" + PAINTED,
+            texture0__png=GREEN + "map_Kd green.png\n",
+            green__png=plain_png((0, 230, 0)),
+        ),
+        green=True,
+    ),
+    "library that is a folder": Case(file("mtllib .\n" + CUBE), warning="is missing"),
     "its own library": Case(file("mtllib mesh.obj\n" + CUBE), warning="grey"),
     "calls itself": Case(file("call mesh.obj\ncsh rm -rf .\n" + CUBE), warning="grey"),
     "secret library": Case(file("mtllib ../../secret.mtl\n" + PAINTED), warning="outside"),
