@@ -50,9 +50,9 @@ class TextureShelf:
         self.names: dict[str, str] = {}
         """Name in the private folder to name as written in the mesh, for messages."""
 
-    def find(self, written: bytes) -> FoundTexture:
-        """Finds a texture by its name in the mesh."""
-        reference = self._around.find(written)
+    def find(self, written: bytes, beside: Path | None = None) -> FoundTexture:
+        """Finds a texture by its name in the mesh, or in the file `beside`."""
+        reference = self._around.find(written, beside)
         if reference.path is None:
             return FoundTexture(None, reference.problem)
         if reference.path not in self._vetted:

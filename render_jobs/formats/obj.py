@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from render_jobs.formats.geometry import Geometry
 from render_jobs.formats.mtl import MaterialWriter
@@ -69,11 +69,11 @@ def prepare_obj(
     Raises:
         MeshError: kinds not_a_mesh, truncated, bad_vertex, no_faces, bad_index.
     """
-    text = _plain_lines(content)
+    text = plain_lines(content)
     has_face_lines = _check(text, mesh_path.name)
     names = material_libraries(text)
     writer = MaterialWriter(shelf)
-    warnings = _read_libraries(names, mesh_path, around, writer, limits)
+    warnings = _read_libraries(text, mesh_path, around, writer, limits)
     if len(writer.looks) > _MAX_MATERIALS or _has_long_line(text):
         return read_obj(text, writer.looks, mesh_path.name), warnings + writer.warnings
     path = folder / "mesh.obj"
@@ -86,7 +86,7 @@ def prepare_obj(
     return ObjFile(path, has_face_lines, len(writer.looks) > 0), warnings + writer.warnings
 
 
-def _plain_lines(content: bytes) -> bytes:
+def plain_lines(content: bytes) -> bytes:
     """Returns the content itself, or one in which lines end as the importer expects."""
     text = content
     if b"\r" in text and b"\n" not in text:  # old Macintosh
@@ -154,34 +154,50 @@ def _leads_nowhere(name: bytes) -> bool:
 
 
 def _read_libraries(
-    names: list[bytes], mesh_path: Path, around: MeshFolder, writer: MaterialWriter, limits: FileLimits
+    text: bytes, mesh_path: Path, around: MeshFolder, writer: MaterialWriter, limits: FileLimits
 ) -> list[str]:
     warnings = []
-    for written in dict.fromkeys(names):
-        for name in _library_names(written, around):
-            reference = around.find(name)
-            problem = reference.problem
-            if reference.path is not None:
-                problem = _read_library(reference.path, writer, limits)
-            if problem:
-                warnings.append(f"material file {display_name(name)} {problem}")
-    default = os.fsencode(mesh_path.with_suffix(".mtl").name)
-    reference = around.find(default)
-    if default not in names and reference.path is not None:  # as the importer does
-        _read_library(reference.path, writer, limits)
+    named = library_names(text, lambda name: around.find(name).path is not None)
+    for name in named:
+        reference = around.find(name)
+        problem = reference.problem
+        if reference.path is not None:
+            problem = _read_library(reference.path, writer, limits)
+        if problem:
+            warnings.append(f"material file {display_name(name)} {problem}")
+    if not set(default_libraries(mesh_path.name)) & set(named):
+        references = [around.find_plain(name) for name in default_libraries(mesh_path.name)]
+        for path in [reference.path for reference in references if reference.path is not None][:1]:
+            _read_library(path, writer, limits)
     return warnings
 
 
 def _read_library(path: Path, writer: MaterialWriter, limits: FileLimits) -> str:
     try:
-        writer.read(read_regular_file(path, limits.mesh_bytes))
+        writer.read(read_regular_file(path, limits.mesh_bytes), path)
     except MeshError as error:
         return f"is unusable ({error})"
     return ""
 
 
-def _library_names(written: bytes, around: MeshFolder) -> list[bytes]:
-    """One name with spaces, or several names: what is there decides."""
-    parts = written.split()
-    several = len(parts) > 1 and all(part.lower().endswith(b".mtl") for part in parts)
-    return parts if several and around.find(written).path is None else [written]
+def library_names(text: bytes, is_there: Callable[[bytes], bool]) -> list[bytes]:
+    """Returns the material libraries that a mesh names, as written.
+
+    A line has one name with spaces, or several names: what is there decides.
+
+    Args:
+        text: The mesh, as `plain_lines` returns it.
+        is_there: Whether there is a file of a name.
+    """
+    found: list[bytes] = []
+    for written in dict.fromkeys(material_libraries(text)):
+        parts = written.split()
+        several = len(parts) > 1 and all(part.strip(b'"').lower().endswith(b".mtl") for part in parts)
+        found += parts if several and not is_there(written.strip(b'"')) else [written]
+    return list(dict.fromkeys(name.strip(b'"') for name in found))
+
+
+def default_libraries(mesh_name: str) -> list[bytes]:
+    """Returns the names of the library that need not be named, likeliest first."""
+    stem = PurePath(mesh_name).stem
+    return [os.fsencode(stem + ending) for ending in (".mtl", ".MTL")]

@@ -84,6 +84,14 @@ def test_a_library_of_the_meshs_own_name_counts_without_being_named(tmp_path: Pa
     assert library_of(mesh) == b"newmtl a\nKd 1 0 0\n"
 
 
+def test_a_mesh_without_library_does_not_list_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a flat folder of n meshes that would be n² entries."""
+    monkeypatch.setattr("os.listdir", lambda *_: pytest.fail("the folder was listed"))
+    assert library_of(prepared(tmp_path, CUBE)) == b""
+
+
 def test_a_mesh_that_is_its_own_library_is_no_problem(tmp_path: Path) -> None:
     mesh = prepared(tmp_path, "mtllib mesh.obj\ncall mesh.obj\n" + CUBE)
     assert library_of(mesh) == b""
