@@ -84,6 +84,13 @@ def plain_png(colour: tuple[int, int, int]) -> bytes:
     return content.getvalue()
 
 
+def noise_jpeg() -> bytes:
+    content = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(content, "JPEG")
+    return content.getvalue()
+
+
 def _special(make: Callable[[Path], object]) -> Callable[[Path], str]:
     def write(folder: Path) -> str:
         make(folder / "mesh.obj")
@@ -235,6 +242,8 @@ CASES: dict[str, Case] = {
     "corrupt texture": Case(
         painted("t.png", t__png=b"\x89PNG\r\n\x1a\n" + bytes(99)), warning="damaged", green=True
     ),
+    "half a jpeg": Case(painted("t.jpg", t__jpg=noise_jpeg()[:2000]), warning="cut off", green=True),
+    "gif texture": Case(painted("t.gif", t__gif=b"GIF89a" + bytes(99)), warning="no picture", green=True),
     "texture of headers": Case(painted("t.png", t__png=png_header(64, 64)), warning="decoded", green=True),
     "png bomb": Case(painted("t.png", t__png=png_header(50_000, 50_000)), warning="large", green=True),
     "secret texture": Case(painted("../../secret.png"), warning="outside", green=True),

@@ -4,6 +4,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -50,6 +51,23 @@ def test_what_must_not_be_decoded(tmp_path: Path, content: bytes, said: str) -> 
     path = tmp_path / "picture.png"
     path.write_bytes(content)
     assert said in picture_problem(path, LIMITS)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "tiff", "dds"])
+def test_pictures_that_blender_would_draw_in_part(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"picture.{suffix}"
+    noise = np.random.default_rng(0).integers(0, 255, (90, 100, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, **({"progressive": True} if suffix == "jpeg" else {}))
+    content = path.read_bytes()
+    assert picture_problem(path, LIMITS) == ""
+    for end in (len(content) // 2, len(content) - 100):
+        path.write_bytes(content[:end])
+        assert "cut off" in picture_problem(path, LIMITS)
+
+
+def test_a_gif_is_said_to_be_unreadable(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "picture.gif")
+    assert "no picture" in picture_problem(tmp_path / "picture.gif", LIMITS)
 
 
 def test_a_shelf_links_each_picture_once_under_a_name_of_its_own(tmp_path: Path) -> None:
