@@ -70,6 +70,12 @@ class SourceFiles:
             return {path: sizes[path] for path in sorted(sizes)}
         return dict.fromkeys(sorted(_walk(self._place(relative), f"{relative}/" if relative else "")))
 
+    def names(self, relative: str = "") -> list[str]:
+        """Returns the sorted names directly below a folder; none where there is no folder."""
+        if self.local is None:
+            return self._backend.list(relative)
+        return sorted(entry.name for entry in _scan(self._place(relative)))
+
     def is_there(self, relative: str) -> bool:
         """Says whether anything of that name is on the disk, a file or not."""
         return os.path.lexists(self._place(relative))
