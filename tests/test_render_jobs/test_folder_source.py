@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
@@ -14,13 +15,13 @@ import pytest
 
 from render_jobs.mesh_file import MeshError
 from render_jobs.prepare import prepare_mesh
-from render_jobs.sources import companions
+from render_jobs.sources import companions, files
 from render_jobs.sources.base import ObjectEntry, make_source
 from render_jobs.sources.files import path_of_stored
 from render_jobs.sources.folder import FolderSource
 from render_jobs.sources.names import MAX_NAME_BYTES, readable_name
-from render_jobs.worker import BlenderWorker
-from storage.errors import ConfigError, UsageError
+from render_jobs.worker import BlenderWorker, RenderFailure
+from storage.errors import ConfigError, EnvironmentProblem, TransientError, UsageError
 from tests.test_render_jobs.corpus import plain_png
 from tests.test_render_jobs.mesh_writers import Gltf, ply, stl
 from tests.test_render_jobs.meshes import (
@@ -74,6 +75,70 @@ def test_ids_and_classes_come_from_paths(root: Path) -> None:
     assert Counter(e.class_name for e in entries) == {"chairs": 3, "lamps": 2, "meshes": 1}
     assert {e.class_name for e in listed(root, class_name="thing")} == {"thing"}
     assert len(listed(root, {"chairs": 2, "lamps": None})) == 4
+
+
+def test_links_that_lead_nowhere_are_objects_that_fail(
+    root: Path, tmp_path: Path, worker: BlenderWorker
+) -> None:
+    (root / "chairs/loop.obj").symlink_to("loop.obj")
+    (root / "chairs/gone.obj").symlink_to("nothing.obj")
+    (root / "chairs/up").symlink_to("..")
+    source = FolderSource(str(root))
+    entries = {entry.object_id: entry for entry in source.list({}, 0)}
+    assert len(entries) == 8
+    for name in ("chairs-loop", "chairs-gone"):
+        with pytest.raises(RenderFailure) as caught:
+            render(worker, source.fetch(entries[name], tmp_path), cameras_at([10.0], [0.3]))
+        assert caught.value.failure.kind == "missing_file"
+
+
+def test_what_the_system_refuses_to_look_at_counts_as_a_file(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a link into a folder of somebody else does."""
+    assert len(listed(root)) == 6
+    scan = files._scan
+
+    class Refused:
+        def __init__(self, entry: os.DirEntry[str], number: int) -> None:
+            self.name, self.path, self.number = entry.name, entry.path, number
+
+        def is_dir(self) -> bool:
+            raise OSError(self.number, os.strerror(self.number))
+
+    monkeypatch.setattr(files, "_scan", lambda at: [Refused(entry, errno.EACCES) for entry in scan(at)])
+    assert [entry.object_id for entry in listed(root)] == ["loose"]
+    monkeypatch.setattr(files, "_scan", lambda at: [Refused(entry, errno.EIO) for entry in scan(at)])
+    with pytest.raises(TransientError, match="Input/output error"):
+        listed(root)
+
+
+@pytest.mark.parametrize("how", ["moved", "empty"])
+def test_a_folder_that_is_gone_is_not_a_missing_file(root: Path, tmp_path: Path, how: str) -> None:
+    source = FolderSource(str(root))
+    entry = source.list({}, 0)[0]
+    (root / entry.location).unlink()
+    with pytest.raises(FileNotFoundError):
+        source.fetch(entry, tmp_path)
+    root.rename(tmp_path / "moved")
+    if how == "empty":  # as the place of a network folder that is not mounted
+        root.mkdir()
+    with pytest.raises(EnvironmentProblem, match="not there or empty"):
+        source.fetch(entry, tmp_path)
+
+
+def test_a_remote_folder_that_is_gone_is_not_a_missing_file(tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    for name in ("a", "b"):
+        memory.pipe(f"/gone/{name}.obj", COLOURED_CUBE.encode())
+    source = FolderSource("memory://gone")
+    first, _ = source.list({}, 0)
+    memory.rm("/gone/a.obj")
+    with pytest.raises(FileNotFoundError):
+        source.fetch(first, tmp_path)
+    memory.rm("/gone", recursive=True)
+    with pytest.raises(EnvironmentProblem, match="not there or empty"):
+        source.fetch(first, tmp_path)
 
 
 @pytest.mark.parametrize(
