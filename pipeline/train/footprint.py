@@ -32,7 +32,8 @@ OVERHEAD_SHARE = 0.15
 """Of tensors but the views: gaps of the allocator, workspaces of convolutions; seen on CPUs: 0.15 to 0.3."""
 RAY_SHARE = 0.3
 """Latent pixels of a view that can meet the object; seen on procedural cars: 0.21 to 0.37."""
-_RAY_BYTES = 8
+_RAY_BYTES = 12 + 4 + 4 + 4 + 4
+"""Direction, near, far, pixel, view."""
 _PROBE_PIXELS = (512, 1536)
 """Enough for samples to outweigh planes, as they do in a training."""
 
@@ -149,7 +150,7 @@ def training_footprint(
     if s.joint_steps:
         steps.append(_joint_step(s, autoencoder, load, cost))
     # The gradients of the planes are in the state and in the rendering's cost: once is enough.
-    return _footprint(kept, state - planes, max(steps), _files(kept, load))
+    return _footprint(kept, state - planes, max(steps), _files(kept, autoencoder, load))
 
 
 def fit_footprint(
@@ -184,18 +185,24 @@ def _kept(autoencoder: Autoencoder, load: WorkerLoad) -> tuple[int, int, int]:
     height, width = load.size_px
     n_views, f = load.objects * load.views, autoencoder.factor
     pixels = n_views * (height // f) * (width // f)
-    rays = int(pixels * load.ray_share) * (12 + 8 + _RAY_BYTES) + load.objects * GRID**3
+    rays = int(pixels * load.ray_share) * _RAY_BYTES + load.objects * GRID**3
     return n_views * height * width * 4, rays, pixels * autoencoder.latent_channels * 4
 
 
-def _files(kept: tuple[int, int, int], load: WorkerLoad) -> int:
-    """Bytes in scratch files: what comes first has the memory."""
+def _files(kept: tuple[int, int, int], autoencoder: Autoencoder, load: WorkerLoad) -> int:
+    """Bytes in scratch files: array by array, what comes first and fits has the memory (ScratchArrays)."""
     if load.budget_bytes is None:
         return 0
+    views, _, latents = kept
+    f = autoencoder.factor
+    cells = load.objects * load.views * (load.size_px[0] // f) * (load.size_px[1] // f)
+    # Rays are given room for every latent pixel; what they do not need of it takes nothing.
+    rays = [(cells * size, int(cells * load.ray_share) * size) for size in (12, 4, 4, 4, 4)]
+    hulls = load.objects * GRID**3
     left, files = load.budget_bytes, 0
-    for size in kept:
-        if size <= left:
-            left -= size
+    for room, size in ((views, views), *rays, (hulls, hulls), (latents, latents)):
+        if room <= left:
+            left -= room
         else:
             files += size
     return files

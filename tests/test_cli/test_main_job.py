@@ -132,6 +132,7 @@ def files(folder: Path, pattern: str) -> int:
     return len(list(folder.glob(pattern)))
 
 
+@pytest.mark.timeout(1500)  # the dataset to compare with and six commands, on a loaded machine
 def test_killed_in_every_stage_and_resumed_gives_the_same_dataset(tiny_dataset, tmp_path, short_folder):
     root = tmp_path / "dataset"
     job = Disturbed(root, short_folder)

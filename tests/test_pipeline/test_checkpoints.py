@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import logging
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.train.checkpoints import Checkpoints
-from pipeline.train.job import _resume
+from pipeline.train.job import _diverged, _resume
 from storage.store import Store
 from tests.test_pipeline.toy import toy_trainer
 
@@ -80,8 +81,6 @@ def test_a_store_cannot_run_code(store: Store) -> None:
     buffer = io.BytesIO()
     torch.save({"step": 1, "state": logging.getLogger()}, buffer)
     evil = buffer.getvalue()
-    import hashlib
-
     record = {"step": 1, "bytes": len(evil), "sha256": hashlib.sha256(evil).hexdigest()}
     store.replace(f"{FOLDER}/checkpoint-rank0-0.pt", evil)
     store.replace(f"{FOLDER}/checkpoint-rank0-0.json", json.dumps(record).encode())
@@ -110,3 +109,21 @@ def test_training_goes_on_from_the_newest_whole_checkpoint(store: Store) -> None
     other = toy_trainer(2)
     _resume(other, Checkpoints(store, FOLDER, 0), 1)
     assert other.step_count == 1
+
+
+def test_a_training_that_diverged_names_step_rates_and_last_good_checkpoint(store: Store) -> None:
+    trainer = toy_trainer(2)
+    for _ in range(4):
+        trainer.step()
+    checkpoints = Checkpoints(store, FOLDER, 0)
+    checkpoints.save(trainer.step_count, trainer.state_dict())
+    with torch.no_grad():
+        trainer.base_planes.fill_(torch.nan)
+    with pytest.raises(FloatingPointError) as error:
+        trainer.step()
+    said = str(_diverged(error.value, checkpoints, store))
+    assert "step 4 (warmup)" in said
+    assert "learning rates" in said
+    assert f"last good checkpoint is that of step 4, {FOLDER}/checkpoint-rank0-0.pt in {store.url}" in said
+    with pytest.raises(FloatingPointError, match="after step 4 base_planes is not finite"):
+        checkpoints.save(trainer.step_count, trainer.state_dict())
