@@ -271,6 +271,10 @@ CASES: dict[str, Case] = {
     ),
     "ply with a wrong index": Case(file(ply(CUBE_CORNERS, [[0, 1, 8]]), "mesh.ply"), "bad_index"),
     "ply not a number": Case(file(ply(CUBE_CORNERS * np.nan, QUADS), "mesh.ply"), "bad_vertex"),
+    "ply with a texture": Case(
+        file(CAR_PLY.replace(b"comment made", b"comment TextureFile a.png\ncomment made"), "mesh.ply"),
+        warning="a.png is not drawn",
+    ),
     "points of a scanner": Case(file(ply(CUBE_CORNERS, []), "mesh.ply"), "no_faces"),
     "cut stl": Case(file(CUBE_STL[:-9], "mesh.stl"), "truncated"),
     "lying stl": Case(file(CUBE_STL[:80] + b"\xff\xff\xff\x7f" + CUBE_STL[84:], "mesh.stl"), "truncated"),
