@@ -364,16 +364,14 @@ class _Materials:
 
     def _found(self, image: Document) -> FoundTexture:
         uri = image.get("uri")
-        inline: bytes | None
+        if not isinstance(uri, str) and "bufferView" not in image:
+            return FoundTexture(None, "has neither data nor a file's name")
         try:
-            if "bufferView" in image:
-                inline = self._accessors.view(image["bufferView"])
-            elif isinstance(uri, str):
-                inline = data_uri(uri)
-            else:
-                return FoundTexture(None, "has neither data nor a file's name")
+            inline = (
+                self._accessors.view(image["bufferView"]) if "bufferView" in image else data_uri(str(uri))
+            )
         except MeshError as error:
             return FoundTexture(None, f"is unreadable ({error})")
         if inline is None:
-            return self._shelf.find(unquote_to_bytes(uri))
+            return self._shelf.find(unquote_to_bytes(str(uri)))
         return self._shelf.add(inline, str(image.get("name", "in the file"))[:120])
