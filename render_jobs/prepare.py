@@ -14,7 +14,7 @@ from pathlib import Path
 from render_jobs.formats.geometry import Geometry
 from render_jobs.formats.gltf import read_gltf
 from render_jobs.formats.obj import ObjFile, prepare_obj
-from render_jobs.formats.ply import read_ply
+from render_jobs.formats.ply import read_ply, undrawn_textures
 from render_jobs.formats.stl import read_stl
 from render_jobs.mesh_file import FileLimits, MeshError, MeshInput, read_mesh_file
 from render_jobs.references import MeshFolder
@@ -65,7 +65,7 @@ def prepare_mesh(mesh_input: MeshInput, folder: Path, limits: FileLimits | None 
     if extension == ".obj":
         loaded, warnings = prepare_obj(content, path, around, shelf, folder, limits)
     elif extension == ".ply":
-        loaded = read_ply(content, path.name)
+        loaded, warnings = read_ply(content, path.name), undrawn_textures(content)
     elif extension == ".stl":
         loaded = read_stl(content, path.name)
     elif extension in {".gltf", ".glb"}:

@@ -22,6 +22,24 @@ from render_jobs.references import MeshFolder
 from render_jobs.textures import INSTEAD, FoundTexture, TextureShelf, display_name
 
 _COMPRESSED = {"KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_meshopt_compression"}
+_INSTANCES = "EXT_mesh_gpu_instancing"
+# What a file may require: it is read, or changes neither shape nor base colour.
+_KNOWN = {
+    "EXT_texture_webp",
+    "KHR_lights_punctual",
+    "KHR_materials_pbrSpecularGlossiness",
+    "KHR_mesh_quantization",
+    "KHR_texture_transform",
+    "KHR_xmp_json_ld",
+    *(
+        f"KHR_materials_{effect}"
+        for effect in (
+            *("anisotropy", "clearcoat", "dispersion", "emissive_strength", "ior", "iridescence", "sheen"),
+            *("specular", "transmission", "unlit", "variants", "volume"),
+        )
+    ),
+}
+_REPEAT = 10497
 _EXTENSIONS: dict[int, Literal["REPEAT", "EXTEND", "MIRROR"]] = {33071: "EXTEND", 33648: "MIRROR"}
 _NEAREST = 9728
 _MAX_CORNERS = 1 << 28
@@ -42,11 +60,8 @@ def read_gltf(
             missing_file, unsafe_reference, unsupported.
     """
     document, binary = parse_container(content, name)
-    needed = _COMPRESSED & set(document.get("extensionsRequired", []))
-    if needed:
-        reason = f"{name} is compressed ({', '.join(sorted(needed))}): decompress it, say with gltf-transform"
-        raise MeshError("unsupported", reason)
     try:
+        _check_extensions(document, name)
         accessors = Accessors(document, binary, around, limits)
         materials = _Materials(document, accessors, shelf)
         return _Reader(document, accessors, materials, name).geometry(), materials.warnings
@@ -56,6 +71,22 @@ def read_gltf(
         # JSON can have anything anywhere: what is not as the specification says ends up here.
         reason = f"{name} is not as glTF should be: {type(error).__name__}: {error}"
         raise MeshError("bad_structure", reason) from error
+
+
+def _check_extensions(document: Document, name: str) -> None:
+    required = document.get("extensionsRequired", [])
+    if not isinstance(required, list) or not all(isinstance(extension, str) for extension in required):
+        raise MeshError("bad_structure", f"{name}: extensionsRequired is no list of names")
+    needed = set(required) - _KNOWN
+    # Whoever draws one copy where a file has a thousand draws another object, required or not.
+    if any(_INSTANCES in node.get("extensions", {}) for node in document.get("nodes", [])):
+        needed.add(_INSTANCES)
+    shown = ", ".join(sorted(needed))[:200]
+    if needed & _COMPRESSED:
+        reason = f"{name} is compressed ({shown}): decompress it, say with gltf-transform"
+        raise MeshError("unsupported", reason)
+    if needed:
+        raise MeshError("unsupported", f"{name} needs {shown}, which is not read: export it without")
 
 
 @dataclass(frozen=True)
@@ -313,23 +344,34 @@ class _Materials:
             self._images[source] = self._found(image)
         found = self._images[source]
         if found.path is None:
-            name = image.get("name") or display_name(unquote_to_bytes(image.get("uri", "in the file")))
+            uri = image.get("uri")
+            shown = display_name(unquote_to_bytes(uri)) if isinstance(uri, str) else "in the file"
+            name = str(image.get("name") or shown)[:120]
             self.warnings.append(f"texture {name} of material {material} {found.problem}{INSTEAD}")
             return None
         sampler = entry(self._document, "samplers", texture["sampler"]) if "sampler" in texture else {}
+        beyond = [_EXTENSIONS.get(sampler.get(key, _REPEAT), "REPEAT") for key in ("wrapS", "wrapT")]
+        if beyond[0] != beyond[1]:  # Blender has one setting for both
+            self.warnings.append(
+                f"a texture of material {material} goes on beyond its edges as {beyond[0].lower()} in u and "
+                f"{beyond[1].lower()} in v: the first is drawn for both"
+            )
         return Texture(
             found.path,
-            _EXTENSIONS.get(sampler.get("wrapS", 0), "REPEAT"),
+            beyond[0],
             "Closest" if sampler.get("magFilter") == _NEAREST else "Linear",
         )
 
     def _found(self, image: Document) -> FoundTexture:
+        uri = image.get("uri")
+        if not isinstance(uri, str) and "bufferView" not in image:
+            return FoundTexture(None, "has neither data nor a file's name")
         try:
             inline = (
-                self._accessors.view(image["bufferView"]) if "bufferView" in image else data_uri(image["uri"])
+                self._accessors.view(image["bufferView"]) if "bufferView" in image else data_uri(str(uri))
             )
         except MeshError as error:
             return FoundTexture(None, f"is unreadable ({error})")
         if inline is None:
-            return self._shelf.find(unquote_to_bytes(image["uri"]))
+            return self._shelf.find(unquote_to_bytes(str(uri)))
         return self._shelf.add(inline, str(image.get("name", "in the file"))[:120])

@@ -7,8 +7,16 @@ importer, and for such files only. Faces whose corners do not exist are left out
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
-from render_jobs.formats.geometry import GREY, Geometry, Material, checked_corners, checked_vertices
+from render_jobs.formats.geometry import (
+    GREY,
+    Geometry,
+    Material,
+    checked_corners,
+    checked_vertices,
+    srgb_to_linear,
+)
 
 # The colour that the importer gives to materials that no library defines.
 _UNDEFINED = Material("undefined", colour=(0.8, 0.8, 0.8))
@@ -37,6 +45,7 @@ class _Reader:
         self._looks = looks
         self._look: Material | None = None
         self._vertices: list[list[float]] = []
+        self._vertex_colours: dict[int, list[float]] = {}
         self._coordinates: list[list[float]] = []
         self._corners: list[int] = []
         self._uvs: list[list[float]] = []
@@ -46,9 +55,11 @@ class _Reader:
     def take(self, words: list[bytes]) -> None:
         keyword = words[0] if words else b""
         if keyword == b"v":
+            if len(words) > 6:
+                self._vertex_colours[len(self._vertices)] = _numbers(words[4:7])
             self._vertices.append([float(word) for word in words[1:4]])
         elif keyword == b"vt":
-            self._coordinates.append(_two_numbers(words[1:3]))
+            self._coordinates.append(_numbers(words[1:3]) if len(words) > 2 else [0.0, 0.0])
         elif keyword == b"usemtl":
             self._look = self._looks.get(b" ".join(words[1:]), _UNDEFINED)
         elif keyword == b"f" and len(words) > 3:
@@ -70,6 +81,8 @@ class _Reader:
         self._face_looks.append(self._look)
 
     def geometry(self, name: str) -> Geometry:
+        if self._vertex_colours and not self._looks:  # then they are all that there is
+            self._face_looks = [None] * len(self._face_looks)
         materials: dict[Material, int] = {}
         numbers = [
             -1 if look is None else materials.setdefault(_shared(look), len(materials))
@@ -78,16 +91,30 @@ class _Reader:
         colours = np.ones((len(self._face_looks), 4), dtype=np.float32)
         colours[:, :3] = np.array([look.colour if look else GREY for look in self._face_looks]).reshape(-1, 3)
         sizes = np.array(self._sizes, dtype=np.int32)
+        corners = np.array(self._corners, dtype=np.int64)
         vertices = checked_vertices(np.array(self._vertices, dtype=np.float64).reshape(-1, 3), name)
         return Geometry(
             vertices=vertices,
-            corners=checked_corners(np.array(self._corners, dtype=np.int64), len(vertices), name),
+            corners=checked_corners(corners, len(vertices), name),
             face_sizes=sizes,
             uvs=np.array(self._uvs, dtype=np.float32).reshape(-1, 2),
-            colours=np.repeat(colours, sizes, axis=0) if materials else None,
+            colours=self._with_vertex_colours(np.repeat(colours, sizes, axis=0), corners, sizes)
+            if materials or self._vertex_colours
+            else None,
             face_materials=np.array(numbers, dtype=np.int32),
             materials=tuple(materials),
         )
+
+    def _with_vertex_colours(
+        self, colours: npt.NDArray[np.float32], corners: npt.NDArray[np.int64], sizes: npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.float32]:
+        """Gives faces without material their vertices' colours; a vertex without is white, as imported."""
+        if self._vertex_colours:
+            own = np.ones((len(self._vertices), 3))
+            own[list(self._vertex_colours)] = list(self._vertex_colours.values())
+            plain = np.repeat([look is None for look in self._face_looks], sizes)
+            colours[plain, :3] = srgb_to_linear(np.clip(np.nan_to_num(own), 0.0, 1.0))[corners[plain]]
+        return colours
 
 
 def _shared(look: Material) -> Material:
@@ -107,8 +134,8 @@ def _index(word: bytes, n: int) -> int | None:
     return index if 0 <= index < n else None
 
 
-def _two_numbers(words: list[bytes]) -> list[float]:
+def _numbers(words: list[bytes]) -> list[float]:
     try:
-        return [float(words[0]), float(words[1])]
-    except (ValueError, IndexError):
-        return [0.0, 0.0]
+        return [float(word) for word in words]
+    except ValueError:
+        return [0.0] * len(words)

@@ -6,6 +6,7 @@ Counts in the header are compared with the size of the file before anything is a
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from render_jobs.formats.geometry import Geometry, checked_corners, checked_vertices, srgb_to_linear
 from render_jobs.mesh_file import MeshError
+from render_jobs.textures import display_name
 
 _TYPES = {
     **dict.fromkeys(("char", "int8"), "i1"),
@@ -28,6 +30,8 @@ _TYPES = {
 }
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 _MAX_HEADER_BYTES = 1 << 20
+_END = re.compile(rb"[\r\n]end_header[ \t]*(?:\r\n|\r|\n|\Z)")  # a comment may have the word, too
+_TEXTURE = re.compile(rb"[\r\n]comment[ \t]+TextureFile[ \t]+([^\r\n]+)", re.IGNORECASE)
 _CORNER_NAMES = ("vertex_indices", "vertex_index")
 _COLOUR_NAMES = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
 
@@ -61,7 +65,7 @@ def read_ply(content: bytes, name: str) -> Geometry:
     """Reads a PLY file.
 
     Raises:
-        MeshError: kinds not_a_mesh, truncated, bad_vertex, bad_index, no_faces.
+        MeshError: kinds not_a_mesh, truncated, bad_vertex, bad_index, no_faces, unsupported.
     """
     order, elements, start = _header(content, name)
     body = memoryview(_numbers(content[start:], name) if order == "" else content)
@@ -74,6 +78,15 @@ def read_ply(content: bytes, name: str) -> Geometry:
     return _geometry(tables, name)
 
 
+def undrawn_textures(content: bytes) -> list[str]:
+    """Returns a warning for each texture that the header of a PLY file names: none is drawn."""
+    end = _END.search(content, 0, _MAX_HEADER_BYTES)
+    names = _TEXTURE.findall(content, 0, end.start() + 1 if end else 0)
+    return [
+        f"texture {display_name(name.strip())} is not drawn: textures of PLY are not read" for name in names
+    ]
+
+
 def _geometry(tables: dict[str, dict[str, _Column]], name: str) -> Geometry:
     vertex, face = tables.get("vertex", {}), tables.get("face", {})
     if "vertex" in tables and not vertex:
@@ -82,6 +95,8 @@ def _geometry(tables: dict[str, dict[str, _Column]], name: str) -> Geometry:
         raise MeshError("not_a_mesh", f"{name} has no vertices with x, y and z")
     vertices = checked_vertices(np.stack([vertex[axis].values for axis in "xyz"], axis=1), name)
     column = next((face[key] for key in _CORNER_NAMES if key in face), None)
+    if column is None and "tristrips" in tables:
+        raise MeshError("unsupported", f"{name} has triangle strips: convert it to plain triangles")
     if column is None or column.sizes is None:
         raise MeshError("no_faces", f"{name} has no faces")
     kept = column.sizes >= 3  # points and lines are no faces
@@ -118,17 +133,15 @@ def _header(content: bytes, name: str) -> tuple[str, list[_Element], int]:
     """Returns the byte order ("" for text), the elements, and where the body starts."""
     if content[:4] not in (b"ply\n", b"ply\r"):
         raise MeshError("not_a_mesh", f"{name} does not start like a PLY file")
-    end = content.find(b"end_header", 0, _MAX_HEADER_BYTES)
-    if end < 0:
+    end = _END.search(content, 0, _MAX_HEADER_BYTES)
+    if end is None:
         kind = "truncated" if len(content) < _MAX_HEADER_BYTES else "not_a_mesh"
         raise MeshError(kind, f"{name} has no end of header")
-    after = end + len(b"end_header")
-    start = after + (2 if content[after : after + 2] == b"\r\n" else 1)
     try:
-        order, elements = _parse_header(content[:end].decode("latin-1").splitlines())
+        order, elements = _parse_header(content[: end.start()].decode("latin-1").splitlines())
     except (ValueError, KeyError, IndexError) as error:
         raise MeshError("not_a_mesh", f"{name} has a PLY header that makes no sense: {error}") from error
-    return order, elements, start
+    return order, elements, end.end()
 
 
 def _parse_header(lines: list[str]) -> tuple[str, list[_Element]]:

@@ -15,6 +15,7 @@ Points = npt.NDArray[np.floating[Any]]
 
 _HEADER_BYTES = 80
 _FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+_MAX_NUMBER_BYTES = 256
 _VERTEX = re.compile(rb"vertex\s+(\S+)\s+(\S+)\s+(\S+)", re.IGNORECASE)
 
 
@@ -56,8 +57,11 @@ def _binary(content: bytes, name: str) -> Points:
 
 def _text(content: bytes, name: str) -> Points:
     found = _VERTEX.findall(content)
+    longest = max((len(number) for vertex in found for number in vertex), default=1)
     try:
-        points = np.array(found, dtype="S32").astype(np.float64).reshape(-1, 3)
+        if longest > _MAX_NUMBER_BYTES:
+            raise ValueError(f"one has {longest} characters")
+        points = np.array(found, dtype=f"S{longest}").astype(np.float64).reshape(-1, 3)
     except ValueError as error:
         raise MeshError("bad_vertex", f"{name}: not three finite coordinates: {error}") from error
     if len(points) % 3 != 0 or b"endsolid" not in content[-1024:].lower():

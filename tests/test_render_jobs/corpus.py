@@ -137,7 +137,7 @@ def _memory_hog(folder: Path) -> str:
     return file(built.glb(), "mesh.glb")(folder)
 
 
-def _gltf_texture(uri: str) -> Callable[[Path], str]:
+def _gltf_texture(uri: str | int) -> Callable[[Path], str]:
     rough = {"baseColorTexture": {"index": 0}, "baseColorFactor": [0, 0.8, 0, 1]}
     built = square_gltf(name="paint", pbrMetallicRoughness=rough)
     built.add("textures", source=built.add("images", uri=uri))
@@ -271,6 +271,10 @@ CASES: dict[str, Case] = {
     ),
     "ply with a wrong index": Case(file(ply(CUBE_CORNERS, [[0, 1, 8]]), "mesh.ply"), "bad_index"),
     "ply not a number": Case(file(ply(CUBE_CORNERS * np.nan, QUADS), "mesh.ply"), "bad_vertex"),
+    "ply with a texture": Case(
+        file(CAR_PLY.replace(b"comment made", b"comment TextureFile a.png\ncomment made"), "mesh.ply"),
+        warning="a.png is not drawn",
+    ),
     "points of a scanner": Case(file(ply(CUBE_CORNERS, []), "mesh.ply"), "no_faces"),
     "cut stl": Case(file(CUBE_STL[:-9], "mesh.stl"), "truncated"),
     "lying stl": Case(file(CUBE_STL[:80] + b"\xff\xff\xff\x7f" + CUBE_STL[84:], "mesh.stl"), "truncated"),
@@ -283,6 +287,13 @@ CASES: dict[str, Case] = {
     "gltf of a huge count": Case(_gltf(lambda d: d["accessors"][0].update(count=2**40)), "truncated"),
     "gltf without its accessor": Case(_gltf(lambda d: d["accessors"].pop()), "bad_index"),
     "gltf in a circle": Case(_gltf(lambda d: d["nodes"][0].update(children=[0])), "bad_structure"),
+    "gltf that requires what is not read": Case(
+        _gltf(lambda d: d.update(extensionsRequired=["ACME_shapes"])), "unsupported"
+    ),
+    "gltf that requires no names": Case(
+        _gltf(lambda d: d.update(extensionsRequired=[["a"]])), "bad_structure"
+    ),
+    "gltf whose texture is a number": Case(_gltf_texture(7), warning=INSTEAD, green=True),
     "gltf with a secret buffer": Case(
         _gltf(lambda d: d["buffers"][0].update(uri="../../secret.png")), "unsafe_reference"
     ),

@@ -165,7 +165,7 @@ def picture(path: Path) -> bytes:
 def textured(image: dict[str, Any], **info: Any) -> Gltf:
     built = square_gltf(name="paint", pbrMetallicRoughness={"baseColorTexture": {"index": 0, **info}})
     built.add("textures", source=built.add("images", **image), sampler=0)
-    built.add("samplers", wrapS=33071, magFilter=9728)
+    built.add("samplers", wrapS=33071, wrapT=33071, magFilter=9728)
     return built
 
 
@@ -206,6 +206,43 @@ def test_textures_that_cannot_be_had(tmp_path: Path, uri: str) -> None:
     assert "of material paint" in warning
     assert "material colour used" in warning
     assert len(warning) < 200
+
+
+@pytest.mark.parametrize("image", [{}, {"uri": 7}, {"uri": None, "name": ["x"]}, {"bufferView": 99}])
+def test_pictures_that_are_none_leave_the_materials_colour(tmp_path: Path, image: dict[str, Any]) -> None:
+    mesh = prepared(tmp_path, textured(image).gltf())
+    assert geometry(mesh).materials[0].texture is None
+    [warning] = mesh.warnings
+    assert "of material paint" in warning
+    assert "material colour used" in warning
+
+
+def test_edges_that_differ_are_said(tmp_path: Path) -> None:
+    (tmp_path / "root/models").mkdir(parents=True)
+    picture(tmp_path / "root/models/a.png")
+    built = textured({"uri": "a.png"})
+    built.document["samplers"][0]["wrapT"] = 33648
+    mesh = prepared(tmp_path, built.gltf())
+    texture = geometry(mesh).materials[0].texture
+    assert texture is not None
+    assert texture.extension == "EXTEND"
+    assert "extend in u and mirror in v" in mesh.warnings[0]
+
+
+def test_required_extensions(tmp_path: Path) -> None:
+    built = simple()
+    built.document["extensionsRequired"] = ["KHR_mesh_quantization", "KHR_materials_unlit"]
+    prepared(tmp_path, built.gltf())
+    (tmp_path / "private").rmdir()
+    for required in (["KHR_mesh_quantization", "ACME_shapes"], ["EXT_mesh_gpu_instancing"]):
+        built.document["extensionsRequired"] = required
+        assert kind_of(tmp_path, built.gltf()) == "unsupported"
+    for required in ([["a"]], "KHR_mesh_quantization", {"a": 1}, 3):
+        built.document["extensionsRequired"] = required
+        assert kind_of(tmp_path, built.gltf()) == "bad_structure"
+    del built.document["extensionsRequired"]
+    built.document["nodes"][0]["extensions"] = {"EXT_mesh_gpu_instancing": {"attributes": {}}}
+    assert kind_of(tmp_path, built.gltf()) == "unsupported"
 
 
 def test_texture_coordinates(tmp_path: Path) -> None:

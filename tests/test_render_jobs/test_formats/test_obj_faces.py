@@ -38,6 +38,19 @@ def test_faces_with_their_colours() -> None:
     assert len(mesh.materials) == 1, "plain colours share one material"
 
 
+def test_colours_of_vertices_stand_where_no_material_is_defined() -> None:
+    text = b"v 0 0 0 1 0 0.5\nv 1 0 0 nan 2 0\nv 1 1 0\nf 1 2 3\nusemtl red\nf 1 2 3\n"
+    mesh = read_obj(text, {b"red": Material("red", (1, 0, 0))}, "x.obj")
+    assert mesh.colours is not None
+    half = ((0.5 + 0.055) / 1.055) ** 2.4
+    np.testing.assert_allclose(mesh.colours[:3, :3], [[1, 0, half], [0, 1, 0], [1, 1, 1]], rtol=1e-6)
+    np.testing.assert_array_equal(mesh.colours[3:, :3], [[1, 0, 0]] * 3)
+    undefined = read_obj(text, {}, "x.obj")
+    assert undefined.colours is not None
+    np.testing.assert_array_equal(undefined.colours[3:], mesh.colours[:3])
+    assert undefined.materials == ()
+
+
 def test_no_faces() -> None:
     with pytest.raises(MeshError) as caught:
         read_obj(b"v 0 0 0\nf 1 2 3\n", {}, "x.obj")

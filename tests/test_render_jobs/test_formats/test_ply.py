@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from render_jobs.formats.ply import read_ply
+from render_jobs.formats.ply import read_ply, undrawn_textures
 from render_jobs.mesh_file import MeshError
 from tests.test_render_jobs.mesh_writers import ORDER, ply
 
@@ -99,3 +99,21 @@ def test_text_that_is_no_number_and_files_that_are_no_ply() -> None:
     assert kind_of(text.replace(b"float x", b"float a")) == "not_a_mesh"
     assert kind_of(text.replace(b"property float x", b"nonsense")) == "not_a_mesh"
     assert kind_of(text.replace(b"ascii 1.0", b"morse 1.0")) == "not_a_mesh"
+
+
+def test_a_comment_may_have_the_word_that_ends_the_header() -> None:
+    content = ply(VERTICES, [[0, 1, 2]]).replace(b"made by a test", b"no end_header here\ncomment end_header")
+    assert read_ply(content, "x.ply").corners.tolist() == [0, 1, 2]
+    assert undrawn_textures(content) == []
+
+
+def test_strips_and_textures_are_said_not_to_be_read() -> None:
+    content = ply(VERTICES, [[0, 1, 2]], None, "ascii").replace(b"element face", b"element tristrips")
+    with pytest.raises(MeshError, match="triangle strips") as caught:
+        read_ply(content, "x.ply")
+    assert caught.value.kind == "unsupported"
+    textured = ply(VERTICES, [[0, 1, 2]]).replace(
+        b"comment made", b"comment TextureFile a/b c.png\r\ncomment made"
+    )
+    [warning] = undrawn_textures(textured)
+    assert "texture b c.png is not drawn" in warning

@@ -48,3 +48,9 @@ def test_lies_nonsense_and_nothing() -> None:
     assert kind_of(stl(bad)) == "bad_vertex"
     assert kind_of(stl_text(bad)) == "bad_vertex"
     assert kind_of(stl_text(TRIANGLES).replace(b"vertex ", b"vertex x", 1)) == "bad_vertex"
+
+
+def test_long_numbers_keep_their_exponent() -> None:
+    text = "solid x\nvertex 1.{}e-3 0 0\nvertex 1 0 0\nvertex 0 1 0\nendsolid\n"
+    assert read_stl(text.format("0" * 40).encode(), "x.stl").vertices[0, 0] == np.float32(1e-3)
+    assert kind_of(text.format("0" * 300).encode()) == "bad_vertex"
