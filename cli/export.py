@@ -51,5 +51,5 @@ def export(
         print(out)
     say(f"export: {result.written} objects written, {result.skipped} were there")
     if result.unavailable:
-        say(f"export: {len(result.unavailable)} objects have no views; fpipe status {root} says why")
+        say(f"export: {len(result.unavailable)} objects have no views; fpipe failures {root} says why")
     sys.exit(result.exit_code)

@@ -16,10 +16,14 @@ NAMED_IN_RETRY = 20
 
 def failures_text(found: dict[str, Any], detail: bool) -> str:
     """Counts per class, then one block per object, with the end of stderr if asked for."""
+    if not found["stages"]:
+        return "nothing has been fitted yet"
     lines: list[str] = []
     for name, stage in found["stages"].items():
         if not stage["failed"]:
-            lines += [f"{name}: no failed objects", ""]
+            others = ", ".join(f"{kind} {count}" for kind, count in stage["other_kinds"].items())
+            others = f" of these classes; there are {others}" if others else ""
+            lines += [f"{name}: no failed objects{others}", ""]
             continue
         lines += [f"{name}: {stage['failed']} failed", table(_counts(stage["kinds"])), ""]
         for failed in stage["objects"]:

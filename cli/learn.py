@@ -89,4 +89,6 @@ def fit_objects(
     )
     with ComputeSession(config.compute) as session:
         result = run_fit(store, config, name, shared, shard, session, make_progress(), os.environ)
-    sys.exit(finish_stage(result, root, as_json))
+    options = "" if name == "default" else f" --name {name}"
+    options += "" if shared is None else f" --shared {shared}"
+    sys.exit(finish_stage(result, root, as_json, options))

@@ -15,8 +15,15 @@ NEXT_STEP = {"render": "train-shared", "train-shared": "fit-objects", "fit-objec
 RETRY_STAGE = {"fit-objects": " --stage fit"}
 
 
-def finish_stage(result: StageResult, root: str, as_json: bool) -> int:
-    """Prints what was done and what comes next; returns the exit code."""
+def finish_stage(result: StageResult, root: str, as_json: bool, options: str = "") -> int:
+    """Prints what was done and what comes next; returns the exit code.
+
+    Args:
+        result: Of the stage.
+        root: The dataset.
+        as_json: Print the result as JSON, too.
+        options: Those with which the same command does the shards that are left.
+    """
     if as_json:
         print_json("stage", result.as_json())
     if result.done:
@@ -28,6 +35,10 @@ def finish_stage(result: StageResult, root: str, as_json: bool) -> int:
         )
     if result.stage == "render":
         say(f"look: fpipe report {root}")
+    if result.left:
+        say(f"{result.stage}: {result.left} shards are left")
+        say(f"next: fpipe {result.stage} {root}{options}")
+        return result.exit_code
     nothing_worked = result.done and not result.skipped and not result.objects_ok
     if (following := NEXT_STEP.get(result.stage)) is not None and not nothing_worked:
         say(f"next: fpipe {following} {root}")

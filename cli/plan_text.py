@@ -30,6 +30,10 @@ def plan_text(found: dict[str, Any]) -> str:
         f"bytes     views {bytes_text(sizes['views'])} ({bytes_text(sizes['views_per_object'])} per object),"
         f" planes {bytes_text(sizes['planes'])} ({bytes_text(sizes['planes_per_object'])} per object)",
     ]
+    lines += [
+        f"          {name} {bytes_text(total)} ({bytes_text(sizes['passes_per_object'][name])} per object)"
+        for name, total in sizes["passes"].items()
+    ]
     if sizes["shared"] is not None:
         lines.append(f"          base planes and renderer {bytes_text(sizes['shared'])}, once")
     for name, memory in (found["memory"] or {}).items():

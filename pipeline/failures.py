@@ -34,8 +34,8 @@ def dataset_failures(
         limit: Objects that are listed at most per stage; counts are complete.
 
     Returns:
-        stages: name → failed (number of objects), kinds (class → number), objects (the listed ones, in row
-        order: row, object_id, class_name, kind, reason, detail, repro).
+        stages: name → failed (number of objects), kinds (class → number), other_kinds (those not asked for),
+        objects (the listed ones, in row order: row, object_id, class_name, kind, reason, detail, repro).
 
     Raises:
         UsageError: There is no dataset, no such fit, or nothing is rendered yet.
@@ -97,9 +97,11 @@ def _failures(
     group: ShardedStore, plan: Plan, kinds: Collection[str] | None, limit: int | None
 ) -> dict[str, Any]:
     counts: Counter[str] = Counter()
+    others: Counter[str] = Counter()
     listed: list[dict[str, Any]] = []
     for row, object_id, failure in group.each_failure():
         if kinds is not None and failure.kind not in kinds:
+            others[failure.kind] += 1
             continue
         counts[failure.kind] += 1
         if limit is None or len(listed) < limit:
@@ -114,7 +116,12 @@ def _failures(
                     "repro": failure.repro,
                 }
             )
-    return {"failed": counts.total(), "kinds": dict(counts.most_common()), "objects": listed}
+    return {
+        "failed": counts.total(),
+        "kinds": dict(counts.most_common()),
+        "other_kinds": dict(others.most_common()),
+        "objects": listed,
+    }
 
 
 def _kind_of(warning: str) -> str:

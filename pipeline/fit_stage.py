@@ -88,7 +88,10 @@ def fit_objects(
         if publish:
             _publish_when_complete(store, planes, name)
         n_failed = int((planes.status() == Status.FAILED).sum())
-        return StageResult("fit-objects", len(chosen), skipped=len(chosen), objects_failed=n_failed)
+        left = planes.n_shards - len(done)
+        return StageResult(
+            "fit-objects", len(chosen), skipped=len(chosen), objects_failed=n_failed, left=left
+        )
     _require_views(store, planes, [shard for shard in chosen if shard not in done])
     compute = config.compute
     with record_run(store, "fit-objects", config.model_dump(mode="json")) as run:
@@ -111,6 +114,7 @@ def fit_objects(
         )
     if publish:
         _publish_when_complete(store, planes, name)
+    result.left = planes.n_shards - len(planes.done())
     return result
 
 

@@ -17,7 +17,12 @@ from pipeline.compute import usable_cores
 from pipeline.config import PipelineConfig
 from pipeline.forecast_memory import worker_memory
 from pipeline.planned import planned
-from pipeline.render_stage import make_plan, shard_bytes_per_object, views_bytes_per_object
+from pipeline.render_stage import (
+    make_plan,
+    pass_bytes_per_object,
+    shard_bytes_per_object,
+    views_bytes_per_object,
+)
 from pipeline.scratch import scratch_folder
 from render_jobs.sources.base import ObjectEntry
 from storage.plan import choose_objects_per_shard, shard_count
@@ -41,6 +46,7 @@ class Calibration:
         render_s: core-seconds per object, the share of Blender's start left out.
         start_s: seconds until a Blender process is ready.
         views_bytes: stored bytes per object.
+        pass_bytes: name of a pass → stored bytes per object.
         train_s: seconds of the joint training with this machine's cores.
         fit_s: core-seconds per object.
         shared_bytes: stored bytes of the shared components, codes of regime 1 left out.
@@ -49,6 +55,7 @@ class Calibration:
     render_s: float
     start_s: float
     views_bytes: int
+    pass_bytes: dict[str, int]
     train_s: float
     fit_s: float
     shared_bytes: int
@@ -69,6 +76,7 @@ def forecast(config: PipelineConfig, calibrate: bool = True) -> dict[str, Any]:
     measured = _measure(config, entries) if calibrate else None
     n, views = len(entries), config.render.views
     object_bytes = measured.views_bytes if measured else views_bytes_per_object(config)
+    pass_bytes = measured.pass_bytes if measured else pass_bytes_per_object(config)
     micro_bytes = (
         3 * config.train.f_mic * config.train.resolution**2 * (2 if config.fit.dtype == "float16" else 4)
     )
@@ -84,8 +92,10 @@ def forecast(config: PipelineConfig, calibrate: bool = True) -> dict[str, Any]:
         "view_shards": shard_count(n, per_shard),
         "bytes": {
             "views": n * object_bytes,
+            "passes": {name: n * n_bytes for name, n_bytes in pass_bytes.items()},
             "planes": n * planes_bytes,
             "views_per_object": object_bytes,
+            "passes_per_object": pass_bytes,
             "planes_per_object": planes_bytes,
             "shared": measured.shared_bytes if measured else None,
         },
@@ -115,9 +125,9 @@ def _measure(config: PipelineConfig, entries: list[ObjectEntry]) -> Calibration:
     """Renders a few objects into a scratch dataset, then times a few steps of learning on them."""
     with scratch_folder() as folder:
         store = Store(folder / "calibration")
-        render_s, start_s, views_bytes = _measure_render(store, config, entries)
+        render_s, start_s, views_bytes, pass_bytes = _measure_render(store, config, entries)
         train_s, fit_s, shared_bytes = _measure_learning(store, config, len(entries))
-    return Calibration(render_s, start_s, views_bytes, train_s, fit_s, shared_bytes)
+    return Calibration(render_s, start_s, views_bytes, pass_bytes, train_s, fit_s, shared_bytes)
 
 
 def _sample(entries: list[ObjectEntry]) -> dict[str, int]:
@@ -130,9 +140,10 @@ def _sample(entries: list[ObjectEntry]) -> dict[str, int]:
 
 def _measure_render(
     store: Store, config: PipelineConfig, entries: list[ObjectEntry]
-) -> tuple[float, float, int]:
-    """Returns core-seconds per object, seconds of start, and stored bytes per object."""
+) -> tuple[float, float, int, dict[str, int]]:
+    """Returns core-seconds per object, seconds of start, and stored bytes per object: views, each pass."""
     from render_jobs.job import render_shard
+    from render_jobs.outputs import pass_stores
 
     few = config.model_copy(update={"source": config.source.model_copy(update={"classes": _sample(entries)})})
     plan = make_plan(store, few, workers=1)
@@ -146,7 +157,12 @@ def _measure_render(
     rendered = sum(float(summary["render_s"]) for summary in summaries)
     n_ok = max(1, sum(int(summary["n_ok"]) for summary in summaries))
     start_s = max(0.0, wall - rendered) / views.n_shards
-    return rendered / n_ok, start_s, sum(int(summary["n_bytes"]) for summary in summaries) // n_ok
+    views_bytes = sum(int(summary["n_bytes"]) for summary in summaries) // n_ok
+    pass_bytes = {
+        group.spec.kind: sum(store.size(group.spec.shard_key(i)) for i in range(group.n_shards)) // n_ok
+        for group in pass_stores(views)
+    }
+    return rendered / n_ok, start_s, views_bytes, pass_bytes
 
 
 def _measure_learning(store: Store, config: PipelineConfig, n: int) -> tuple[float, float, int]:

@@ -39,10 +39,14 @@ def views_bytes_per_object(config: PipelineConfig) -> int:
     return _stored_bytes(config, COMPRESSED_BYTES_PER_PIXEL)
 
 
+def pass_bytes_per_object(config: PipelineConfig) -> dict[str, int]:
+    """Returns the expected stored bytes of one object in each pass that is asked for, from above."""
+    return {name: _stored_bytes(config, PASS_BYTES_PER_PIXEL[name]) for name in config.render.passes}
+
+
 def shard_bytes_per_object(config: PipelineConfig) -> int:
     """Returns the expected stored bytes of one object in the largest of its shard files."""
-    sizes = [COMPRESSED_BYTES_PER_PIXEL, *(PASS_BYTES_PER_PIXEL[name] for name in config.render.passes)]
-    return _stored_bytes(config, max(sizes))
+    return max(views_bytes_per_object(config), *pass_bytes_per_object(config).values(), 0)
 
 
 def _stored_bytes(config: PipelineConfig, bytes_per_pixel: float) -> int:
@@ -142,11 +146,12 @@ def render(
     if all(shard in done for shard in chosen):
         progress.say(f"render: all {len(chosen)} shards are done")
         n_failed = int((views.status() == Status.FAILED).sum())
-        return StageResult("render", len(chosen), skipped=len(chosen), objects_failed=n_failed)
+        left = views.n_shards - len(done)
+        return StageResult("render", len(chosen), skipped=len(chosen), objects_failed=n_failed, left=left)
     planned_render = RenderConfig(**plan.header.render_config)
     record = config.model_copy(update={"render": planned_render}).model_dump(mode="json")
     with record_run(store, "render", record) as run:
-        return run_shards(
+        result = run_shards(
             "render",
             session.executor,
             render_shard,
@@ -163,3 +168,5 @@ def render(
             run,
             work_per_object=(plan.header.n_views, "views"),
         )
+    result.left = views.n_shards - len(views.done())
+    return result

@@ -22,6 +22,7 @@ from render_jobs.outputs import pass_stores
 from render_jobs.retry import is_selected, retry_shard
 from storage.errors import UsageError
 from storage.lease import Lease
+from storage.plan import read_plan
 from storage.planes import PlanesStore, list_fits
 from storage.records import Failure
 from storage.replacement import Round, finish_round, open_round
@@ -168,6 +169,9 @@ def retry_fit(
     """
     from pipeline.fit.retry import can_be_fitted, retry_fit_shard  # needs torch
 
+    read_plan(store)
+    if not list_fits(store):
+        raise UsageError(f"{store.url}: nothing has been fitted yet: run fpipe fit-objects {store.url}")
     compute = config.compute
     planes, views_status = PlanesStore.open(store, name), ViewsStore.open(store).status()
     work = _Work(

@@ -32,6 +32,7 @@ class StageResult:
         objects_ok: objects completed now.
         objects_failed: objects recorded as failed, now or before.
         seconds: wall time.
+        left: shards of the whole stage that are not done yet.
     """
 
     stage: str
@@ -42,6 +43,7 @@ class StageResult:
     objects_ok: int = 0
     objects_failed: int = 0
     seconds: float = 0.0
+    left: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Returns the result as plain JSON values."""
@@ -54,6 +56,7 @@ class StageResult:
             "objects_ok": self.objects_ok,
             "objects_failed": self.objects_failed,
             "seconds": round(self.seconds, 3),
+            "left": self.left,
         }
 
     @property

@@ -76,10 +76,11 @@ class FolderSource:
         """Lists meshes, class by class in the order asked for, by path within a class; see `Source.list`.
 
         Raises:
-            UsageError: No folder, no meshes, unknown class, or fewer meshes than asked for.
+            UsageError: No folder or one that holds everything, no meshes, unknown class, or fewer meshes than
+                asked for.
             ConfigError: Up and front of a format along one line.
         """
-        self._files.check_folder()
+        self._check_root()
         sizes = self._files.find()
         meshes = [path for path in sizes if self._is_wanted(path)]
         if not meshes:
@@ -104,6 +105,16 @@ class FolderSource:
                 for path, found in zip(chosen, prints, strict=True)
             ]
         return entries
+
+    def _check_root(self) -> None:
+        """Raises UsageError for no folder, and for one that would let meshes refer to anybody's files."""
+        self._files.check_folder()
+        local = self._files.local
+        if local is not None and local.resolve() in {Path("/"), Path.home().resolve().parent}:
+            raise UsageError(
+                f"source folder: {self._path} reaches over all of {local}, and meshes may name any file: "
+                "name the folder that holds the meshes"
+            )
 
     def fetch(self, entry: ObjectLocation, folder: Path) -> MeshInput:
         """Returns the mesh; a remote one is copied into `folder` with the files that it refers to.

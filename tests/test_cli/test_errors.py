@@ -77,13 +77,16 @@ def test_the_environment_sets_values_and_unknown_ones_are_refused(tmp_path):
 def test_plan_without_calibration_prints_counts_and_writes_nothing(tmp_path):
     root = tmp_path / "dataset"
     arguments = ("--source", "procedural", "--classes", "car:30,sofa:12", "--views", "20", "--no-calibrate")
-    done = fpipe("plan", root, *arguments, "--json")
+    passes = ("--resolution", "64", "--set", "render.passes=[depth]")
+    done = fpipe("plan", root, *arguments, *passes, "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert found["objects"] == 42
     assert found["views"] == 840
     assert found["classes"] == {"car": 30, "sofa": 12}
     assert found["bytes"]["planes_per_object"] > 0
+    assert found["bytes"]["passes_per_object"] == {"depth": 20 * 64 * 64 * 5 // 2}
+    assert found["bytes"]["passes"] == {"depth": 42 * 20 * 64 * 64 * 5 // 2}
     assert not root.exists()
 
 

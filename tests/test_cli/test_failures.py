@@ -112,7 +112,8 @@ def test_wrong_use_is_told_in_one_line(failed: Path) -> None:
         (("retry", root, "--objects", "car-zzz"), "no object 'car-zzz'"),
         (("retry", root, "--set", "render.views=9"), "only compute.… can be set here"),
         (("retry", root, "--class", ","), "write names with commas"),
-        (("retry", root, "--stage", "fit", "--name", "x"), "no fit 'x'"),
+        (("retry", root, "--stage", "fit", "--name", "x"), "nothing has been fitted yet"),
+        (("retry", root, "--stage", "fit"), f"run fpipe fit-objects {root}"),
         (("repro", root, "car-zzz"), "no object 'car-zzz'"),
         (("failures", root.parent), "no dataset"),
     ):

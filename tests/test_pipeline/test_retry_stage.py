@@ -87,7 +87,9 @@ def works(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     names: set[str] = set()
     monkeypatch.setattr(retry_module, "BlenderWorker", NoWorker)
     monkeypatch.setattr(
-        retry_module.ObjectRenderer, "of_plan", staticmethod(lambda root_url, plan: FakeRenderer(names))
+        retry_module.ObjectRenderer,
+        "of_plan",
+        staticmethod(lambda root_url, plan, mesh_cache: FakeRenderer(names)),
     )
     return names
 

@@ -141,6 +141,17 @@ def test_a_remote_folder_that_is_gone_is_not_a_missing_file(tmp_path: Path) -> N
         source.fetch(first, tmp_path)
 
 
+def test_a_folder_that_holds_everything_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meshes may refer to what lies in the folder before the first wildcard."""
+    monkeypatch.setenv("HOME", str(root / "chairs"))
+    for path in ("/**/*.glb", "/*.obj", "/", f"{root}/**/*.obj", root):
+        with pytest.raises(UsageError, match="name the folder that holds the meshes"):
+            listed(path)
+    assert len(listed(f"{root}/chairs/**/*.obj")) == 1
+    monkeypatch.setenv("HOME", "/nobody/home")
+    assert len(listed(f"{root}/**/*.obj")) == 1
+
+
 @pytest.mark.parametrize(
     ("pattern", "names"),
     [

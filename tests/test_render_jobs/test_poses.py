@@ -137,3 +137,13 @@ def test_the_stored_copy_is_checked(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="checksum"):
         stored_rig(store, config)
     assert stored_rig(store, RenderConfig()) is None
+
+
+def test_the_camera_file_of_the_documentation_can_be_used() -> None:
+    text = (Path(__file__).parents[2] / "deploy/docs/views.md").read_text()
+    example = text.split("```json\n")[1].split("```")[0].encode()
+    config = RenderConfig(views=2, width=128, height=128, cameras="rig.json")
+    found = object_cameras(config, "a", parse_rig(example, "views.md"))
+    np.testing.assert_allclose(found.cam2world[:, :3, 3], [[0, -1.3, 0], [1.3, 0, 0]], atol=1e-6)
+    np.testing.assert_allclose(found.cam2world[:, :3, 2], [[0, 1, 0], [-1, 0, 0]], atol=1e-6)  # to the origin
+    assert found.heldout.tolist() == [False, True]
