@@ -183,6 +183,9 @@ CASES: dict[str, Case] = {
     "infinite": Case(file(CUBE.replace("v -0.5", "v -inf", 1)), "bad_vertex"),
     "beyond float": Case(file(CUBE.replace("v -0.5", "v 1e60", 1)), "bad_vertex"),
     "absurd extent": Case(file(CUBE.replace("v -0.5", "v 1e30", 1)), "absurd_extent"),
+    "few strays of a small mesh": Case(
+        file(CUBE + "v 0 0 1000000\nv 0 1000000 0\nf 1 2 9\nf 1 2 10\n"), "absurd_extent"
+    ),
     "far from the origin": Case(
         file(CUBE.replace("v 0.5", "v 30000000").replace("v -0.5", "v 29999998")), "absurd_extent"
     ),
