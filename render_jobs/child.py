@@ -31,11 +31,13 @@ import numpy.typing as npt
 from render_jobs.image_checks import check_images
 from render_jobs.mesh_file import FileLimits, MeshError, MeshInput
 from render_jobs.messages import ChannelClosedError, receive, send
+from render_jobs.normalize import is_crowded
 from render_jobs.prepare import prepare_mesh
 
 if TYPE_CHECKING:
     from render_jobs.blender import CyclesSession
     from render_jobs.config import Device
+    from render_jobs.scene import LoadedMesh
 
 _PR_SET_PDEATHSIG = 1
 _MAX_REQUEST_BYTES = 1 << 30
@@ -108,7 +110,7 @@ class _Server:
         loaded = time.monotonic()
         cameras = _cameras(body, head["n_views"])
         images = session.render_views(mesh, *cameras)
-        warnings = mesh.warnings + check_images(images, head["clipping"])
+        warnings = mesh.warnings + _check_images(images, mesh, head["clipping"])
         passes = session.render_passes(mesh, *cameras, head["passes"])
         info = {
             "render_s": time.monotonic() - started,
@@ -156,6 +158,19 @@ def _failure(kind: str, reason: str, detail: str = "", picture: str = "") -> dic
 
 def _bytes(array: npt.NDArray[Any]) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
+
+
+def _check_images(images: npt.NDArray[np.uint8], mesh: LoadedMesh, clipping: str) -> list[str]:
+    """Returns the warnings of `check_images`; an empty render whose reason is known is told apart."""
+    try:
+        return check_images(images, clipping)
+    except MeshError as error:
+        if error.kind == "empty_render" and is_crowded(mesh.vertices_world):
+            reason = (
+                "a few vertices lie so far from the rest that nothing of the mesh is visible: remove them"
+            )
+            raise MeshError("absurd_extent", reason) from error
+        raise
 
 
 def _cameras(body: bytearray, n_views: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

@@ -75,7 +75,12 @@ def _n_edge_pixels(alpha: ByteArray) -> int:
 
 
 def picture_of(image: ByteArray, background: int = 255) -> str:
-    """Returns a small picture of a view [H, W, 4] on grey as a data URI of at most 11,000 characters."""
+    """Returns a small picture of a view as a data URI of at most 11,000 characters.
+
+    Args:
+        image: u8 [H, W, 4], straight alpha.
+        background: Grey level behind it, 255 for white.
+    """
     alpha = image[..., 3:].astype(np.float32) / 255
     composited = (image[..., :3] * alpha + background * (1 - alpha) + 0.5).astype(np.uint8)
     picture = Image.fromarray(composited)

@@ -65,6 +65,15 @@ def mesh_to_world(vertices: npt.NDArray[np.floating[Any]], up: Axis = "y", front
     return matrix.astype(np.float32)
 
 
+def is_crowded(vertices_world: npt.NDArray[np.floating[Any]]) -> bool:
+    """Whether half of the vertices [n, 3] lie at one place, within a hundredth of a mesh of diagonal 1.
+
+    That alone is no fault; but when nothing of the mesh is visible, strays far away are the reason.
+    """
+    low, high = np.percentile(vertices_world, (25, 75), axis=0)
+    return bool(np.linalg.norm(high - low) < 0.01)
+
+
 def transform_points(matrix: FloatArray, points: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
     """Applies a 4×4 affine map on column vectors to points [n, 3]."""
     wide = matrix.astype(np.float64)

@@ -38,6 +38,7 @@ class MaterialWriter:
         self._shelf = shelf
         self._lines: list[bytes] = []
         self._material, self._path = b"", Path()
+        self._has_said_map_d = False
         self.warnings: list[str] = []
         self.looks: dict[bytes, Material] = {}
 
@@ -67,6 +68,9 @@ class MaterialWriter:
             self._numbers(keyword, rest)
         elif keyword == b"map_kd":
             self._texture(rest)
+        elif keyword == b"map_d" and not self._has_said_map_d:
+            self._has_said_map_d = True
+            self.warnings.append(f"material {self._shown_name()} has a map_d: maps of opacity are not drawn")
 
     def _numbers(self, keyword: bytes, rest: bytes) -> None:
         values = rest.split()

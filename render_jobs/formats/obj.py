@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from render_jobs.formats.geometry import Geometry
+from render_jobs.formats.geometry import Geometry, Material
 from render_jobs.formats.mtl import MaterialWriter
 from render_jobs.formats.obj_faces import read_obj
 from render_jobs.mesh_file import FileLimits, MeshError, read_regular_file, write_new_file
@@ -71,19 +71,21 @@ def prepare_obj(
     """
     text = plain_lines(content)
     has_face_lines = _check(text, mesh_path.name)
+    text = _without(b"cstype", text)  # behind it, the importer leaves out faces: it expects curves only
     names = material_libraries(text)
     writer = MaterialWriter(shelf)
-    warnings = _read_libraries(text, mesh_path, around, writer, limits)
+    warnings = _read_libraries(text, mesh_path, around, writer, limits) + writer.warnings
+    warnings += _undefined_materials(text, writer.looks)
     if len(writer.looks) > _MAX_MATERIALS or _has_long_line(text):
-        return read_obj(text, writer.looks, mesh_path.name), warnings + writer.warnings
+        return read_obj(text, writer.looks, mesh_path.name), warnings
     path = folder / "mesh.obj"
     if text is content and len(set(names)) <= 1 and all(map(_leads_nowhere, names)):
         path.symlink_to(mesh_path.absolute())
     else:
-        write_new_file(path, _without_libraries(text))
+        write_new_file(path, _without(b"mtllib", text))
     # The importer looks for it beside every mesh.obj, whatever libraries that names.
     write_new_file(folder / "mesh.mtl", writer.text())
-    return ObjFile(path, has_face_lines, len(writer.looks) > 0), warnings + writer.warnings
+    return ObjFile(path, has_face_lines, len(writer.looks) > 0), warnings
 
 
 def plain_lines(content: bytes) -> bytes:
@@ -124,27 +126,41 @@ def _has_long_line(text: bytes) -> bool:
 
 def material_libraries(text: bytes) -> list[bytes]:
     """Returns what stands after mtllib, in the order of the lines."""
-    return [name for _, name in _library_lines(text)]
+    return [name for _, name in _lines_with(b"mtllib", text)]
 
 
-def _library_lines(text: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yields where each mtllib stands, and its name; without a look at every line."""
-    at = text.find(b"mtllib")
+def _lines_with(keyword: bytes, text: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yields where each line's keyword stands, and what follows; without a look at every line."""
+    at = text.find(keyword)
     while at >= 0:
         end = text.find(b"\n", at)
         end = len(text) if end < 0 else end
-        name = text[at + 6 : end]
-        if not text[text.rfind(b"\n", 0, at) + 1 : at].strip() and name[:1].isspace() and name.strip():
-            yield at, name.strip()
-        at = text.find(b"mtllib", end)
+        rest = text[at + len(keyword) : end]
+        if not text[text.rfind(b"\n", 0, at) + 1 : at].strip() and rest[:1].isspace() and rest.strip():
+            yield at, rest.strip()
+        at = text.find(keyword, end)
 
 
-def _without_libraries(text: bytes) -> bytes:
-    """Turns lines with mtllib into comments of the same length."""
+def _without(keyword: bytes, text: bytes) -> bytes:
+    """Turns lines with a keyword into comments of the same length; returns the text itself without any."""
+    places = [at for at, _ in _lines_with(keyword, text)]
+    if not places:
+        return text
     changed = bytearray(text)
-    for at, _ in _library_lines(text):
+    for at in places:
         changed[at : at + 1] = b"#"
     return bytes(changed)
+
+
+def _undefined_materials(text: bytes, looks: dict[bytes, Material]) -> list[str]:
+    defined = {b" ".join(name.split()) for name in looks}
+    used = dict.fromkeys(b" ".join(name.split()) for _, name in _lines_with(b"usemtl", text))
+    undefined = [name for name in used if name not in defined]
+    if not undefined:
+        return []
+    shown = ", ".join(name[:60].decode(errors="replace") for name in undefined[:3])
+    more = f" and {len(undefined) - 3} more" if len(undefined) > 3 else ""
+    return [f"no library defines material {shown}{more}"]
 
 
 def _leads_nowhere(name: bytes) -> bool:

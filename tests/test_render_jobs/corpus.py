@@ -34,6 +34,7 @@ PAINTED = (
         "f " + " ".join(f"{corner}/{i + 1}" for i, corner in enumerate(face)) + "\n" for face in CUBE_FACES
     )
 )
+CURVE = "cstype bspline\ndeg 3\ncurv 0 1 1 2 3 4\nparm u 0 0 0 0 1 1 1 1\nend\n"
 GREEN = "newmtl paint\nKd 0 0.8 0\n"
 
 
@@ -182,6 +183,9 @@ CASES: dict[str, Case] = {
     "infinite": Case(file(CUBE.replace("v -0.5", "v -inf", 1)), "bad_vertex"),
     "beyond float": Case(file(CUBE.replace("v -0.5", "v 1e60", 1)), "bad_vertex"),
     "absurd extent": Case(file(CUBE.replace("v -0.5", "v 1e30", 1)), "absurd_extent"),
+    "few strays of a small mesh": Case(
+        file(CUBE + "v 0 0 1000000\nv 0 1000000 0\nf 1 2 9\nf 1 2 10\n"), "absurd_extent"
+    ),
     "far from the origin": Case(
         file(CUBE.replace("v 0.5", "v 30000000").replace("v -0.5", "v 29999998")), "absurd_extent"
     ),
@@ -213,6 +217,8 @@ CASES: dict[str, Case] = {
         green=True,
     ),
     "library that is a folder": Case(file("mtllib .\n" + CUBE), warning="is missing"),
+    "curve before faces": Case(file(VERTICES + CURVE + FACES), warning="grey"),
+    "undefined material": Case(file(PAINTED), warning="no library defines material paint"),
     "its own library": Case(file("mtllib mesh.obj\n" + CUBE), warning="grey"),
     "calls itself": Case(file("call mesh.obj\ncsh rm -rf .\n" + CUBE), warning="grey"),
     "secret library": Case(file("mtllib ../../secret.mtl\n" + PAINTED), warning="outside"),

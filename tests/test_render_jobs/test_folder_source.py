@@ -325,7 +325,7 @@ PARITY: dict[str, tuple[str, dict[str, bytes]]] = {
     "goes on in the next line": ("mtllib \\\npaint.mtl", {"o/paint.mtl": RED}),
     "windows path": ("mtllib C:\\x\\Paint.mtl", {"o/paint.mtl": RED}),
     "old macintosh": ("mtllib paint.mtl\rv 0 0 0", {"o/paint.mtl": RED}),
-    "itself": ("mtllib m.obj\nnewmtl x\nmap_Kd a.png", {"o/a.png": PNG}),
+    "itself": ("mtllib m.obj\nnewmtl paint\nmap_Kd a.png", {"o/a.png": PNG}),
     "map in any case": ("mtllib p.mtl", {"o/p.mtl": RED + b"\tMap_kd\tA.PNG\n", "o/a.png": PNG}),
     "map in quotes": ("mtllib p.mtl", {"o/p.mtl": RED + b'map_Kd -clamp on "a b.png"\n', "o/a b.png": PNG}),
     "map of windows": ("mtllib p.mtl", {"o/p.mtl": RED + b"map_Kd D:\\t\\Wood.png", "images/wood.png": PNG}),

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from render_jobs.normalize import mesh_to_world, transform_points
+from render_jobs.normalize import is_crowded, mesh_to_world, transform_points
+
+
+def test_crowds() -> None:
+    cube = np.indices((2, 2, 2)).reshape(3, -1).T / np.sqrt(12)
+    assert not is_crowded(cube)
+    assert not is_crowded(np.array([[0, 0, 0], [0.3, 0, 0], [0.5, 0.5, 0.7]]))
+    assert is_crowded(np.concatenate([cube / 1000, [[0, 0, 1], [0, 0.5, 0]]]))
 
 
 def test_box_by_hand() -> None:

@@ -124,6 +124,16 @@ def test_values_that_are_none_are_left_out(tmp_path: Path) -> None:
     assert len(mesh.warnings) == 3
 
 
+def test_what_is_not_drawn_is_said(tmp_path: Path) -> None:
+    mtl = b"newmtl a b\nmap_d x.png\nmap_d y.png\n"
+    used = "".join(f"usemtl {name}\n" for name in ("a\tb", "c", "d", "c", "e", "f"))
+    mesh = prepared(tmp_path, used + CUBE, **{"mesh.mtl": mtl})
+    assert mesh.warnings == [
+        "material a b has a map_d: maps of opacity are not drawn",
+        "no library defines material c, d, e and 1 more",
+    ]
+
+
 def test_warnings_are_bounded(tmp_path: Path) -> None:
     mtl = b"".join(b"newmtl m%d\nmap_Kd t%d.png\n" % (i, i) for i in range(1000))
     mesh = prepared(tmp_path, CUBE, **{"mesh.mtl": mtl})
