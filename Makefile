@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-all lint types layers bench-render doctor clean
+.PHONY: help setup demo test test-all lint types layers bench-render bench-warmup doctor clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ test-all: lint types layers  ## the slow tests too
 
 bench-render: $(STAMP)  ## cost of a rendered view, end to end, against a plain Blender script
 	$(BIN)/python -m tests.benchmarks.bench_render
+
+bench-warmup: $(STAMP)  ## CPU of a training step at the paper's sizes, against plain torch
+	$(BIN)/python -m tests.benchmarks.bench_warmup
 
 doctor: $(STAMP)  ## check this machine
 	$(BIN)/fpipe doctor

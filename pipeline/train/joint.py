@@ -198,7 +198,7 @@ class JointTrainer:
         bank, cache = self._ray_bank(), self._latent_cache()
         rows = self._objects_of(step, s.warmup_objects)
         generators = self._generators("warmup", step, rows)
-        batch = draw_pixels(bank, rows, generators, s.warmup_pixels, s.n_samples)
+        batch = draw_pixels(bank, rows, generators, s.warmup_pixels, s.n_samples + s.n_fine)
         leaves, table = self._table(rows)
         drawn = self._render(table, batch, rows, generators)
         pixel, view = bank.pixel[batch.index], bank.view[batch.index]
@@ -221,7 +221,7 @@ class JointTrainer:
         rows = self._objects_of(step + s.warmup_steps, s.joint_objects)
         views = [self._views_of(i, step) for i in rows]
         generators = self._generators("joint", step, rows)
-        batch = view_pixels(bank, rows, views, generators, s.n_samples, s.crop_px)
+        batch = view_pixels(bank, rows, views, generators, s.n_samples + s.n_fine, s.crop_px)
         rgb = batch.rgb([self.objects[i] for i in rows], self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=s.dtype == "bfloat16"):
             latents = self.autoencoder.encode(torch.cat([rgb, torch.ones_like(rgb[:1])])).float()
@@ -288,7 +288,8 @@ class JointTrainer:
     def _render(
         self, table: PlaneTable, batch: RayBatch, rows: list[int], generators: list[torch.Generator]
     ) -> Rendered:
-        n, index = self.settings.free_points, torch.tensor(rows, device=self.device)
+        s, index = self.settings, torch.tensor(rows, device=self.device)
+        n = s.free_points if s.lambda_free else 0
         random = torch.stack([torch.rand(n, 3, generator=generator) for generator in generators])
         return render_pixels(
             self.renderer,
@@ -297,7 +298,8 @@ class JointTrainer:
             batch,
             index,
             random.to(self.device),
-            self.settings.geometry,
+            s.geometry,
+            s.n_fine,
         )
 
     def _objects_of(self, step: int, count: int) -> list[int]:

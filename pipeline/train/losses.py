@@ -12,9 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.model.compositing import composite, midpoint_weights, stratified_depths
+from pipeline.model.compositing import (
+    composite,
+    importance_depths,
+    merge_depths,
+    midpoint_weights,
+    stratified_depths,
+)
 from pipeline.model.occupancy import is_occupied
-from pipeline.model.renderer import Geometry, PlaneTable, Renderer, ray_points
+from pipeline.model.renderer import Geometry, PlaneTable, Renderer, ray_points, render_rays
 from pipeline.train.batches import RayBank, RayBatch, ViewBatch
 
 _COARSE_STEPS = 16
@@ -43,6 +49,7 @@ def render_pixels(
     objects: Tensor,
     random: Tensor,
     geometry: Geometry,
+    n_fine: int = 0,
 ) -> Rendered:
     """Render the latent pixels of a batch, and the density at random points of free space with them.
 
@@ -55,14 +62,22 @@ def render_pixels(
         bank: Rays and hulls.
         batch: Latent pixels of the step.
         objects: [B] indices of the step's objects in the bank.
-        random: [B, n, 3] uniform in [0, 1).
+        random: [B, n, 3] uniform in [0, 1); n may be 0.
         geometry: Plane box and sampling.
+        n_fine: How many of the batch's samples per ray are importance samples; the others are stratified.
     """
-    n_sub = bank.near.shape[1]
+    n_sub, n_coarse = bank.near.shape[1], batch.jitter.shape[1] - n_fine
     near, far = bank.near[batch.index].reshape(-1), bank.far[batch.index].reshape(-1)
-    depths = stratified_depths(near, far, batch.jitter.shape[1], batch.jitter)
+    depths = stratified_depths(near, far, n_coarse, batch.jitter[:, :n_coarse])
     origins = bank.origins[batch.index].repeat_interleave(n_sub, dim=0)
-    on_rays = ray_points(origins, bank.directions[batch.index].reshape(-1, 3), depths)
+    directions = bank.directions[batch.index].reshape(-1, 3)
+    if n_fine:
+        with torch.no_grad():
+            rays = (batch.slot.repeat_interleave(n_sub), origins, directions)
+            _, _, coarse = render_rays(renderer, table, *rays, depths, geometry.sigma_scale)
+            fine = importance_depths(coarse, depths, n_fine, batch.jitter[:, n_coarse:])
+        depths = merge_depths(depths, fine)
+    on_rays = ray_points(origins, directions, depths)
     in_box = ((2.0 * random - 1.0) * geometry.box_half).reshape(-1, 3)
     ray_slot = batch.slot.repeat_interleave(n_sub * depths.shape[1])
     box_slot = torch.arange(len(objects), device=objects.device).repeat_interleave(random.shape[1])
@@ -72,11 +87,11 @@ def render_pixels(
     value, opacity = composite(weights, colour[: len(on_rays)].view(*depths.shape, -1))
     is_free = ~is_occupied(bank.occupancy, in_box, geometry.box_half, objects[box_slot])
     free = free_space(raw[len(on_rays) :], is_free, geometry)
-    n_pixels = len(batch.index)
+    n_pixels, n_free = len(batch.index), max(random.shape[1], 1)
     return Rendered(
         value.view(n_pixels, n_sub, -1).mean(1),
         opacity.view(n_pixels, n_sub).mean(1),
-        free.view(len(objects), -1).mean(1),
+        free.view(len(objects), random.shape[1]).sum(1) / n_free,
     )
 
 

@@ -21,6 +21,7 @@ class JointSettings:
     width: int = 64
     init_scale: float = 0.1
     n_samples: int = 16
+    n_fine: int = 0
     dilate: int = 1
     warmup_steps: int = 400
     warmup_objects: int = 8
