@@ -35,6 +35,7 @@ from pipeline.train.batches import (
     seeded_generator,
     view_pixels,
 )
+from pipeline.train.by_object import sum_by_object
 from pipeline.train.losses import Rendered, latent_error, paste_pixels, render_pixels
 from pipeline.train.row_adam import EPSILON, RowAdam
 from pipeline.train.settings import JointSettings
@@ -100,8 +101,10 @@ class JointTrainer:
             {"params": [self.base_planes]},
             {"params": list(self.renderer.parameters())},
         ]
-        self._optimiser = torch.optim.Adam(shared, betas=(0.9, 0.99), eps=EPSILON)
-        self._ae_optimiser = torch.optim.Adam(self.autoencoder.parameters(), betas=(0.9, 0.99))
+        # One pass over memory instead of about ten; the same numbers up to rounding.
+        fused = self.device.type in ("cpu", "cuda")
+        self._optimiser = torch.optim.Adam(shared, betas=(0.9, 0.99), eps=EPSILON, fused=fused)
+        self._ae_optimiser = torch.optim.Adam(self.autoencoder.parameters(), betas=(0.9, 0.99), fused=fused)
         self._cache = _Cache()
         self._bank: RayBank | None = None
         self._average_over_ranks()
@@ -199,8 +202,8 @@ class JointTrainer:
         rows = self._objects_of(step, s.warmup_objects)
         generators = self._generators("warmup", step, rows)
         batch = draw_pixels(bank, rows, generators, s.warmup_pixels, s.n_samples + s.n_fine)
-        leaves, table = self._table(rows)
-        drawn = self._render(table, batch, rows, generators)
+        leaves, planes = self._planes(rows)
+        random = self._free_points(generators)
         pixel, view = bank.pixel[batch.index], bank.view[batch.index]
         assert cache.background is not None
         background = cache.background.flatten(1).T[pixel]
@@ -210,10 +213,21 @@ class JointTrainer:
                 for i, part in zip(rows, torch.split(torch.arange(len(pixel)), s.warmup_pixels), strict=True)
             ]
         )
-        latent = latent_error(drawn.value + (1.0 - drawn.opacity[:, None]) * background, target).mean()
-        free = drawn.free.mean()
-        self._apply(latent + s.lambda_free * free, rows, leaves, step / s.warmup_steps, 1.0)
-        return {"latent": float(latent.detach()), "free": float(free.detach())}
+        parts = {"latent": 0.0, "free": 0.0}
+
+        def loss_of(part: slice, own: Tensor) -> Tensor:
+            drawn = self._render(own, batch.of_objects(part, len(rows)), rows[part], random[part])
+            pixels = slice(part.start * s.warmup_pixels, part.stop * s.warmup_pixels)
+            seen = drawn.value + (1.0 - drawn.opacity[:, None]) * background[pixels]
+            latent = latent_error(seen, target[pixels]).sum() / target.numel()
+            free = drawn.free.sum() / len(rows)
+            parts["latent"] += float(latent.detach())
+            parts["free"] += float(free.detach())
+            return latent + s.lambda_free * free
+
+        loss = sum_by_object(loss_of, planes, list(self.renderer.parameters()))
+        self._apply(loss, rows, leaves, step / s.warmup_steps, 1.0)
+        return parts
 
     def _joint_step(self, step: int) -> dict[str, float]:
         s = self.settings
@@ -226,8 +240,8 @@ class JointTrainer:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=s.dtype == "bfloat16"):
             latents = self.autoencoder.encode(torch.cat([rgb, torch.ones_like(rgb[:1])])).float()
         target, background = latents[:-1], latents[-1:].expand_as(latents[:-1])
-        leaves, table = self._table(rows)
-        drawn = self._render(table, batch.rays, rows, generators)
+        leaves, planes = self._planes(rows)
+        drawn = self._render(planes, batch.rays, rows, self._free_points(generators))
         rendered = paste_pixels(drawn.value, drawn.opacity, batch, background)
         # The reconstruction loss has a tenth of the weight and costs a decoding: a part of the views is
         # enough.
@@ -267,39 +281,33 @@ class JointTrainer:
         for group, rate in zip(self._optimiser.param_groups, (s.lr_base, s.lr_renderer), strict=True):
             group["lr"] = rate * scale
         self._optimiser.step()
-        index = torch.tensor(rows, device=self.device)
         micro, coefficients = leaves
         if self._codes.micro is not None and micro is not None and micro.grad is not None:
-            self._codes.micro.update(index, micro.grad, s.lr_micro * scale)
+            self._codes.micro.update(rows, micro.grad, s.lr_micro * scale)
         if coefficients.grad is not None:
-            self._codes.coefficients.update(index, coefficients.grad, s.lr_coefficients * scale)
+            self._codes.coefficients.update(rows, coefficients.grad, s.lr_coefficients * scale)
         if with_autoencoder:
             self._ae_optimiser.param_groups[0]["lr"] = s.lr_autoencoder * s.lr_final**progress
             self._ae_optimiser.step()
 
-    def _table(self, rows: list[int]) -> tuple[tuple[Tensor | None, Tensor], PlaneTable]:
+    def _planes(self, rows: list[int]) -> tuple[tuple[Tensor | None, Tensor], Tensor]:
         """Fuse the planes of a step's objects; their codes become leaves of the step's graph."""
         index = torch.tensor(rows, device=self.device)
         micro = None if self._codes.micro is None else self._codes.micro.values[index].requires_grad_()
         coefficients = self._codes.coefficients.values[index].requires_grad_()
-        planes = fuse(micro, coefficients, self.base_planes)
-        return (micro, coefficients), PlaneTable.of(planes, self.settings.geometry)
+        return (micro, coefficients), fuse(micro, coefficients, self.base_planes)
 
-    def _render(
-        self, table: PlaneTable, batch: RayBatch, rows: list[int], generators: list[torch.Generator]
-    ) -> Rendered:
-        s, index = self.settings, torch.tensor(rows, device=self.device)
-        n = s.free_points if s.lambda_free else 0
-        random = torch.stack([torch.rand(n, 3, generator=generator) for generator in generators])
+    def _free_points(self, generators: list[torch.Generator]) -> Tensor:
+        n = self.settings.free_points if self.settings.lambda_free else 0
+        return torch.stack([torch.rand(n, 3, generator=generator) for generator in generators]).to(
+            self.device
+        )
+
+    def _render(self, planes: Tensor, batch: RayBatch, rows: list[int], random: Tensor) -> Rendered:
+        s = self.settings
+        table, index = PlaneTable.of(planes, s.geometry), torch.tensor(rows, device=self.device)
         return render_pixels(
-            self.renderer,
-            table,
-            self._ray_bank(),
-            batch,
-            index,
-            random.to(self.device),
-            s.geometry,
-            s.n_fine,
+            self.renderer, table, self._ray_bank(), batch, index, random, s.geometry, s.n_fine
         )
 
     def _objects_of(self, step: int, count: int) -> list[int]:

@@ -12,15 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.model.compositing import (
-    composite,
-    importance_depths,
-    merge_depths,
-    midpoint_weights,
-    stratified_depths,
-)
+from pipeline.model.compositing import stratified_depths
 from pipeline.model.occupancy import is_occupied
-from pipeline.model.renderer import Geometry, PlaneTable, Renderer, ray_points, render_rays
+from pipeline.model.renderer import Geometry, PlaneTable, Renderer, render_rays, render_rays_twice
 from pipeline.train.batches import RayBank, RayBatch, ViewBatch
 
 _COARSE_STEPS = 16
@@ -54,7 +48,6 @@ def render_pixels(
     """Render the latent pixels of a batch, and the density at random points of free space with them.
 
     Rendering a stored fit knows no visual hull, so space that training rays skip has to be learned as empty.
-    One lookup and one perceptron call serve both.
 
     Args:
         renderer: The MLP.
@@ -70,29 +63,32 @@ def render_pixels(
     near, far = bank.near[batch.index].reshape(-1), bank.far[batch.index].reshape(-1)
     depths = stratified_depths(near, far, n_coarse, batch.jitter[:, :n_coarse])
     origins = bank.origins[batch.index].repeat_interleave(n_sub, dim=0)
-    directions = bank.directions[batch.index].reshape(-1, 3)
+    rays = (batch.slot.repeat_interleave(n_sub), origins, bank.directions[batch.index].reshape(-1, 3))
     if n_fine:
-        with torch.no_grad():
-            rays = (batch.slot.repeat_interleave(n_sub), origins, directions)
-            _, _, coarse = render_rays(renderer, table, *rays, depths, geometry.sigma_scale)
-            fine = importance_depths(coarse, depths, n_fine, batch.jitter[:, n_coarse:])
-        depths = merge_depths(depths, fine)
-    on_rays = ray_points(origins, directions, depths)
-    in_box = ((2.0 * random - 1.0) * geometry.box_half).reshape(-1, 3)
-    ray_slot = batch.slot.repeat_interleave(n_sub * depths.shape[1])
-    box_slot = torch.arange(len(objects), device=objects.device).repeat_interleave(random.shape[1])
-    features = table.sample(torch.cat([on_rays, in_box]), torch.cat([ray_slot, box_slot]))
-    raw, colour = renderer(features)
-    weights = midpoint_weights(raw[: len(on_rays)].view(depths.shape), depths, geometry.sigma_scale)
-    value, opacity = composite(weights, colour[: len(on_rays)].view(*depths.shape, -1))
-    is_free = ~is_occupied(bank.occupancy, in_box, geometry.box_half, objects[box_slot])
-    free = free_space(raw[len(on_rays) :], is_free, geometry)
-    n_pixels, n_free = len(batch.index), max(random.shape[1], 1)
+        jitter, scale = batch.jitter[:, n_coarse:], geometry.sigma_scale
+        value, opacity = render_rays_twice(renderer, table, *rays, depths, n_fine, jitter, scale)
+    else:
+        value, opacity, _ = render_rays(renderer, table, *rays, depths, geometry.sigma_scale)
+    n_pixels = len(batch.index)
     return Rendered(
         value.view(n_pixels, n_sub, -1).mean(1),
         opacity.view(n_pixels, n_sub).mean(1),
-        free.view(len(objects), random.shape[1]).sum(1) / n_free,
+        free_opacity(renderer, table, bank, objects, random, geometry),
     )
+
+
+def free_opacity(
+    renderer: Renderer, table: PlaneTable, bank: RayBank, objects: Tensor, random: Tensor, geometry: Geometry
+) -> Tensor:
+    """[B] mean opacity at random points of free space; arguments as of `render_pixels`."""
+    n_objects, n_points = random.shape[:2]
+    if n_points == 0:
+        return random.new_zeros(n_objects)
+    points = ((2.0 * random - 1.0) * geometry.box_half).reshape(-1, 3)
+    slot = torch.arange(n_objects, device=objects.device).repeat_interleave(n_points)
+    raw, _ = renderer(table.sample(points, slot))
+    is_free = ~is_occupied(bank.occupancy, points, geometry.box_half, objects[slot])
+    return free_space(raw, is_free, geometry).view(n_objects, n_points).mean(1)
 
 
 def free_space(raw: Tensor, is_free: Tensor, geometry: Geometry) -> Tensor:

@@ -119,7 +119,7 @@ def adam_of(n: int, repeats: int) -> dict[str, float]:
     found = {}
     for name, options in (("dense", {}), ("dense_fused", {"fused": True})):
         found[name] = cpu_ms(torch.optim.Adam([param], **options).step, repeats)
-    grad, rows = param.grad[:BATCH].clone(), torch.randperm(n)[:BATCH]
+    grad, rows = param.grad[:BATCH].clone(), torch.randperm(n)[:BATCH].tolist()
     param.grad = None
     ours = RowAdam(param.detach())
     found["touched_rows"] = cpu_ms(lambda: ours.update(rows, grad, 1e-2), repeats)
