@@ -17,6 +17,7 @@ from storage.documents import content_hash
 from storage.errors import UsageError
 from storage.plan import Plan, choose_objects_per_shard, read_plan
 from storage.planes import FitHeader, PlanesStore, publish_fit, published_fit
+from storage.records import Status
 from storage.shared import read_published_shared, read_shared_meta
 from storage.store import Store
 from storage.views import ViewsStore
@@ -86,9 +87,8 @@ def fit_objects(
         progress.say(f"fit-objects: all {len(chosen)} shards of fit {name} are done")
         if publish:
             _publish_when_complete(store, planes, name)
-        return StageResult(
-            "fit-objects", len(chosen), skipped=len(chosen), objects_failed=len(planes.failures())
-        )
+        n_failed = int((planes.status() == Status.FAILED).sum())
+        return StageResult("fit-objects", len(chosen), skipped=len(chosen), objects_failed=n_failed)
     _require_views(store, planes, [shard for shard in chosen if shard not in done])
     compute = config.compute
     with record_run(store, "fit-objects", config.model_dump(mode="json")) as run:

@@ -12,11 +12,15 @@ from typing import Any
 
 import fsspec
 
-from pipeline.config import PipelineConfig
+from pipeline.config import PipelineConfig, SourceConfig
+from render_jobs.config import RenderConfig
 from render_jobs.poses import Rig, hashed_name, object_cameras, parse_rig, stored_key
 from render_jobs.sources.base import VIEWS_KINDS, ObjectEntry, ViewsSize, ViewsSource, make_source
+from render_jobs.sources.synsets import class_of
 from storage import layout
-from storage.errors import ConfigError, EnvironmentProblem, UsageError
+from storage.documents import differences
+from storage.errors import ConfigError, EnvironmentProblem, StoreMismatchError, UsageError
+from storage.plan import Plan, read_plan
 from storage.remote_files import translated
 from storage.store import Store
 
@@ -114,11 +118,62 @@ def stored_form(config: PipelineConfig) -> tuple[PipelineConfig, bytes | None]:
     return config.model_copy(update={"render": render}), data
 
 
+def write_config(store: Store, config: PipelineConfig) -> None:
+    """Writes down the config of a dataset, unless the one that is there has the same input and views."""
+    data = json.dumps(config.model_dump(mode="json"), indent=1).encode()
+    if not store.create(layout.PLAN_CONFIG, data) and _differences(store, config):
+        store.replace(layout.PLAN_CONFIG, data)
+
+
+def existing_plan(store: Store, config: PipelineConfig) -> Plan | None:
+    """Returns the plan of a dataset that was planned with this input and these views; None where none is.
+
+    The source is not looked at: what was planned stays, whatever has come or gone there since.
+
+    Raises:
+        StoreMismatchError: The dataset was planned with others; nothing was changed.
+        UsageError: The config names a camera file that is not there.
+    """
+    if stored_config(store) is None:
+        return None
+    if found := _differences(store, stored_form(config)[0]):
+        raise StoreMismatchError(
+            f"{store.url} holds another dataset: {'; '.join(found[:8])}. "
+            "Use the same configuration, or another root"
+        )
+    return read_plan(store)
+
+
+def _differences(store: Store, config: PipelineConfig) -> list[str]:
+    """Names what a config, its camera file named by its hash, asks for and a dataset was not planned with."""
+    stored = json.loads(store.read(layout.PLAN_CONFIG))
+    source, render = SourceConfig(**stored["source"]), RenderConfig(**stored["render"])
+    open_values = {
+        name: getattr(render, name) for name in open_sizes(config) - config.render.model_fields_set
+    }
+    asked = _comparable(config.source, config.render.model_copy(update=open_values))
+    return differences(asked, _comparable(source, render))
+
+
+def _comparable(source: SourceConfig, render: RenderConfig) -> dict[str, Any]:
+    classes = ",".join(
+        class_of(name) + ("" if count is None else f":{count}") for name, count in source.classes.items()
+    )
+    return {
+        "source": {**source.model_dump(mode="json"), "classes": classes or "all"},
+        "render": render.model_dump(mode="json"),
+    }
+
+
 def stored_config(store: Store) -> dict[str, Any] | None:
     """Returns the config that a dataset was planned with, None where there is no dataset.
 
     Its camera file is the copy in the dataset.
     """
+    if not store.exists(
+        layout.PLAN_HEADER
+    ):  # the config is written first: it may be of a plan that never was
+        return None
     try:
         values: dict[str, Any] = json.loads(store.read(layout.PLAN_CONFIG))
     except FileNotFoundError:

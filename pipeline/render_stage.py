@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime
-import json
-from functools import partial
+import logging
+from collections.abc import Callable
 
 from pipeline.compute import ComputeSession
 from pipeline.config import ComputeConfig, PipelineConfig
 from pipeline.executor import TaskResources
-from pipeline.planned import planned, stored_form
+from pipeline.planned import existing_plan, planned, stored_form, write_config
 from pipeline.progress import Progress
 from pipeline.run import record_run
 from pipeline.shard_spec import parse_shards
@@ -19,11 +19,12 @@ from render_jobs.job import render_shard
 from render_jobs.poses import stored_key
 from storage import layout
 from storage.documents import content_hash
-from storage.errors import UsageError
 from storage.plan import Plan, PlanHeader, choose_objects_per_shard, write_plan
 from storage.records import PlanRow, Status
 from storage.store import Store
 from storage.views import ViewsStore
+
+LOGGER = logging.getLogger(__name__)
 
 COMPRESSED_BYTES_PER_PIXEL = 0.9
 """Stored bytes per RGBA pixel, from above: rendered cars take 0.35 with zstd-5, textured ones up to 0.9."""
@@ -49,13 +50,33 @@ def _stored_bytes(config: PipelineConfig, bytes_per_pixel: float) -> int:
     return int(render.views * render.height * render.width * bytes_per_pixel)
 
 
-def make_plan(store: Store, config: PipelineConfig, workers: int) -> Plan:
+def make_plan(
+    store: Store, config: PipelineConfig, workers: int, say: Callable[[str], None] = LOGGER.debug
+) -> Plan:
     """Writes the plan and the config of a new dataset, or returns the existing plan when it is the same.
+
+    Args:
+        store: the dataset.
+        config: resolved configuration.
+        workers: tasks at a time that shard sizes are planned for.
+        say: is told that an existing plan is used.
 
     Raises:
         StoreMismatchError: the root holds another dataset; nothing was changed.
         UsageError, ConfigError: see planned.
     """
+    plan = existing_plan(store, config)
+    if plan is None:
+        return _new_plan(store, config, workers)
+    header = plan.header
+    say(
+        f"render: the plan of {header.created} with {header.n_objects} objects is used; "
+        "what has been added to its source since then needs another root"
+    )
+    return plan
+
+
+def _new_plan(store: Store, config: PipelineConfig, workers: int) -> Plan:
     config, entries = planned(config)
     config, cameras = stored_form(config)
     render = config.content("render")
@@ -80,19 +101,10 @@ def make_plan(store: Store, config: PipelineConfig, workers: int) -> Plan:
     ]
     if cameras is not None and not store.exists(layout.PLAN_HEADER):  # before the plan that names it
         store.create(stored_key(str(config.render.cameras)), cameras)
-    plan = write_plan(store, header, rows, partial(_may_have_changed, store))
-    store.create(layout.PLAN_CONFIG, json.dumps(config.model_dump(mode="json"), indent=1).encode())
+    write_config(store, config)  # first: a plan without it would be one that nobody can ask for again
+    plan = write_plan(store, header, rows)
+    write_config(store, config)  # again, where the one that is there was of a plan that never was
     return plan
-
-
-def _may_have_changed(store: Store, row: int) -> bool:
-    """Says whether an object's input may differ from the planned one: it has no views, or was mended."""
-    try:
-        views = ViewsStore.open(store)
-        sidecar = views.sidecar(views.shard_of(row))
-    except (FileNotFoundError, UsageError):
-        return True
-    return sidecar.generation > 0 or views.record(row).status != Status.OK
 
 
 def render_resources(compute: ComputeConfig) -> TaskResources:
@@ -123,13 +135,14 @@ def render(
         UsageError, StoreMismatchError: see make_plan.
         ShardsFailedError: some shards could not be done.
     """
-    plan = make_plan(store, config, session.planned_workers)
+    plan = make_plan(store, config, session.planned_workers, progress.say)
     views = ViewsStore.create_or_open(store, plan)
     chosen = parse_shards(shards, views.n_shards, environment)
     done = views.done()
     if all(shard in done for shard in chosen):
         progress.say(f"render: all {len(chosen)} shards are done")
-        return StageResult("render", len(chosen), skipped=len(chosen), objects_failed=len(views.failures()))
+        n_failed = int((views.status() == Status.FAILED).sum())
+        return StageResult("render", len(chosen), skipped=len(chosen), objects_failed=n_failed)
     planned_render = RenderConfig(**plan.header.render_config)
     record = config.model_copy(update={"render": planned_render}).model_dump(mode="json")
     with record_run(store, "render", record) as run:

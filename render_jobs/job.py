@@ -28,9 +28,10 @@ from render_jobs.mesh_file import MeshError
 from render_jobs.outputs import ShardOutputs
 from render_jobs.poses import Rig, object_cameras, stored_rig
 from render_jobs.sources.base import Source, ViewsSource, make_source
+from render_jobs.sources.files import UNREACHABLE_ERRNO
 from render_jobs.sources.mesh_cache import MeshCache
 from render_jobs.worker import BlenderWorker, RenderFailure
-from storage.errors import EnvironmentProblem, TransientError
+from storage.errors import EnvironmentProblem, FpipeError, TransientError
 from storage.plan import Plan
 from storage.records import Failure, ObjectViews, PlanRow, Status
 from storage.store import Store
@@ -186,11 +187,13 @@ def _from_source(call: Callable[[], T]) -> T:
         raise RenderFailure(Failure("missing_file", str(error))) from error
     except MeshError as error:
         raise RenderFailure(Failure(error.kind, str(error))) from error
-    except (RenderFailure, EnvironmentProblem, TransientError):
+    except (RenderFailure, FpipeError):
         raise
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise EnvironmentProblem(f"no room for meshes: {error.filename}: {error.strerror}") from error
+        if error.errno in UNREACHABLE_ERRNO:
+            raise TransientError(f"{error.filename or 'the source'}: {error.strerror}") from error
         raise RenderFailure(Failure("source_error", f"{type(error).__name__}: {error}")) from error
     except Exception as error:  # the worker boundary: whatever an object provokes is recorded
         failure = Failure("source_error", f"{type(error).__name__}: {error}", traceback.format_exc())

@@ -97,6 +97,17 @@ def read_regular_file(path: Path, max_bytes: int) -> bytes:
             raise _unreadable(path, error) from error
 
 
+def write_new_file(path: Path, content: bytes) -> None:
+    """Writes a file of ours; never into one that is there, or through a link: that may be somebody else's.
+
+    Raises:
+        FileExistsError: Something of that name is there.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+        file.write(content)
+
+
 def open_regular_file(path: Path, max_bytes: int) -> BinaryIO:
     """Opens a file that may be anything; opening a named pipe does not wait for its writer.
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-_IMAGE_FOLDERS = (".", "images", "../images")  # where ShapeNet v1 and v2 keep textures, seen from the mesh
+IMAGE_FOLDERS = (".", "images", "../images")
+"""Where ShapeNet v1 and v2 keep textures, seen from the mesh."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ class MeshFolder:
     def __init__(self, mesh_path: Path, root: Path) -> None:
         self._folder = mesh_path.parent
         self._root = root.resolve()
+        self._others: dict[Path, MeshFolder] = {}
 
-    def find(self, written: bytes) -> Reference:
+    def find(self, written: bytes, beside: Path | None = None) -> Reference:
         """Finds the file that a name in the mesh means.
 
         The name is tried as it stands, then its last part is looked for, in any letter case, beside the mesh
@@ -49,19 +51,35 @@ class MeshFolder:
 
         Args:
             written: The name as it stands in the file, in whatever encoding.
+            beside: The real path of the file that has the name, when it is not the mesh: where nothing is
+                found from the mesh, its folder is tried.
         """
+        found = self.find_plain(written)
+        if found.path is None:
+            found = self._find_by_name(written) or found
+        if found.path is None and beside is not None and beside.parent != self._folder:
+            other = self._others.setdefault(beside.parent, MeshFolder(beside, self._root))
+            return Reference(other.find(written).path, found.problem, found.unsafe)
+        return found
+
+    def find_plain(self, written: bytes) -> Reference:
+        """Finds the file of exactly that name, seen from the mesh."""
         unsafe = False
-        for name in _spellings(written):
+        for name in spellings(written):
             path = self._real_path(name)
             if path is not None and self._holds(path):
                 return Reference(path)
             unsafe = unsafe or "://" in name or (path is not None and not path.is_relative_to(self._root))
-        for name in _spellings(written):
-            found = self._by_name.get(name.rsplit("/", 1)[-1].lower())
-            if found is not None:
-                return Reference(found)
         problem = "lies outside the mesh's folder" if unsafe else "is missing"
         return Reference(None, problem, unsafe)
+
+    def _find_by_name(self, written: bytes) -> Reference | None:
+        for name in spellings(written):
+            for entry in self._by_name.get(last_part(name).lower(), []):
+                path = Path(os.path.realpath(entry))
+                if self._holds(path):
+                    return Reference(path)
+        return None
 
     def _real_path(self, name: str) -> Path | None:
         """Returns None for names of other machines and names that no file can have."""
@@ -73,19 +91,23 @@ class MeshFolder:
         return path.is_relative_to(self._root) and os.path.isfile(path)  # noqa: PTH113 never raises
 
     @cached_property
-    def _by_name(self) -> dict[str, Path]:
-        found: dict[str, Path] = {}
-        for folder in _IMAGE_FOLDERS:
+    def _by_name(self) -> dict[str, list[str]]:
+        """Names in lower case to what has them: whether it may be read is asked of few, as it is slow."""
+        found: dict[str, list[str]] = {}
+        for folder in IMAGE_FOLDERS:
             directory = (self._folder / folder).resolve()
             if directory.is_relative_to(self._root) and directory.is_dir():
-                for entry in sorted(directory.iterdir()):
-                    path = Path(os.path.realpath(entry))
-                    if self._holds(path):
-                        found.setdefault(entry.name.lower(), path)
+                for name in sorted(os.listdir(directory)):  # noqa: PTH208 names only: folders may be large
+                    found.setdefault(name.lower(), []).append(f"{directory}/{name}")
         return found
 
 
-def _spellings(written: bytes) -> list[str]:
+def last_part(name: str) -> str:
+    """Returns what stands behind the last slash."""
+    return name.rsplit("/", 1)[-1]
+
+
+def spellings(written: bytes) -> list[str]:
     """Returns the name as the disk may spell it: the same bytes, or UTF-8 for what was Latin-1."""
     names = [os.fsdecode(written), written.decode("latin-1")]
     return [name.replace("\\", "/") for name in dict.fromkeys(names)]

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, overload
@@ -28,8 +27,6 @@ from .documents import (
 from .errors import IntegrityError, StoreMismatchError, UsageError
 from .records import PlanRow
 from .store import Store
-
-LOGGER = logging.getLogger(__name__)
 
 SEGMENT_ROWS = 65_536
 MAX_SHARD_BYTES = 32 * 2**20
@@ -186,20 +183,13 @@ def choose_objects_per_shard(
     return max(1, min(by_size, by_workers))
 
 
-def write_plan(
-    store: Store,
-    header: PlanHeader,
-    rows: Iterable[PlanRow],
-    may_have_changed: Callable[[int], bool] = lambda row: False,
-) -> Plan:
+def write_plan(store: Store, header: PlanHeader, rows: Iterable[PlanRow]) -> Plan:
     """Store a plan, or return the existing one when its content is the same.
 
     Args:
         store: The dataset.
         header: What the rows have in common.
         rows: All rows.
-        may_have_changed: Says of a row whether its input may be another one than when the plan was made, as
-            that of an object that failed and was mended; asked only of rows whose fingerprint differs.
 
     Raises:
         UsageError: rows are not numbered 0..N-1, or an id appears twice.
@@ -223,7 +213,7 @@ def write_plan(
     existing = read_plan(store)
     found = differences(header.content(), existing.header.content())
     if existing.rows_hash != rows_hash:
-        found += _row_differences(rows, existing.rows, may_have_changed)
+        found += _row_differences(rows, existing.rows)
     if found:
         raise StoreMismatchError(
             f"{store.url} holds another dataset: {'; '.join(found[:8])}. "
@@ -267,24 +257,12 @@ def _check_rows(header: PlanHeader, rows: Sequence[PlanRow]) -> None:
         seen.add(row.object_id)
 
 
-def _row_differences(
-    ours: Sequence[PlanRow], theirs: Sequence[PlanRow], may_have_changed: Callable[[int], bool]
-) -> list[str]:
+def _row_differences(ours: Sequence[PlanRow], theirs: Sequence[PlanRow]) -> list[str]:
     if len(ours) != len(theirs):
         return []  # the header's n_objects says it
-    changed = []
     for mine, other in zip(ours, theirs, strict=True):
-        other = replace(other, location=mine.location)
-        if mine == other:
-            continue
-        if mine != replace(other, fingerprint=mine.fingerprint) or not may_have_changed(mine.row):
-            return differences(asdict(mine), asdict(other), f"rows[{mine.row}]")
-        changed.append(mine.object_id)
-    LOGGER.warning(
-        "the input of %d objects is not the one that the plan saw (%s); it is used if they are rendered now",
-        len(changed),
-        ", ".join(changed[:5]) + (", …" if len(changed) > 5 else ""),
-    )
+        if mine != (there := replace(other, location=mine.location)):
+            return differences(asdict(mine), asdict(there), f"rows[{mine.row}]")
     return []
 
 

@@ -47,6 +47,8 @@ FACTORS = (2, 4, 8)
 # One level on a grid of f×f pixel blocks, one norm group: what `pipeline.model.linear_start` needs. The
 # widths make the cost per view about the same for all f.
 _WIDTHS = {"tiny": {2: 24, 4: 48, 8: 96}, "small": {2: 48, 4: 96, 8: 192}}
+# A better autoencoder is not a better target: with f = 4, C = 8 reconstructs unseen objects 2.9 dB better
+# than C = 4, but after the same short joint training of six cars their held-out renders were 0.7 dB worse.
 _CHANNELS = {2: 4, 4: 4, 8: 8}
 _SD: dict[str, Any] = {  # architecture of Stable Diffusion's VAE
     "block_out_channels": (128, 256, 512, 512),

@@ -4,6 +4,11 @@ A new autoencoder starts as the linear one of the training views where its archi
 crops around the objects, since most of a view is white. The batch of step s is a pure function of (seed, s)
 and the learning rate of (recipe, s), so that training may stop after any step and continue from
 `AutoencoderTrainer.state_dict` to the same bits. Only training views may be given.
+
+What pays on CPUs (five built-in classes, unseen objects, f = 4, one thread, one seed): many small steps, with
+C = 4 in 25 CPU-seconds 31.5 dB with 4 crops a step against 30.7 with 16; with C = 8, bfloat16 where the CPU
+computes in it, 34.7 dB against 33.6. In 40 CPU-seconds with C = 8, absolute instead of squared errors cost 2
+dB, two blocks per level 0.6, three times the learning rate 0.4.
 """
 
 from __future__ import annotations

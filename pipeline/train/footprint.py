@@ -28,8 +28,10 @@ from pipeline.train.settings import JointSettings
 
 PROGRAM_BYTES = 550 * 2**20
 """A worker's memory before it has data: the interpreter with torch, diffusers and zarr; seen: 500 to 600."""
-RAY_SHARE = 0.35
-"""Latent pixels of a view that can meet the object; seen on procedural cars: 0.25 to 0.4."""
+OVERHEAD_SHARE = 0.15
+"""Of tensors but the views: gaps of the allocator, workspaces of convolutions; seen on CPUs: 0.15 to 0.3."""
+RAY_SHARE = 0.3
+"""Latent pixels of a view that can meet the object; seen on procedural cars: 0.21 to 0.37."""
 _RAY_BYTES = 8
 _PROBE_PIXELS = (512, 1536)
 """Enough for samples to outweigh planes, as they do in a training."""
@@ -65,6 +67,7 @@ class Footprint:
         latents: Latents of the views.
         state: Parameters, moments, codes, and the gradients of parameters.
         step: The most that a step, the encoding of the views or a checkpoint takes besides.
+        overhead: What the allocator and convolutions take besides the tensors.
         files: Of the views, rays and latents, what does not fit the budget and lies in scratch files.
     """
 
@@ -74,12 +77,14 @@ class Footprint:
     latents: int
     state: int
     step: int
+    overhead: int
     files: int
 
     @property
     def total(self) -> int:
         """Memory in all, without what the system may write out."""
-        return self.program + self.views + self.rays + self.latents + self.state + self.step - self.files
+        tensors = self.views + self.rays + self.latents + self.state + self.step
+        return self.program + tensors + self.overhead - self.files
 
     def to_dict(self) -> dict[str, int]:
         """As plain values."""
@@ -144,7 +149,7 @@ def training_footprint(
     if s.joint_steps:
         steps.append(_joint_step(s, autoencoder, load, cost))
     # The gradients of the planes are in the state and in the rendering's cost: once is enough.
-    return Footprint(PROGRAM_BYTES, *kept, state - planes, max(steps), _files(kept, load))
+    return _footprint(kept, state - planes, max(steps), _files(kept, load))
 
 
 def fit_footprint(
@@ -166,7 +171,12 @@ def fit_footprint(
         cost.evaluate(cost.backward, load.objects, pixels),
     )
     step = max(latent, rgb if s.rgb_steps else 0, _encoding(autoencoder, load))
-    return Footprint(PROGRAM_BYTES, *kept, 3 * codes + planes + _parameter_bytes(autoencoder), step, 0)
+    return _footprint(kept, 3 * codes + planes + _parameter_bytes(autoencoder), step, 0)
+
+
+def _footprint(kept: tuple[int, int, int], state: int, step: int, files: int) -> Footprint:
+    in_memory = max(0, kept[1] + kept[2] - files) + state + step
+    return Footprint(PROGRAM_BYTES, *kept, state, step, int(OVERHEAD_SHARE * in_memory), files)
 
 
 def _kept(autoencoder: Autoencoder, load: WorkerLoad) -> tuple[int, int, int]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from render_jobs.formats.geometry import Material, Texture
-from render_jobs.textures import INSTEAD, TextureShelf, display_name
+from render_jobs.textures import INSTEAD, LINKS, TextureShelf, display_name
 
 _DEFAULT_COLOUR = (0.8, 0.8, 0.8)
 # Tr is left out, as by Blender's importer: half of the exporters mean opacity, half its opposite.
@@ -35,7 +37,7 @@ class MaterialWriter:
     def __init__(self, shelf: TextureShelf) -> None:
         self._shelf = shelf
         self._lines: list[bytes] = []
-        self._material = b""
+        self._material, self._path = b"", Path()
         self.warnings: list[str] = []
         self.looks: dict[bytes, Material] = {}
 
@@ -43,12 +45,16 @@ class MaterialWriter:
         """Returns the library."""
         return b"".join(line + b"\n" for line in self._lines)
 
-    def read(self, content: bytes) -> None:
-        """Takes over the materials of one library."""
-        self._material = b""
-        for line in content.removeprefix(b"\xef\xbb\xbf").splitlines():
-            keyword, _, rest = line.strip().replace(b"\t", b" ").partition(b" ")
-            self._take(keyword.lower(), rest.strip())
+    def read(self, content: bytes, path: Path) -> None:
+        """Takes over the materials of one library.
+
+        Args:
+            content: The library.
+            path: Where it lies.
+        """
+        self._material, self._path = b"", path
+        for keyword, rest in _entries(content):
+            self._take(keyword, rest)
 
     def _take(self, keyword: bytes, rest: bytes) -> None:
         if keyword == b"newmtl":
@@ -92,14 +98,27 @@ class MaterialWriter:
         name = file_name(rest)
         if not name:
             return
-        found = self._shelf.find(name)
+        found = self._shelf.find(name, self._path)
         if found.path is not None:
-            self._lines.append(b"map_Kd " + found.path.name.encode())
+            self._lines.append(f"map_Kd {LINKS}/{found.path.name}".encode())
             self._change(texture=Texture(found.path))
         else:
             self.warnings.append(
                 f"texture {display_name(name)} of material {self._shown_name()} {found.problem}{INSTEAD}"
             )
+
+
+def texture_names(content: bytes) -> list[bytes]:
+    """Returns the textures that a library names and `MaterialWriter` asks for, as written."""
+    names = [file_name(rest) for keyword, rest in _entries(content) if keyword == b"map_kd"]
+    return list(dict.fromkeys(filter(None, names)))
+
+
+def _entries(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yields the keyword of each line, in lower case, and the rest."""
+    for line in content.removeprefix(b"\xef\xbb\xbf").splitlines():
+        keyword, _, rest = line.strip().replace(b"\t", b" ").partition(b" ")
+        yield keyword.lower(), rest.strip()
 
 
 def file_name(rest: bytes) -> bytes:

@@ -2,23 +2,24 @@
 
 The importer gets a private folder with a link to the mesh and a material library of ours: only base colour,
 opacity and vetted textures are in it, so that no line of the mesh or its materials makes Blender open
-anything else. The mesh is copied only where a link will not do.
+anything else, and nothing there has a name of the mesh's choice. The mesh is copied only where a link will
+not do.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from render_jobs.formats.geometry import Geometry
 from render_jobs.formats.mtl import MaterialWriter
 from render_jobs.formats.obj_faces import read_obj
-from render_jobs.mesh_file import FileLimits, MeshError, read_regular_file
+from render_jobs.mesh_file import FileLimits, MeshError, read_regular_file, write_new_file
 from render_jobs.references import MeshFolder
-from render_jobs.textures import TextureShelf, display_name
+from render_jobs.textures import LINKS, TextureShelf, display_name
 
 # A decimal number that fits a 32-bit float, and vertex lines that do not start with three of them.
 _NUMBER = rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE](?:-\d+|\+?0*(?:[0-2]?\d|3[0-7])))?"
@@ -68,29 +69,24 @@ def prepare_obj(
     Raises:
         MeshError: kinds not_a_mesh, truncated, bad_vertex, no_faces, bad_index.
     """
-    text = _plain_lines(content)
+    text = plain_lines(content)
     has_face_lines = _check(text, mesh_path.name)
     names = material_libraries(text)
     writer = MaterialWriter(shelf)
-    warnings = _read_libraries(names, mesh_path, around, writer, limits)
+    warnings = _read_libraries(text, mesh_path, around, writer, limits)
     if len(writer.looks) > _MAX_MATERIALS or _has_long_line(text):
         return read_obj(text, writer.looks, mesh_path.name), warnings + writer.warnings
     path = folder / "mesh.obj"
-    if len(set(names)) == 1 and _is_plain(names[0]) and text is content:
-        library = os.fsencode(folder) + b"/" + names[0]
+    if text is content and len(set(names)) <= 1 and all(map(_leads_nowhere, names)):
         path.symlink_to(mesh_path.absolute())
     else:
-        library = os.fsencode(folder / "mesh.mtl")  # the importer looks for it beside every mesh.obj
-        if names or text is not content:
-            path.write_bytes(_without_libraries(text))
-        else:
-            path.symlink_to(mesh_path.absolute())
-    with open(library, "wb") as file:  # noqa: PTH123 the name may be no valid text
-        file.write(writer.text())
+        write_new_file(path, _without_libraries(text))
+    # The importer looks for it beside every mesh.obj, whatever libraries that names.
+    write_new_file(folder / "mesh.mtl", writer.text())
     return ObjFile(path, has_face_lines, len(writer.looks) > 0), warnings + writer.warnings
 
 
-def _plain_lines(content: bytes) -> bytes:
+def plain_lines(content: bytes) -> bytes:
     """Returns the content itself, or one in which lines end as the importer expects."""
     text = content
     if b"\r" in text and b"\n" not in text:  # old Macintosh
@@ -151,42 +147,57 @@ def _without_libraries(text: bytes) -> bytes:
     return bytes(changed)
 
 
-def _is_plain(name: bytes) -> bool:
-    """Whether the importer, given that name, looks for a file of our making in the private folder."""
-    return (
-        len(name) <= _MAX_NAME_BYTES and not set(name) & set(b"/\\:\0") and name not in {b"..", b"mesh.obj"}
-    )
+def _leads_nowhere(name: bytes) -> bool:
+    """Whether the importer, given that name, finds nothing in the private folder but our library."""
+    taken = {b"", b".", b"..", b"mesh.obj", os.fsencode(LINKS)}
+    return len(name) <= _MAX_NAME_BYTES and not set(name) & set(b"/\\:\0") and name.strip(b'"') not in taken
 
 
 def _read_libraries(
-    names: list[bytes], mesh_path: Path, around: MeshFolder, writer: MaterialWriter, limits: FileLimits
+    text: bytes, mesh_path: Path, around: MeshFolder, writer: MaterialWriter, limits: FileLimits
 ) -> list[str]:
     warnings = []
-    for written in dict.fromkeys(names):
-        for name in _library_names(written, around):
-            reference = around.find(name)
-            problem = reference.problem
-            if reference.path is not None:
-                problem = _read_library(reference.path, writer, limits)
-            if problem:
-                warnings.append(f"material file {display_name(name)} {problem}")
-    default = os.fsencode(mesh_path.with_suffix(".mtl").name)
-    reference = around.find(default)
-    if default not in names and reference.path is not None:  # as the importer does
-        _read_library(reference.path, writer, limits)
+    named = library_names(text, lambda name: around.find(name).path is not None)
+    for name in named:
+        reference = around.find(name)
+        problem = reference.problem
+        if reference.path is not None:
+            problem = _read_library(reference.path, writer, limits)
+        if problem:
+            warnings.append(f"material file {display_name(name)} {problem}")
+    if not set(default_libraries(mesh_path.name)) & set(named):
+        references = [around.find_plain(name) for name in default_libraries(mesh_path.name)]
+        for path in [reference.path for reference in references if reference.path is not None][:1]:
+            _read_library(path, writer, limits)
     return warnings
 
 
 def _read_library(path: Path, writer: MaterialWriter, limits: FileLimits) -> str:
     try:
-        writer.read(read_regular_file(path, limits.mesh_bytes))
+        writer.read(read_regular_file(path, limits.mesh_bytes), path)
     except MeshError as error:
         return f"is unusable ({error})"
     return ""
 
 
-def _library_names(written: bytes, around: MeshFolder) -> list[bytes]:
-    """One name with spaces, or several names: what is there decides."""
-    parts = written.split()
-    several = len(parts) > 1 and all(part.lower().endswith(b".mtl") for part in parts)
-    return parts if several and around.find(written).path is None else [written]
+def library_names(text: bytes, is_there: Callable[[bytes], bool]) -> list[bytes]:
+    """Returns the material libraries that a mesh names, as written.
+
+    A line has one name with spaces, or several names: what is there decides.
+
+    Args:
+        text: The mesh, as `plain_lines` returns it.
+        is_there: Whether there is a file of a name.
+    """
+    found: list[bytes] = []
+    for written in dict.fromkeys(material_libraries(text)):
+        parts = written.split()
+        several = len(parts) > 1 and all(part.strip(b'"').lower().endswith(b".mtl") for part in parts)
+        found += parts if several and not is_there(written.strip(b'"')) else [written]
+    return list(dict.fromkeys(name.strip(b'"') for name in found))
+
+
+def default_libraries(mesh_name: str) -> list[bytes]:
+    """Returns the names of the library that need not be named, likeliest first."""
+    stem = PurePath(mesh_name).stem
+    return [os.fsencode(stem + ending) for ending in (".mtl", ".MTL")]

@@ -86,7 +86,8 @@ class Source(Protocol):
 
         Raises:
             FileNotFoundError: The input is not there (any more).
-            TransientError: A fault of the connection that may go away.
+            EnvironmentProblem: The whole source is not there (any more).
+            TransientError: A fault of the disk or the connection that may go away.
         """
 
 
@@ -126,7 +127,8 @@ class ViewsSource(Protocol):
 
         Raises:
             RenderFailure: The object has no usable views.
-            TransientError: A fault of the connection that may go away.
+            EnvironmentProblem: The whole source is not there (any more).
+            TransientError: A fault of the disk or the connection that may go away.
         """
 
 

@@ -1,36 +1,31 @@
 """The files that a mesh refers to: which they are, and how they are fetched with it from afar.
 
 OBJ: material libraries, and the textures that these name; glTF: buffers and images. Files outside the
-source's folder are never fetched, and what is not there is left for the renderer to complain about. A texture
-whose written path does not lead anywhere (a Windows path, say) is looked for by its name near the mesh.
+source's folder are never fetched, and what is not there is left for the renderer to complain about. Names are
+read and looked for by the rules of the readers, so that a mesh looks the same from afar and from a disk.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import posixpath
 import re
 import struct
-from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
+from render_jobs.formats.mtl import texture_names
+from render_jobs.formats.obj import default_libraries, library_names, plain_lines
 from render_jobs.mesh_file import MeshError
+from render_jobs.references import IMAGE_FOLDERS, last_part, spellings
 from render_jobs.sources.files import SourceFiles
 
 MAX_OBJECT_BYTES = 4 << 30
 """What one mesh and all that belongs to it may take."""
 MAX_COMPANIONS = 1000
 
-_LIBRARY = re.compile(rb"^[ \t]*mtllib[ \t]+([^\r\n]+)", re.MULTILINE)
-_MAP = re.compile(rb"^[ \t]*map_\w+[ \t]+([^\r\n]+)", re.MULTILINE)
-# Options of an mtl texture and how many values follow; -o, -s and -t take one to three numbers.
-_OPTION = re.compile(
-    r"-(?:(?:o|s|t)(?:\s+[-+.\deE]+){1,3}|mm\s+\S+\s+\S+|"
-    r"(?:blendu|blendv|boost|texres|clamp|bm|imfchan|type|cc|colorspace)\s+\S+)\s+"
-)
 _GLB_HEAD = struct.Struct("<4sIIII")
 _JSON_CHUNK = 0x4E4F534A
 
@@ -43,88 +38,133 @@ def copy_with_companions(files: SourceFiles, location: str, folder: Path) -> Non
         MeshError: kind too_large.
         TransientError: A fault of the connection that may go away.
     """
-    budget = _Budget(location)
-    waiting = {location: files.size(location)}
-    seen: set[str] = set()
-    while waiting:
-        for n_bytes in waiting.values():
-            budget.take(n_bytes)
-        files.copy(waiting, folder)
-        seen.update(waiting)
-        places = [names for path in waiting for names in _references(folder / path, path) if names]
-        found = dict(filter(None, files.in_parallel(lambda names: _first(files, names), places)))
-        waiting = {path: size for path, size in found.items() if path not in seen}
-        if len(seen) + len(waiting) > MAX_COMPANIONS:
-            raise MeshError("too_large", f"{location} refers to more than {MAX_COMPANIONS} files")
-
-
-class _Budget:
-    """Counts bytes up to the bound."""
-
-    def __init__(self, location: str) -> None:
-        self._location = location
-        self._left = MAX_OBJECT_BYTES
-
-    def take(self, n_bytes: int) -> None:
-        self._left -= n_bytes
-        if self._left < 0:
-            raise MeshError(
-                "too_large", f"{self._location} and what it refers to hold more than {MAX_OBJECT_BYTES} bytes"
-            )
-
-
-def _first(files: SourceFiles, places: list[str]) -> tuple[str, int] | None:
-    """Returns the first of some places where there is a file, and its size."""
-    for path in places:
-        with contextlib.suppress(FileNotFoundError):
-            return path, files.size(path)
-    return None
-
-
-def _references(path: Path, location: str) -> Iterator[list[str]]:
-    """Yields, for each file that a fetched file refers to, the places where it may be, likeliest first."""
-    ending = path.suffix.lower()
-    folder = posixpath.dirname(location)
+    copy = _Copy(files, location, folder)
+    copy.fetch({location: files.size(location)})
+    around = _Finder(files, posixpath.dirname(location))
+    ending = PurePosixPath(location).suffix.lower()
     if ending == ".obj":
-        for written in _LIBRARY.findall(path.read_bytes()):
-            yield _inside(folder, written.decode(errors="surrogateescape").strip())
-    elif ending == ".mtl":
-        for written in _MAP.findall(path.read_bytes()):
-            yield _texture_places(folder, written.decode(errors="surrogateescape").strip())
+        libraries = _libraries(folder / location, around)
+        copy.fetch(libraries)
+        for library in libraries:
+            beside = _Finder(files, posixpath.dirname(library))
+            copy.fetch(_textures(folder / library, around, beside))
     elif ending in {".gltf", ".glb"}:
-        for uri in _uris(path):
-            yield _inside(folder, unquote(uri))
+        copy.fetch(_found(_uris(folder / location), around))
 
 
-def _texture_places(folder: str, written: str) -> list[str]:
-    while match := _OPTION.match(written):
-        written = written[match.end() :]
-    name = PurePosixPath(written.replace("\\", "/")).name
-    near = [place for beside in ("", "images/", "../images/") for place in _inside(folder, beside + name)]
-    return list(dict.fromkeys([*_inside(folder, written), *near]))
+class _Copy:
+    """The copy of one mesh and what belongs to it, up to the bounds."""
+
+    def __init__(self, files: SourceFiles, location: str, folder: Path) -> None:
+        self._files, self._location, self._folder = files, location, folder
+        self._left_bytes = MAX_OBJECT_BYTES
+        self._copied: set[str] = set()
+
+    def fetch(self, sizes: dict[str, int]) -> None:
+        """Copies files, given as path → size, that are not copied yet."""
+        new = {path: size for path, size in sizes.items() if path not in self._copied}
+        self._left_bytes -= sum(new.values())
+        if self._left_bytes < 0:
+            reason = f"{self._location} and what it refers to hold more than {MAX_OBJECT_BYTES} bytes"
+            raise MeshError("too_large", reason)
+        self._copied |= new.keys()
+        if len(self._copied) > MAX_COMPANIONS:
+            raise MeshError("too_large", f"{self._location} refers to more than {MAX_COMPANIONS} files")
+        self._files.copy(new, self._folder)
 
 
-def _inside(folder: str, written: str) -> list[str]:
-    """Returns the path relative to the source's folder; nothing when it leads out of it."""
-    slashed = written.replace("\\", "/")
-    if not slashed or slashed.startswith("/") or re.match(r"^[A-Za-z][A-Za-z0-9+.-]*:", slashed):
-        return []
-    path = posixpath.normpath(posixpath.join(folder, slashed))
-    return [] if path == "." or path.split("/")[0] == ".." else [path]
+class _Finder:
+    """Finds files by the names that a mesh or a library has for them, as `MeshFolder` does on a disk.
+
+    Args:
+        files: The source's files.
+        folder: Names are relative to it.
+    """
+
+    def __init__(self, files: SourceFiles, folder: str) -> None:
+        self.files, self._folder = files, folder
+
+    def find(self, written: bytes) -> tuple[str, int] | None:
+        """Returns the path of a file and its size."""
+        found = self.find_plain(written)
+        if found is not None:
+            return found
+        for name in spellings(written):
+            for path in self._by_name.get(last_part(name).lower(), []):
+                if (size := self._size(path)) is not None:
+                    return path, size
+        return None
+
+    def find_plain(self, written: bytes) -> tuple[str, int] | None:
+        """Returns path and size of the file of exactly that name."""
+        for name in spellings(written):
+            path = _inside(self._folder, name)
+            size = self._size(path) if path else None
+            if size is not None:
+                return path, size
+        return None
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for folder in IMAGE_FOLDERS:
+            path = posixpath.normpath(posixpath.join(self._folder, folder))
+            if path.split("/")[0] != "..":
+                path = "" if path == "." else path
+                for name in self.files.names(path):
+                    found.setdefault(name.lower(), []).append(posixpath.join(path, name))
+        return found
+
+    def _size(self, path: str) -> int | None:
+        try:
+            return self.files.size(path)
+        except FileNotFoundError:
+            return None
 
 
-def _uris(path: Path) -> list[str]:
+def _libraries(mesh: Path, around: _Finder) -> dict[str, int]:
+    text = plain_lines(mesh.read_bytes())
+    names = library_names(text, lambda name: around.find(name) is not None)
+    found = _found(names, around)
+    unnamed = default_libraries(mesh.name)
+    if not set(unnamed) & set(names):
+        found.update(filter(None, map(around.find_plain, unnamed)))
+    return found
+
+
+def _textures(library: Path, around: _Finder, beside: _Finder) -> dict[str, int]:
+    return _found(texture_names(library.read_bytes()), around, beside)
+
+
+def _found(names: list[bytes], *finders: _Finder) -> dict[str, int]:
+    """Returns path → size of the files that there are; of each the one that the first finder knows."""
+
+    def find(name: bytes) -> tuple[str, int] | None:
+        return next(filter(None, (finder.find(name) for finder in finders)), None)
+
+    return dict(filter(None, finders[0].files.in_parallel(find, names)))
+
+
+def _inside(folder: str, name: str) -> str:
+    """Returns the path relative to the source's folder; empty when it leads out of it."""
+    if not name or "\0" in name or name.startswith("/") or re.match(r"^[A-Za-z][A-Za-z0-9+.-]*:", name):
+        return ""
+    path = posixpath.normpath(posixpath.join(folder, name))
+    return "" if path == "." or path.split("/")[0] == ".." else path
+
+
+def _uris(path: Path) -> list[bytes]:
     """Returns what a glTF file names as buffers and images; nothing when it cannot be read."""
     try:
         document = json.loads(_gltf_text(path))
         parts = [*document.get("buffers", []), *document.get("images", [])]
-        return [part["uri"] for part in parts if _names_file(part)]
+        return [unquote_to_bytes(part["uri"]) for part in parts if _names_file(part)]
     except (ValueError, AttributeError, TypeError, struct.error):
         return []  # no glTF: the renderer says so
 
 
 def _names_file(part: Any) -> bool:
-    uri = part.get("uri")
+    uri = part.get("uri") if isinstance(part, dict) else None
     return isinstance(uri, str) and not uri.startswith("data:")
 
 

@@ -8,6 +8,8 @@ Symbolic links are followed on a disk. Names that are not UTF-8 are kept in Pyth
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,12 +18,14 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 from urllib.parse import quote, unquote_to_bytes
 
-from storage.errors import EnvironmentProblem, UsageError
+from storage.errors import EnvironmentProblem, TransientError, UsageError
 from storage.remote_files import RemoteFiles
 
 PARALLEL_REQUESTS = 32
 """Requests under way at once: fetches of small files are latency, not bandwidth."""
 SAMPLE_BYTES = 1 << 16
+UNREACHABLE_ERRNO = {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT}
+"""What a disk or a network folder in trouble answers; it says nothing about the file that was asked for."""
 _RAW = "bytes:"
 
 Job = TypeVar("Job")
@@ -46,7 +50,7 @@ class SourceFiles:
     def __init__(self, source: str, url: str) -> None:
         self._source = source
         self.url = url
-        self.local = Path(url.removeprefix("file://")) if is_local(url) else None
+        self.local = local_folder(url)
         self._remote = None if self.local else RemoteFiles(url, {})
 
     def check_folder(self) -> None:
@@ -60,7 +64,7 @@ class SourceFiles:
         if self.local is None:
             names = self._backend.subfolders(relative)
         else:
-            names = [entry.name for entry in _scan(self._place(relative)) if entry.is_dir()]
+            names = [entry.name for entry in _scan(self._place(relative)) if _is_folder(entry)]
         return sorted(name for name in names if not name.startswith("."))
 
     def find(self, relative: str = "") -> dict[str, int | None]:
@@ -70,9 +74,34 @@ class SourceFiles:
             return {path: sizes[path] for path in sorted(sizes)}
         return dict.fromkeys(sorted(_walk(self._place(relative), f"{relative}/" if relative else "")))
 
+    def names(self, relative: str = "") -> list[str]:
+        """Returns the sorted names directly below a folder; none where there is no folder."""
+        if self.local is None:
+            return self._backend.list(relative)
+        return sorted(entry.name for entry in _scan(self._place(relative)))
+
     def is_there(self, relative: str) -> bool:
-        """Says whether anything of that name is on the disk, a file or not."""
-        return os.path.lexists(self._place(relative))
+        """Says whether anything of that name is on the disk, a file or not; raises TransientError."""
+        try:
+            os.lstat(self._place(relative))
+        except OSError as error:
+            if error.errno in UNREACHABLE_ERRNO:
+                raise _unreachable(self._place(relative), error) from error
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def blaming_the_folder(self) -> Iterator[None]:
+        """Within it, FileNotFoundError means that a file is missing, not the folder of the whole source.
+
+        Raises:
+            EnvironmentProblem, TransientError: See `check_reachable`.
+        """
+        try:
+            yield
+        except FileNotFoundError:
+            check_reachable(self.url, self._remote)
+            raise
 
     def size(self, relative: str) -> int:
         """Returns the size of a file in bytes; raises FileNotFoundError."""
@@ -151,6 +180,40 @@ def is_local(url: str) -> bool:
     return "://" not in url or url.startswith("file://")
 
 
+def local_folder(url: str) -> Path | None:
+    """Returns the folder that a path or file:// URL names, None for other URLs."""
+    return Path(url.removeprefix("file://")) if is_local(url) else None
+
+
+def check_reachable(url: str, remote: RemoteFiles | None) -> None:
+    """Tells a source that is gone as a whole from a file that is missing in it.
+
+    A folder that is empty counts as gone: so a place looks where something is not mounted.
+
+    Args:
+        url: The source's folder.
+        remote: Its files, where it is on no disk.
+
+    Raises:
+        EnvironmentProblem: There is nothing at the source's folder, or it cannot be listed.
+        TransientError: The disk or the connection is in trouble.
+    """
+    folder = local_folder(url)
+    if folder is not None:
+        found = bool(_scan(str(folder)))
+    else:
+        assert remote is not None
+        found = remote.is_folder()
+    if not found:
+        raise EnvironmentProblem(
+            f"{url}, where the objects come from, is not there or empty: moved, or not mounted here?"
+        )
+
+
+def _unreachable(path: str, error: OSError) -> TransientError:
+    return TransientError(f"{path}: {error.strerror}")
+
+
 def stored_name(path: str) -> str:
     """Returns a path as JSON can hold it: unchanged, or with its raw bytes when it is no UTF-8."""
     try:
@@ -172,14 +235,26 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:  # leaving a folder out in silence would lose objects
+        if error.errno in UNREACHABLE_ERRNO:
+            raise _unreachable(folder, error) from error
         raise EnvironmentProblem(f"{folder} cannot be listed: {error.strerror}") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Says whether a name leads to a folder; a link that cannot be followed leads to none."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno in UNREACHABLE_ERRNO:
+            raise _unreachable(entry.path, error) from error
+        return False
 
 
 def _walk(folder: str, prefix: str, above: tuple[str, ...] = ()) -> Iterator[str]:
     """Yields all files below a folder; a link to a folder is followed, unless it leads back up."""
     for entry in _scan(folder):
         path = prefix + entry.name
-        if not entry.is_dir():
+        if not _is_folder(entry):
             yield path
         elif not entry.is_symlink():
             yield from _walk(entry.path, path + "/", above)

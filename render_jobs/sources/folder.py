@@ -106,8 +106,15 @@ class FolderSource:
         return entries
 
     def fetch(self, entry: ObjectLocation, folder: Path) -> MeshInput:
-        """Returns the mesh; a remote one is copied into `folder` with the files that it refers to."""
-        location = path_of_stored(entry.location)
+        """Returns the mesh; a remote one is copied into `folder` with the files that it refers to.
+
+        Raises:
+            FileNotFoundError, EnvironmentProblem, TransientError: See `Source.fetch`.
+        """
+        with self._files.blaming_the_folder():
+            return self._fetch(path_of_stored(entry.location), entry.fingerprint, folder)
+
+    def _fetch(self, location: str, fingerprint: str, folder: Path) -> MeshInput:
         if self._files.local:
             if not self._files.is_there(location):
                 raise FileNotFoundError(f"{location} is not in {self._files.url}")
@@ -117,7 +124,7 @@ class FolderSource:
             if self._cache is None:
                 copy_with_companions(self._files, location, root)
             else:
-                key = f"{self._files.url}\0{location}\0{entry.fingerprint}"
+                key = f"{self._files.url}\0{location}\0{fingerprint}"
                 self._cache.provide(key, root, lambda into: copy_with_companions(self._files, location, into))
         return MeshInput(root / location, root, *self._axes_of(location))
 

@@ -88,8 +88,15 @@ class ShapeNetSource:
         return entries
 
     def fetch(self, entry: ObjectLocation, folder: Path) -> MeshInput:
-        """Returns the mesh; a remote model is copied into `folder` with its materials and textures."""
-        location = path_of_stored(entry.location)
+        """Returns the mesh; a remote model is copied into `folder` with its materials and textures.
+
+        Raises:
+            FileNotFoundError, EnvironmentProblem, TransientError: See `Source.fetch`.
+        """
+        with self._files.blaming_the_folder():
+            return self._fetch(path_of_stored(entry.location), entry.fingerprint, folder)
+
+    def _fetch(self, location: str, fingerprint: str, folder: Path) -> MeshInput:
         model = PurePosixPath(*PurePosixPath(location).parts[:2])
         mesh = PurePosixPath(location).relative_to(model)
         if self._files.local:
@@ -101,7 +108,7 @@ class ShapeNetSource:
             if self._cache is None:
                 self._copy_model(location, str(model), root)
             else:
-                key = f"{self._files.url}\0{location}\0{entry.fingerprint}"
+                key = f"{self._files.url}\0{location}\0{fingerprint}"
                 self._cache.provide(key, root, lambda into: self._copy_model(location, str(model), into))
         up, front = self._axes.get(str(mesh), self._axes["models/model_normalized.obj"])
         return MeshInput(root / mesh, root, up, front)

@@ -55,9 +55,9 @@ VARIANTS = {
     "f4-c8": Variant(4, 8),
     "f8-c8": Variant(8, 8),
     "f8-c16": Variant(8, 16),
-    "f4-c8-small": Variant(4, 8, "small"),
+    "f4-c4-batch4": Variant(4, 4, recipe={"batch_size": 4}),
+    "f8-c8-slow": Variant(8, 8, recipe={"learning_rate": 3e-4}),
     "f4-c8-bf16": Variant(4, 8, recipe={"dtype": "bfloat16"}),
-    "f4-c8-crop32": Variant(4, 8, recipe={"crop_px": 32, "batch_size": 64}),
 }
 
 

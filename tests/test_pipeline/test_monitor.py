@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipeline.train.config import TrainConfig
 from pipeline.train.event_file import NAME
-from pipeline.train.job import build_trainer, read_training_views, train_folder
+from pipeline.train.job import TrainResources, build_trainer, read_training_views, train_folder
 from pipeline.train.monitor import Monitor, gradient_norms, picture_steps
 from pipeline.train.monitor_config import MonitorConfig
 from pipeline.train.one_process import told_by_process, train_in_process
@@ -210,9 +210,9 @@ def test_one_process_tells_its_steps_phase_and_losses(
     monkeypatch.setattr("pipeline.train.one_process.POLL_S", 0.0)
     told = _Told()
     store = disc_dataset(tmp_path)
-    arguments = {"train": TRAIN, "rank": 0, "world": 1, "threads": 1, "device": "cpu"}
+    arguments = {"train": TRAIN, "rank": 0, "world": 1, "resources": TrainResources(threads=1)}
     with told_by_process(told, 12) as connection:
-        train_in_process(connection, root_url=store.url, checkpoint_every_s=60.0, **arguments)
+        train_in_process(connection, root_url=store.url, **arguments)
     assert (told.steps, told.total, told.is_finished) == (12, 12, True)
     assert told.figures["phase"] == "joint"
     assert told.figures["rgb"] > 0

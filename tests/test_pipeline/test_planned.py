@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipeline.config import PipelineConfig
 from pipeline.planned import planned, stored_config
 from pipeline.render_stage import make_plan
 from render_jobs.poses import hashed_name, stored_key
+from storage import layout
 from storage.errors import ConfigError, StoreMismatchError, UsageError
 from storage.plan import Plan
 from storage.store import Store
@@ -56,9 +58,7 @@ def test_what_somebody_gave_stays(tmp_path: Path, nerf: dict[str, Any]) -> None:
     assert planned(resolved(store, nerf, str(mine)))[0].render.views == 4
 
 
-def test_the_plan_holds_the_real_numbers_and_is_found_again(
-    tmp_path: Path, nerf: dict[str, Any], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_plan_holds_the_real_numbers_and_is_found_again(tmp_path: Path, nerf: dict[str, Any]) -> None:
     store = Store(tmp_path / "root")
     plan = make_plan(store, resolved(store, nerf), 1)
     assert (plan.header.n_views, plan.header.height, plan.header.width) == (5, 16, 16)
@@ -70,9 +70,92 @@ def test_the_plan_holds_the_real_numbers_and_is_found_again(
     for again in (resolved(store, {}), resolved(store, nerf), resolved(store, nerf, "default")):
         assert make_plan(store, again, 1).plan_hash == plan.plan_hash
     assert files_of(tmp_path / "root") == before
-    write_nerfstudio(tmp_path / "in" / "b", 5, k1=0.0)
-    assert make_plan(store, resolved(store, nerf), 1).plan_hash == plan.plan_hash, "nothing is imported yet"
-    assert "the input of 1 objects is not the one that the plan saw" in caplog.text
+
+
+def test_the_plan_stays_whatever_becomes_of_its_source(tmp_path: Path, nerf: dict[str, Any]) -> None:
+    store = Store(tmp_path / "root")
+    plan = make_plan(store, resolved(store, nerf), 1)
+    before = files_of(tmp_path / "root")
+    said: list[str] = []
+    write_nerfstudio(tmp_path / "in" / "d", 5)
+    assert make_plan(store, resolved(store, {}), 1, said.append).plan_hash == plan.plan_hash
+    shutil.rmtree(tmp_path / "in" / "a")
+    assert make_plan(store, resolved(store, nerf), 1, said.append).plan_hash == plan.plan_hash
+    shutil.rmtree(tmp_path / "in")
+    assert make_plan(store, resolved(store, nerf), 1, said.append).plan_hash == plan.plan_hash
+    assert files_of(tmp_path / "root") == before
+    assert len(said) == 3
+    assert f"the plan of {plan.header.created} with 3 objects is used" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"source.path": "/elsewhere"}, r"source\.path: .*/in' \(existing\) -> '/elsewhere'"),
+        ({"source.classes": {"object": 2}}, r"source\.classes: 'all' \(existing\) -> 'object:2'"),
+        ({"source.seed": 1}, r"source\.seed"),
+        ({"render.views": 4}, r"render\.views: 5 \(existing\) -> 4"),
+        ({"render.heldout_fraction": 0.5}, r"render\.heldout_fraction"),
+    ],
+)
+def test_what_differs_from_the_plan_is_named(
+    tmp_path: Path, nerf: dict[str, Any], change: dict[str, Any], named: str
+) -> None:
+    store = Store(tmp_path / "root")
+    make_plan(store, resolved(store, nerf), 1)
+    before = files_of(tmp_path / "root")
+    with pytest.raises(StoreMismatchError, match=named):
+        make_plan(store, resolved(store, {**nerf, **change}), 1)
+    assert files_of(tmp_path / "root") == before
+
+
+def test_synsets_and_their_names_are_the_same_classes_and_their_order_counts(
+    tmp_path: Path, cars: dict[str, Any]
+) -> None:
+    store = Store(tmp_path / "root")
+    cars["source.classes"] = {"car": 2, "sofa": 1}
+    plan = planned_cars(store, cars)
+    config = resolved(store, cars)
+    named = config.source.model_copy(update={"classes": {"02958343": 2, "sofa": 1}})
+    again = make_plan(store, config.model_copy(update={"source": named}), 1)
+    assert again.plan_hash == plan.plan_hash
+    with pytest.raises(StoreMismatchError, match=r"'car:2,sofa:1' .existing. -> 'sofa:1,car:2'"):
+        planned_cars(store, {**cars, "source.classes": {"sofa": 1, "car": 2}})
+
+
+def test_killed_while_it_plans_nothing_or_everything_is_remembered(
+    tmp_path: Path, nerf: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "root")
+    real = Store.create
+
+    def killed_before_the_header(self: Store, key: str, data: bytes) -> bool:
+        if key == layout.PLAN_HEADER:
+            raise KeyboardInterrupt
+        return real(self, key, data)
+
+    monkeypatch.setattr(Store, "create", killed_before_the_header)
+    with pytest.raises(KeyboardInterrupt):
+        make_plan(store, resolved(store, {**nerf, "render.views": 3}), 1)
+    monkeypatch.undo()
+    assert stored_config(store) is None
+
+    def killed_after_the_header(self: Store, key: str, data: bytes) -> bool:
+        created = real(self, key, data)
+        if key == layout.PLAN_HEADER:
+            raise KeyboardInterrupt
+        return created
+
+    assert make_plan(store, resolved(store, nerf), 1).header.n_views == 5, "other views than the killed one"
+    stored = stored_config(store)
+    assert stored is not None
+    assert stored["render"]["views"] == 5
+    other = Store(tmp_path / "other")
+    monkeypatch.setattr(Store, "create", killed_after_the_header)
+    with pytest.raises(KeyboardInterrupt):
+        make_plan(other, resolved(other, nerf), 1)
+    monkeypatch.undo()
+    assert make_plan(other, resolved(other, {}), 1).header.source["kind"] == "nerf"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +209,7 @@ def test_another_camera_file_is_another_dataset(tmp_path: Path, cars: dict[str, 
     planned_cars(store, cars)
     before = files_of(tmp_path / "root")
     (tmp_path / "rig.json").write_bytes(camera_file(cx=31.0))
-    with pytest.raises(StoreMismatchError, match=r"render_config\.cameras"):
+    with pytest.raises(StoreMismatchError, match=r"render\.cameras"):
         planned_cars(store, cars)
     assert files_of(tmp_path / "root") == before
 

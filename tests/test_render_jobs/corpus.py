@@ -5,6 +5,7 @@ Each generator fills one folder; SECRET lies outside of all of them, and its col
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import zipfile
@@ -75,6 +76,19 @@ def with_link(write: Callable[[Path], str], link: str, target: str) -> Callable[
         return write(folder)
 
     return both
+
+
+def plain_png(colour: tuple[int, int, int]) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (16, 16), colour).save(content, "PNG")
+    return content.getvalue()
+
+
+def noise_jpeg() -> bytes:
+    content = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(content, "JPEG")
+    return content.getvalue()
 
 
 def _special(make: Callable[[Path], object]) -> Callable[[Path], str]:
@@ -190,6 +204,15 @@ CASES: dict[str, Case] = {
     "many materials": Case(
         file("mtllib mesh.mtl\n" + VERTICES + MANY_FACES, mesh__mtl=MANY_MATERIALS), green=True
     ),
+    "library named like a texture of ours": Case(
+        file(
+            "mtllib texture0.png\n" + PAINTED,
+            texture0__png=GREEN + "map_Kd green.png\n",
+            green__png=plain_png((0, 230, 0)),
+        ),
+        green=True,
+    ),
+    "library that is a folder": Case(file("mtllib .\n" + CUBE), warning="is missing"),
     "its own library": Case(file("mtllib mesh.obj\n" + CUBE), warning="grey"),
     "calls itself": Case(file("call mesh.obj\ncsh rm -rf .\n" + CUBE), warning="grey"),
     "secret library": Case(file("mtllib ../../secret.mtl\n" + PAINTED), warning="outside"),
@@ -219,6 +242,8 @@ CASES: dict[str, Case] = {
     "corrupt texture": Case(
         painted("t.png", t__png=b"\x89PNG\r\n\x1a\n" + bytes(99)), warning="damaged", green=True
     ),
+    "half a jpeg": Case(painted("t.jpg", t__jpg=noise_jpeg()[:2000]), warning="cut off", green=True),
+    "gif texture": Case(painted("t.gif", t__gif=b"GIF89a" + bytes(99)), warning="no picture", green=True),
     "texture of headers": Case(painted("t.png", t__png=png_header(64, 64)), warning="decoded", green=True),
     "png bomb": Case(painted("t.png", t__png=png_header(50_000, 50_000)), warning="large", green=True),
     "secret texture": Case(painted("../../secret.png"), warning="outside", green=True),

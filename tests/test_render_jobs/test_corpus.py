@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ViewsStor
     ]
     store = Store(root / "dataset")
     views = ViewsStore.create_or_open(store, write_plan(store, header, rows))
+    before = fingerprints(root / "meshes")
     (root / "python").mkdir()
     (root / "python/sitecustomize.py").write_text(SITECUSTOMIZE)
     (root / "temp").mkdir()
@@ -90,7 +93,19 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ViewsStor
         patch.setenv("PYTHONPATH", str(root / "python"))
         patch.setattr("tempfile.tempdir", str(root / "temp"))
         summary = render_shard(views.store.url, 0, "first", LIMITS)
+    assert fingerprints(root / "meshes") == before, "a mesh made us change an input file"
     yield views, summary, root
+
+
+def fingerprints(folder: Path) -> dict[Path, tuple[int, int, str]]:
+    """Size, time of change and content of all regular files; the content of a sparse giant is not read."""
+    found = {}
+    for path in folder.rglob("*"):
+        status = path.lstat()
+        if stat.S_ISREG(status.st_mode):
+            digest = "" if status.st_size > 1 << 30 else hashlib.sha256(path.read_bytes()).hexdigest()
+            found[path] = status.st_size, status.st_mtime_ns, digest
+    return found
 
 
 def failures(views: ViewsStore) -> dict[str, Failure]:

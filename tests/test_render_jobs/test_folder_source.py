@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
@@ -13,13 +14,15 @@ import numpy as np
 import pytest
 
 from render_jobs.mesh_file import MeshError
-from render_jobs.sources import companions
+from render_jobs.prepare import prepare_mesh
+from render_jobs.sources import companions, files
 from render_jobs.sources.base import ObjectEntry, make_source
 from render_jobs.sources.files import path_of_stored
 from render_jobs.sources.folder import FolderSource
 from render_jobs.sources.names import MAX_NAME_BYTES, readable_name
-from render_jobs.worker import BlenderWorker
-from storage.errors import ConfigError, UsageError
+from render_jobs.worker import BlenderWorker, RenderFailure
+from storage.errors import ConfigError, EnvironmentProblem, TransientError, UsageError
+from tests.test_render_jobs.corpus import plain_png
 from tests.test_render_jobs.mesh_writers import Gltf, ply, stl
 from tests.test_render_jobs.meshes import (
     COLOURED_CUBE,
@@ -72,6 +75,70 @@ def test_ids_and_classes_come_from_paths(root: Path) -> None:
     assert Counter(e.class_name for e in entries) == {"chairs": 3, "lamps": 2, "meshes": 1}
     assert {e.class_name for e in listed(root, class_name="thing")} == {"thing"}
     assert len(listed(root, {"chairs": 2, "lamps": None})) == 4
+
+
+def test_links_that_lead_nowhere_are_objects_that_fail(
+    root: Path, tmp_path: Path, worker: BlenderWorker
+) -> None:
+    (root / "chairs/loop.obj").symlink_to("loop.obj")
+    (root / "chairs/gone.obj").symlink_to("nothing.obj")
+    (root / "chairs/up").symlink_to("..")
+    source = FolderSource(str(root))
+    entries = {entry.object_id: entry for entry in source.list({}, 0)}
+    assert len(entries) == 8
+    for name in ("chairs-loop", "chairs-gone"):
+        with pytest.raises(RenderFailure) as caught:
+            render(worker, source.fetch(entries[name], tmp_path), cameras_at([10.0], [0.3]))
+        assert caught.value.failure.kind == "missing_file"
+
+
+def test_what_the_system_refuses_to_look_at_counts_as_a_file(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a link into a folder of somebody else does."""
+    assert len(listed(root)) == 6
+    scan = files._scan
+
+    class Refused:
+        def __init__(self, entry: os.DirEntry[str], number: int) -> None:
+            self.name, self.path, self.number = entry.name, entry.path, number
+
+        def is_dir(self) -> bool:
+            raise OSError(self.number, os.strerror(self.number))
+
+    monkeypatch.setattr(files, "_scan", lambda at: [Refused(entry, errno.EACCES) for entry in scan(at)])
+    assert [entry.object_id for entry in listed(root)] == ["loose"]
+    monkeypatch.setattr(files, "_scan", lambda at: [Refused(entry, errno.EIO) for entry in scan(at)])
+    with pytest.raises(TransientError, match="Input/output error"):
+        listed(root)
+
+
+@pytest.mark.parametrize("how", ["moved", "empty"])
+def test_a_folder_that_is_gone_is_not_a_missing_file(root: Path, tmp_path: Path, how: str) -> None:
+    source = FolderSource(str(root))
+    entry = source.list({}, 0)[0]
+    (root / entry.location).unlink()
+    with pytest.raises(FileNotFoundError):
+        source.fetch(entry, tmp_path)
+    root.rename(tmp_path / "moved")
+    if how == "empty":  # as the place of a network folder that is not mounted
+        root.mkdir()
+    with pytest.raises(EnvironmentProblem, match="not there or empty"):
+        source.fetch(entry, tmp_path)
+
+
+def test_a_remote_folder_that_is_gone_is_not_a_missing_file(tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    for name in ("a", "b"):
+        memory.pipe(f"/gone/{name}.obj", COLOURED_CUBE.encode())
+    source = FolderSource("memory://gone")
+    first, _ = source.list({}, 0)
+    memory.rm("/gone/a.obj")
+    with pytest.raises(FileNotFoundError):
+        source.fetch(first, tmp_path)
+    memory.rm("/gone", recursive=True)
+    with pytest.raises(EnvironmentProblem, match="not there or empty"):
+        source.fetch(first, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -186,8 +253,9 @@ def glb(document: dict[str, object]) -> bytes:
 
 REMOTE = {
     "m/a.obj": b"mtllib ../lib/a.mtl\nmtllib gone.mtl\n" + COLOURED_CUBE.encode(),
-    "lib/a.mtl": b"newmtl x\nmap_Kd -s 1 1 1 -o 0.5 0 ../tex/wood 1.png\r\nmap_d C:\\old\\mask.png\n"
-    b"map_Ks ../../../secret.png\nmap_Ke /etc/passwd\nmap_Ka http://host/x.png\n",
+    "lib/a.mtl": b"newmtl x\nmap_Kd -s 1 1 1 -o 0.5 0 ../tex/wood 1.png\r\nmap_Kd C:\\old\\mask.png\n"
+    b"map_Kd ../../../secret.png\nmap_Kd /etc/passwd\nmap_Kd http://host/x.png\nmap_Ks drawn/never.png\n",
+    "lib/drawn/never.png": b"never",
     "tex/wood 1.png": b"wood",
     "lib/images/mask.png": b"mask",
     "secret.png": b"secret",
@@ -232,6 +300,54 @@ def test_remote_meshes_come_with_what_they_refer_to_and_nothing_from_outside(
     assert fetched.path == fetched.root / mesh
     files = {str(p.relative_to(fetched.root)): p.read_bytes() for p in fetched.root.rglob("*") if p.is_file()}
     assert files == {name: REMOTE[name] for name in expected | {mesh}}
+
+
+PNG = plain_png((200, 100, 50))
+RED = b"newmtl paint\nKd 1 0 0\n"
+PARITY: dict[str, tuple[str, dict[str, bytes]]] = {
+    "no library named": ("", {"o/m.mtl": RED}),
+    "default in capitals": ("", {"o/m.MTL": RED}),
+    "other letter case": ("mtllib PAINT.MTL", {"o/paint.mtl": RED}),
+    "quotes": ('mtllib "paint.mtl"', {"o/paint.mtl": RED}),
+    "several on a line": ("mtllib a.mtl b.mtl", {"o/a.mtl": b"", "o/b.mtl": RED}),
+    "one with spaces": ("mtllib a.mtl b.mtl", {"o/a.mtl b.mtl": RED, "o/b.mtl": b""}),
+    "goes on in the next line": ("mtllib \\\npaint.mtl", {"o/paint.mtl": RED}),
+    "windows path": ("mtllib C:\\x\\Paint.mtl", {"o/paint.mtl": RED}),
+    "old macintosh": ("mtllib paint.mtl\rv 0 0 0", {"o/paint.mtl": RED}),
+    "itself": ("mtllib m.obj\nnewmtl x\nmap_Kd a.png", {"o/a.png": PNG}),
+    "map in any case": ("mtllib p.mtl", {"o/p.mtl": RED + b"\tMap_kd\tA.PNG\n", "o/a.png": PNG}),
+    "map in quotes": ("mtllib p.mtl", {"o/p.mtl": RED + b'map_Kd -clamp on "a b.png"\n', "o/a b.png": PNG}),
+    "map of windows": ("mtllib p.mtl", {"o/p.mtl": RED + b"map_Kd D:\\t\\Wood.png", "images/wood.png": PNG}),
+    "map beside its library": ("mtllib l/p.mtl", {"o/l/p.mtl": RED + b"map_Kd t/a.png", "o/l/t/a.png": PNG}),
+    "map outside": ("mtllib p.mtl", {"o/p.mtl": RED + b"map_Kd ../../a.png"}),
+    "nothing there": ("mtllib gone.mtl", {"o/other.mtl": RED}),
+}
+
+
+@pytest.mark.parametrize("case", PARITY)
+def test_a_mesh_looks_the_same_from_afar_and_from_a_disk(case: str, tmp_path: Path) -> None:
+    lines, files = PARITY[case]
+    memory, url = fsspec.filesystem("memory"), f"/parity/{tmp_path.name}"
+    mesh = f"{lines}\n{COLOURED_CUBE}".encode()
+    mesh = mesh.replace(b"\n", b"\r") if "\r" in lines else mesh
+    for name, content in {**files, "o/m.obj": mesh}.items():
+        (tmp_path / "disk" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "disk" / name).write_bytes(content)
+        memory.pipe_file(f"{url}/{name}", content)
+    results = []
+    for i, path in enumerate((str(tmp_path / "disk"), f"memory:/{url}")):
+        (tmp_path / f"private {i}").mkdir()
+        entry = ObjectEntry("m", "o", "o/m.obj", "")
+        fetched = FolderSource(path).fetch(entry, tmp_path / f"fetched {i}")
+        prepared = prepare_mesh(fetched, tmp_path / f"private {i}")
+        links = (tmp_path / f"private {i}/links").glob("*")
+        targets = [str(link.resolve().relative_to(fetched.root)) for link in links]
+        results.append(((tmp_path / f"private {i}/mesh.mtl").read_bytes(), targets, prepared.warnings))
+    assert results[0] == results[1]
+    library, targets, warnings = results[0]
+    there = case not in {"map outside", "nothing there"}
+    assert (b"map_Kd" in library) == (len(targets) == 1) == (there and any(n.endswith("png") for n in files))
+    assert (warnings == []) == there
 
 
 def test_remote_meshes_are_bounded_and_missing_ones_said(

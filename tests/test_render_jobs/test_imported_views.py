@@ -17,7 +17,7 @@ from render_jobs.config import RenderConfig
 from render_jobs.sources.base import ObjectEntry, SourceSpec, ViewsSource, make_source
 from render_jobs.sources.views.world import SEEN_RADIUS_WORLD
 from render_jobs.worker import RenderFailure
-from storage.errors import ConfigError, UsageError
+from storage.errors import ConfigError, EnvironmentProblem, UsageError
 from storage.records import ObjectViews
 from tests.test_render_jobs.view_files import (
     ANGLE_RAD,
@@ -451,3 +451,17 @@ def test_specifications(tmp_path: Path) -> None:
             make_source(spec)
     spec = SourceSpec(kind="nerf", path="s3://bucket/x")
     assert spec.model_dump(exclude_none=True) == {"kind": "nerf", "path": "s3://bucket/x"}
+
+
+def test_a_folder_of_views_that_is_gone_is_not_a_missing_file(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_nerfstudio(tmp_path / "in" / name, 2)
+    (tmp_path / "in/loop").symlink_to("loop")
+    source = source_of("nerf", tmp_path / "in")
+    first, _ = source.list({}, 0)
+    (tmp_path / "in/a").rename(tmp_path / "a")
+    with pytest.raises(RenderFailure, match="is in a"):
+        source.load(first, config_of(2))
+    (tmp_path / "in").rename(tmp_path / "moved")
+    with pytest.raises(EnvironmentProblem, match="not there or empty"):
+        source.load(first, config_of(2))

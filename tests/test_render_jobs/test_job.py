@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +178,28 @@ def test_a_source_out_of_reach_ends_the_task_and_commits_nothing(
     assert not views.store.exists(views.spec.shard_key(0))
 
 
+@pytest.mark.parametrize("kind", [EnvironmentProblem, TransientError])
+def test_a_source_that_is_gone_is_no_failure_of_its_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    views = make_dataset(tmp_path, per_shard=8)
+    if kind is EnvironmentProblem:
+        (tmp_path / "meshes").rename(tmp_path / "elsewhere")
+    else:
+        monkeypatch.setattr(os, "lstat", stale)
+    with pytest.raises(kind):
+        render_shard(views.store.url, 0, "first")
+    monkeypatch.undo()
+    assert views.done() == frozenset()
+
+
+def stale(path: Any, **more: Any) -> os.stat_result:
+    """Stands for a network folder whose server was restarted."""
+    if "meshes" in str(path):
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+    return os.stat(path, follow_symlinks=False, **more)  # noqa: PTH116 stands for lstat
+
+
 def test_a_tiny_deadline_fails_objects_and_not_the_shard(tmp_path: Path) -> None:
     views = make_dataset(tmp_path, per_shard=1)
     summary = render_shard(views.store.url, 0, "first", {"deadline_s": 1e-3})
@@ -227,9 +251,8 @@ def test_repro_finds_meshes_that_have_moved(
     moved = tmp_path / "elsewhere"
     source.rename(moved)
     try:
-        lost = repro(views.store.url, "car-a").failure
-        assert lost is not None
-        assert lost.kind == "missing_file"
+        with pytest.raises(EnvironmentProblem, match="not there or empty"):
+            repro(views.store.url, "car-a")
         assert repro(views.store.url, "car-a", path=str(moved)).failure is None
     finally:
         moved.rename(source)

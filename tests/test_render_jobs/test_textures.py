@@ -4,6 +4,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -52,6 +53,23 @@ def test_what_must_not_be_decoded(tmp_path: Path, content: bytes, said: str) -> 
     assert said in picture_problem(path, LIMITS)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "tiff", "dds"])
+def test_pictures_that_blender_would_draw_in_part(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"picture.{suffix}"
+    noise = np.random.default_rng(0).integers(0, 255, (90, 100, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, **({"progressive": True} if suffix == "jpeg" else {}))
+    content = path.read_bytes()
+    assert picture_problem(path, LIMITS) == ""
+    for end in (len(content) // 2, len(content) - 100):
+        path.write_bytes(content[:end])
+        assert "cut off" in picture_problem(path, LIMITS)
+
+
+def test_a_gif_is_said_to_be_unreadable(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "picture.gif")
+    assert "no picture" in picture_problem(tmp_path / "picture.gif", LIMITS)
+
+
 def test_a_shelf_links_each_picture_once_under_a_name_of_its_own(tmp_path: Path) -> None:
     shelf_folder, root = tmp_path / "shelf", tmp_path / "root"
     shelf_folder.mkdir()
@@ -59,7 +77,7 @@ def test_a_shelf_links_each_picture_once_under_a_name_of_its_own(tmp_path: Path)
     Image.new("RGB", (4, 4)).save(root / "a b.png")
     shelf = TextureShelf(shelf_folder, MeshFolder(root / "mesh.obj", root), LIMITS)
     first, again = shelf.find(b"a b.png"), shelf.find(rb"D:\x\A B.PNG")
-    assert first.path == again.path == shelf_folder / "texture0.png"
+    assert first.path == again.path == shelf_folder / "links/texture0.png"
     assert first.path.resolve() == root / "a b.png"
     assert shelf.find(b"gone.png").path is None
     packed = shelf.add((root / "a b.png").read_bytes(), "packed")
@@ -68,4 +86,4 @@ def test_a_shelf_links_each_picture_once_under_a_name_of_its_own(tmp_path: Path)
     assert "no picture" in shelf.add(b"nonsense", "packed").problem
     assert "no picture" in shelf.add(bytes(LIMITS.mesh_bytes // 2), "packed").problem
     assert "too many" in shelf.add(bytes(LIMITS.mesh_bytes // 2), "packed").problem
-    assert sum(path.stat().st_size for path in shelf_folder.iterdir()) < LIMITS.mesh_bytes
+    assert sum(path.stat().st_size for path in shelf_folder.glob("texture*")) < LIMITS.mesh_bytes

@@ -86,24 +86,6 @@ def test_other_objects_are_refused_by_name(tmp_path: Path) -> None:
         make_plan(store, n_objects=6)
 
 
-def test_another_input_is_accepted_where_it_may_have_changed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    store = Store(tmp_path)
-    plan, rows = make_plan(store), plan_rows()
-    rows[2] = replace(rows[2], fingerprint="mended")
-    again = write_plan(store, plan_header(), rows, lambda row: row == 2)
-    assert again.plan_hash == plan.plan_hash
-    assert again.rows[2].fingerprint == "hash2"
-    assert f"1 objects is not the one that the plan saw ({rows[2].object_id})" in caplog.text
-    rows[3] = replace(rows[3], fingerprint="other")
-    with pytest.raises(StoreMismatchError, match=r"rows\[3\]"):
-        write_plan(store, plan_header(), rows, lambda row: row == 2)
-    rows[3] = replace(plan_rows()[3], class_name="boat")
-    with pytest.raises(StoreMismatchError):
-        write_plan(store, plan_header(), rows, lambda row: True)
-
-
 def test_bad_rows_are_refused(tmp_path: Path) -> None:
     rows = plan_rows()
     for bad, text in (

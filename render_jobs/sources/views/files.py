@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from render_jobs.sources.files import is_local, path_of_stored, stored_name
+from render_jobs.sources.files import check_reachable, local_folder, path_of_stored, stored_name
 from storage.errors import EnvironmentProblem
 from storage.remote_files import RemoteFiles
 
@@ -47,7 +47,7 @@ class ViewsFolder:
 
     def __init__(self, path: str) -> None:
         self.path = path.rstrip("/")
-        self.local = Path(path.removeprefix("file://")) if is_local(path) else None
+        self.local = local_folder(path)
         self._remote = None if self.local else RemoteFiles(path, {})
 
     @property
@@ -67,12 +67,16 @@ class ViewsFolder:
             return None
         except OSError as error:  # leaving a folder out in silence would lose objects
             raise EnvironmentProblem(f"{self.local / relative} cannot be listed: {error.strerror}") from error
-        folders = {path.name for path in found if path.is_dir()}
+        folders = {path.name for path in found if os.path.isdir(path)}  # noqa: PTH112 False for a link in a loop
         return _listing({path.name for path in found} - folders, folders)
 
     def object(self, location: str) -> ObjectFolder:
         """Returns the folder of one object; its location may be in `stored_name`'s form."""
         return ObjectFolder(self, "" if location == "." else path_of_stored(location))
+
+    def check_reachable(self) -> None:
+        """Raises EnvironmentProblem, TransientError when the whole folder is gone, not a file in it."""
+        check_reachable(self.path or "/", self._remote)
 
     def read_remote(self, relative: str) -> bytes:
         """Returns the bytes of a remote file."""

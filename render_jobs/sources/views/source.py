@@ -108,6 +108,14 @@ class ImportedViews:
 
     def load(self, entry: ObjectLocation, config: RenderConfig) -> tuple[ObjectViews, dict[str, Any]]:
         """Reads the views of one object; see `ViewsSource.load`."""
+        try:
+            return self._load(entry, config)
+        except RenderFailure as error:
+            if error.failure.kind in {"missing_file", "missing_image"}:
+                self._folder.check_reachable()
+            raise
+
+    def _load(self, entry: ObjectLocation, config: RenderConfig) -> tuple[ObjectViews, dict[str, Any]]:
         folder = self._folder.object(entry.location)
         found = self._frames(folder)
         total = len(found.frames)

@@ -39,7 +39,7 @@ def test_a_plain_mesh_is_linked_and_its_library_rewritten(tmp_path: Path) -> Non
     assert isinstance(mesh.content, ObjFile)
     assert mesh.content.path.resolve() == tmp_path / "root/mesh.obj"
     assert mesh.content.has_materials
-    assert library_of(mesh) == b"newmtl a\nKd 1 0.5 0\nd 0.5\nmap_Kd texture0.png\n"
+    assert library_of(mesh) == b"newmtl a\nKd 1 0.5 0\nd 0.5\nmap_Kd links/texture0.png\n"
     assert mesh.warnings == []
     assert len(mesh.sha256) == 64
 
@@ -84,9 +84,37 @@ def test_a_library_of_the_meshs_own_name_counts_without_being_named(tmp_path: Pa
     assert library_of(mesh) == b"newmtl a\nKd 1 0 0\n"
 
 
+def test_a_mesh_without_library_does_not_list_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a flat folder of n meshes that would be n² entries."""
+    monkeypatch.setattr("os.listdir", lambda *_: pytest.fail("the folder was listed"))
+    assert library_of(prepared(tmp_path, CUBE)) == b""
+
+
 def test_a_mesh_that_is_its_own_library_is_no_problem(tmp_path: Path) -> None:
     mesh = prepared(tmp_path, "mtllib mesh.obj\ncall mesh.obj\n" + CUBE)
     assert library_of(mesh) == b""
+
+
+@pytest.mark.parametrize(
+    "name", ["texture0.png", "links", "links/texture0.png", "mesh.obj", ".", "..", '"."']
+)
+def test_no_name_in_a_mesh_makes_us_write_into_its_files(tmp_path: Path, name: str) -> None:
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "paint.png")
+    files = {"paint.png": (tmp_path / "paint.png").read_bytes()}
+    library = b"newmtl a\nmap_Kd paint.png\n"
+    mesh = prepared(
+        tmp_path, f"mtllib {name}\n" + CUBE, **files, **{"mesh.mtl": library, "texture0.png": library}
+    )
+    assert (tmp_path / "root/paint.png").read_bytes() == files["paint.png"]
+    assert (tmp_path / "root/texture0.png").read_bytes() == library
+    assert library_of(mesh).endswith(b"newmtl a\nmap_Kd links/texture0.png\n")
+    assert isinstance(mesh.content, ObjFile)
+    linked = {
+        str(p.relative_to(tmp_path / "private")) for p in (tmp_path / "private").rglob("*") if p.is_symlink()
+    }
+    assert linked <= {"mesh.obj", "links/texture0.png"}
 
 
 def test_values_that_are_none_are_left_out(tmp_path: Path) -> None:
