@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-all lint types layers bench-render bench-autoencoder doctor clean
+.PHONY: help setup demo test test-all lint types layers bench-render bench-autoencoder bench-warmup doctor clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -38,6 +38,9 @@ bench-render: $(STAMP)  ## cost of a rendered view, end to end, against a plain 
 
 bench-autoencoder: $(STAMP)  ## PSNR of small autoencoders on unseen objects over CPU-seconds: JSON lines and a plot
 	$(BIN)/python -m tests.benchmarks.bench_autoencoder
+
+bench-warmup: $(STAMP)  ## CPU of a training step at the paper's sizes, against plain torch
+	$(BIN)/python -m tests.benchmarks.bench_warmup
 
 doctor: $(STAMP)  ## check this machine
 	$(BIN)/fpipe doctor

@@ -29,6 +29,7 @@ from pipeline.train.batches import (
     seeded_generator,
     view_pixels,
 )
+from pipeline.train.by_object import sum_by_object
 from pipeline.train.losses import Rendered, latent_error, paste_pixels, render_pixels
 from pipeline.train.row_adam import RowAdam
 from pipeline.train.schedule import Decay, Rates
@@ -157,16 +158,25 @@ class _Batch:
         """One step on random latent pixels; returns the loss per object."""
         s = self.settings
         batch = draw_pixels(self.bank, self.rows, self.generators, s.latent_pixels, s.n_samples)
-        leaves, table = self._table()
-        drawn = self._render(table, batch)
+        leaves, planes = self._planes()
+        random = self._free_points()
         pixel, view = self.bank.pixel[batch.index], self.bank.view[batch.index]
-        predicted = drawn.value + (1.0 - drawn.opacity[:, None]) * self.background.flatten(1).T[pixel]
+        background = self.background.flatten(1).T[pixel]
         parts = torch.split(torch.arange(len(pixel), device=self.device), s.latent_pixels)
         target = torch.cat([own[view[p], pixel[p]] for own, p in zip(self.latents, parts, strict=True)])
-        losses = latent_error(predicted, target).reshape(len(self.rows), -1).mean(1)
+        losses = torch.empty(len(self.rows), device=self.device)
+
+        def loss_of(part: slice, own: Tensor) -> Tensor:
+            drawn = self._render(own, batch.of_objects(part, len(self.rows)), self.index[part], random[part])
+            pixels = slice(part.start * s.latent_pixels, part.stop * s.latent_pixels)
+            predicted = drawn.value + (1.0 - drawn.opacity[:, None]) * background[pixels]
+            error = latent_error(predicted, target[pixels]).reshape(len(own), -1).mean(1)
+            losses[part] = error.detach()
+            return (error + s.lambda_free * drawn.free).sum()
+
         rates = s.latent_rates.scaled(s.latent_decay.at(step / s.latent_steps))
-        self._apply(losses + s.lambda_free * drawn.free, leaves, rates)
-        return losses.detach()
+        self._apply(sum_by_object(loss_of, planes), leaves, rates)
+        return losses
 
     def rgb_step(self, step: int) -> Tensor:
         """One step on whole views through the decoder; returns the RGB loss per object."""
@@ -177,8 +187,8 @@ class _Batch:
             for o in self.objects
         ]
         batch = view_pixels(self.bank, self.rows, views, self.generators, s.n_samples, s.crop_px)
-        leaves, table = self._table()
-        drawn = self._render(table, batch.rays)
+        leaves, planes = self._planes()
+        drawn = self._render(planes, batch.rays, self.index, self._free_points())
         background = batch.crop([self.background] * len(batch.windows))
         rendered = paste_pixels(drawn.value, drawn.opacity, batch, background)
         rgb = batch.rgb(self.objects, self.device)
@@ -189,27 +199,31 @@ class _Batch:
             target = batch.crop([self._latent_map(slot, view) for slot, view, _, _ in batch.windows])
             losses = losses + s.lambda_latent * latent_error(rendered, target).reshape(n, -1).mean(1)
         rates = s.rgb_rates.scaled(s.rgb_decay.at(visit / s.rgb_steps))
-        self._apply(losses + s.lambda_free * drawn.free, leaves, rates)
+        self._apply((losses + s.lambda_free * drawn.free).sum(), leaves, rates)
         return error.detach()
 
-    def _apply(self, losses: Tensor, leaves: tuple[Tensor | None, Tensor], rates: Rates) -> None:
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+    def _apply(self, loss: Tensor, leaves: tuple[Tensor | None, Tensor], rates: Rates) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
         micro, coefficients = leaves
         if self.micro is not None and micro is not None and micro.grad is not None:
             self.micro.update(None, micro.grad, rates.micro)
         if coefficients.grad is not None:  # there are none without base planes
             self.coefficients.update(None, coefficients.grad, rates.coefficients)
 
-    def _table(self) -> tuple[tuple[Tensor | None, Tensor], PlaneTable]:
+    def _planes(self) -> tuple[tuple[Tensor | None, Tensor], Tensor]:
         micro = None if self.micro is None else self.micro.values.detach().clone().requires_grad_()
         coefficients = self.coefficients.values.detach().clone().requires_grad_()
-        planes = fuse(micro, coefficients, self.shared.base_planes)
-        return (micro, coefficients), PlaneTable.of(planes, self.shared.geometry)
+        return (micro, coefficients), fuse(micro, coefficients, self.shared.base_planes)
 
-    def _render(self, table: PlaneTable, batch: RayBatch) -> Rendered:
-        n, shared = self.settings.free_points, self.shared
-        random = torch.stack([torch.rand(n, 3, generator=g) for g in self.generators]).to(self.device)
-        return render_pixels(shared.renderer, table, self.bank, batch, self.index, random, shared.geometry)
+    def _free_points(self) -> Tensor:
+        n = self.settings.free_points if self.settings.lambda_free else 0
+        return torch.stack([torch.rand(n, 3, generator=g) for g in self.generators]).to(self.device)
+
+    def _render(self, planes: Tensor, batch: RayBatch, objects: Tensor, random: Tensor) -> Rendered:
+        table = PlaneTable.of(planes, self.shared.geometry)
+        return render_pixels(
+            self.shared.renderer, table, self.bank, batch, objects, random, self.shared.geometry
+        )
 
     def _latent_map(self, row: int, view: int) -> Tensor:
         return self.latents[row][view].T.view(-1, *self.bank.grid)

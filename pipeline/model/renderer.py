@@ -12,10 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.model.compositing import (
+    add_up,
     composite,
     importance_depths,
+    inverse,
     merge_depths,
     midpoint_weights,
+    reorder,
+    sample_weights,
     stratified_depths,
 )
 from pipeline.model.mlp import mlp
@@ -73,8 +77,9 @@ class Renderer(nn.Module):
     def forward(self, features: Float[Tensor, "n f"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n c"]]:
         """Decode features to raw density (unbounded) and colour in [0, 1]."""
         out = mlp(features, self.hidden.weight, self.hidden.bias, self.out.weight, self.out.bias)
-        colour = torch.sigmoid(out[:, 1:]) * _COLOUR_RANGE - 0.5 * (_COLOUR_RANGE - 1.0)
-        return out[:, 0], colour
+        raw, logits = torch.split(out, [1, self.n_channels])
+        colour = torch.sigmoid(logits) * _COLOUR_RANGE - 0.5 * (_COLOUR_RANGE - 1.0)
+        return raw[0], colour.T
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ class PlaneTable:
         """Features of points, each in the planes of its object. Differentiable in the table."""
         cells, weights = plane_cells(points, self.resolution, self.box_half, self.axes)
         offset = (object_index * rows_per_object(self.resolution)).to(cells.dtype)
-        return lookup(self.rows, cells + offset[:, None], weights, self.resolution)
+        return lookup(self.rows, cells + offset, weights, self.resolution)
 
 
 def render_rays(
@@ -136,11 +141,60 @@ def render_rays(
     return value, opacity, weights
 
 
+def render_rays_twice(
+    renderer: Renderer,
+    table: PlaneTable,
+    object_index: Int[Tensor, " r"],
+    origins: Float[Tensor, "r 3"],
+    directions: Float[Tensor, "r 3"],
+    depths: Float[Tensor, "r s"],
+    n_fine: int,
+    jitter: Float[Tensor, "r n"] | None = None,
+    sigma_scale: float = 1.0,
+) -> tuple[Float[Tensor, "r c"], Float[Tensor, " r"]]:
+    """Render rays at given samples and at importance samples drawn from their weights, all in one sum.
+
+    What was decoded for the weights is used again: each sample is decoded once. No gradient flows through the
+    places of the importance samples.
+
+    Args:
+        renderer: The MLP.
+        table: Planes of the objects.
+        object_index: Which object each ray looks at.
+        origins: Ray origins.
+        directions: Unit directions.
+        depths: Distances of the first pass's samples, increasing along each ray.
+        n_fine: Importance samples per ray.
+        jitter: Of the importance samples, see `importance_depths`.
+        sigma_scale: Factor on the density.
+
+    Returns:
+        Premultiplied value and opacity.
+    """
+
+    def decode(at: Tensor) -> tuple[Tensor, Tensor]:
+        points = ray_points(origins, directions, at)
+        raw, colour = renderer(table.sample(points, object_index.repeat_interleave(at.shape[1])))
+        return raw.view(at.shape), colour.view(*at.shape, -1)
+
+    raw, colour = decode(depths)
+    first = midpoint_weights(raw.detach(), depths, sigma_scale)
+    fine = importance_depths(first, depths, n_fine, jitter)
+    fine_raw, fine_colour = decode(fine)
+    merged, order = merge_depths(depths, fine)
+    back = inverse(order)
+    weights = midpoint_weights(reorder(torch.cat([raw, fine_raw], dim=1), order, back), merged, sigma_scale)
+    # Weights go back to the order of the passes instead of four channels of colour into the order of depth.
+    own = reorder(sample_weights(weights), back, order)
+    n = depths.shape[1]
+    return add_up(own[:, :n], colour) + add_up(own[:, n:], fine_colour), weights.sum(dim=1)
+
+
 def ray_points(
     origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"], depths: Float[Tensor, "r s"]
 ) -> Float[Tensor, "rs 3"]:
-    """Sample points along rays, ray by ray."""
-    return (origins[:, None] + directions[:, None] * depths[..., None]).view(-1, 3)
+    """Sample points along rays, ray by ray. In memory coordinate-major, as `plane_cells` likes them."""
+    return (origins.T[..., None] + directions.T[..., None] * depths).flatten(1).T
 
 
 @torch.no_grad()
@@ -197,7 +251,9 @@ def _render_flat(
         rays = (zero, origins[part], directions[part])
         depths = stratified_depths(near[part], far[part], geometry.n_coarse)
         if geometry.n_fine:
-            _, _, weights = render_rays(renderer, table, *rays, depths, geometry.sigma_scale)
-            depths = merge_depths(depths, importance_depths(weights, depths, geometry.n_fine))
-        value[part], opacity[part], _ = render_rays(renderer, table, *rays, depths, geometry.sigma_scale)
+            n_fine, scale = geometry.n_fine, geometry.sigma_scale
+            found = render_rays_twice(renderer, table, *rays, depths, n_fine, sigma_scale=scale)
+            value[part], opacity[part] = found
+        else:
+            value[part], opacity[part], _ = render_rays(renderer, table, *rays, depths, geometry.sigma_scale)
     return value, opacity

@@ -312,6 +312,15 @@ class RayBatch:
     slot: Tensor
     jitter: Tensor
 
+    def of_objects(self, part: slice, n_objects: int) -> RayBatch:
+        """The latent pixels of consecutive objects, out of ``n_objects`` that have equally many."""
+        pixels, rays = (_share(len(values), part, n_objects) for values in (self.index, self.jitter))
+        return RayBatch(self.index[pixels], self.slot[pixels] - part.start, self.jitter[rays])
+
+
+def _share(n: int, part: slice, n_objects: int) -> slice:
+    return slice(part.start * n // n_objects, part.stop * n // n_objects)
+
 
 @dataclass(frozen=True)
 class ViewBatch:

@@ -37,6 +37,7 @@ from pipeline.train.batches import (
     seeded_generator,
     view_pixels,
 )
+from pipeline.train.by_object import sum_by_object
 from pipeline.train.losses import Rendered, latent_error, paste_pixels, render_pixels, total_variation
 from pipeline.train.ranks import OtherRankError, Ranks
 from pipeline.train.row_adam import EPSILON, RowAdam
@@ -83,6 +84,7 @@ class JointTrainer:
         step_count: Steps done, over all phases.
         curve: One point per step.
         rates: Learning rates of the last step, by what they are of.
+        at_once: Whether a warm-up step has one graph for all its objects, or one after the other's.
     """
 
     def __init__(
@@ -104,8 +106,11 @@ class JointTrainer:
         self.step_count = 0
         self.curve: list[CurvePoint] = []
         self.rates: dict[str, float] = {}
+        self.at_once = self.device.type != "cpu"
         self.size_px = (objects[0].rgba.shape[1], objects[0].rgba.shape[2])
         self._init_planes()
+        # One pass over memory instead of about ten; the same numbers up to rounding.
+        fused = self.device.type in ("cpu", "cuda")
         own = list(self.autoencoder.parameters())
         # None where RGB is rendered without an autoencoder: there is nothing to train then.
         self._autoencoder_trainer: AutoencoderTrainer | None = None
@@ -114,12 +119,12 @@ class JointTrainer:
             batch = self._ranks.even_share(settings.autoencoder.batch_size)
             recipe = replace(settings.autoencoder, batch_size=batch)
             self._autoencoder_trainer = AutoencoderTrainer(self.autoencoder, AllViews(objects), recipe)
-            self._ae_optimiser = torch.optim.Adam(own, betas=(0.9, 0.99))
+            self._ae_optimiser = torch.optim.Adam(own, betas=(0.9, 0.99), fused=fused)
         shared: list[dict[str, Any]] = [
             {"params": [self.base_planes]},
             {"params": list(self.renderer.parameters())},
         ]
-        self._optimiser = torch.optim.Adam(shared, betas=(0.9, 0.99), eps=EPSILON)
+        self._optimiser = torch.optim.Adam(shared, betas=(0.9, 0.99), eps=EPSILON, fused=fused)
         self._cache: _Cache | None = None
         self._bank: RayBank | None = None
         self._join_ranks()
@@ -213,26 +218,42 @@ class JointTrainer:
 
     def _warmup_step(self, step: int) -> dict[str, float]:
         s = self.settings
-        bank, cache = self._ray_bank(), self._latent_cache()
+        bank = self._ray_bank()
         rows = self._objects_of(step, s.warmup_objects)
         generators = self._generators("warmup", step, rows)
-        batch = draw_pixels(bank, rows, generators, s.warmup_pixels, s.n_samples)
+        batch = draw_pixels(bank, rows, generators, s.warmup_pixels, s.n_samples + s.n_fine)
         leaves, planes = self._planes_of(rows)
-        drawn = self._render(planes, batch, rows, generators)
-        pixel = bank.pixel[batch.index]
-        view = bank.view_rows(batch.index, torch.tensor(rows, device=self.device)[batch.slot])
-        background = cache.background.flatten(1).T[pixel.to(self.device)]
-        place = cache.latents.device
-        target = cache.latents[view.to(place), pixel.to(place)].to(self.device)
-        latent = latent_error(drawn.value + (1.0 - drawn.opacity[:, None]) * background, target).mean()
-        parts = {"latent": latent, "free": drawn.free.mean()}
-        loss = latent + s.lambda_free * parts["free"]
+        random = self._free_points(generators)
+        background, target = self._warmup_latents(batch, rows)
+        parts = {"latent": 0.0, "free": 0.0}
+
+        def loss_of(part: slice, own: Tensor) -> Tensor:
+            drawn = self._render(own, batch.of_objects(part, len(rows)), rows[part], random[part])
+            pixels = slice(part.start * s.warmup_pixels, part.stop * s.warmup_pixels)
+            seen = drawn.value + (1.0 - drawn.opacity[:, None]) * background[pixels]
+            latent = latent_error(seen, target[pixels]).sum() / target.numel()
+            free = drawn.free.sum() / len(rows)
+            parts["latent"] += float(latent.detach())
+            parts["free"] += float(free.detach())
+            return latent + s.lambda_free * free
+
+        loss = sum_by_object(loss_of, planes, list(self.renderer.parameters()), at_once=self.at_once)
         if s.tv_warmup:
-            parts["tv"] = total_variation(planes)
-            loss = loss + s.tv_warmup * parts["tv"]
+            variation = total_variation(planes)
+            parts["tv"] = float(variation.detach())
+            loss = loss + s.tv_warmup * variation
         weight = self._ranks.weight(s.warmup_objects)
         self._apply(loss, weight, rows, leaves, s.warmup_rates.scaled(s.decay.at(step / s.warmup_steps)))
-        return self._ranks.sum({name: float(part.detach()) for name, part in parts.items()}, weight)
+        return self._reported(parts, weight)
+
+    def _warmup_latents(self, batch: RayBatch, rows: list[int]) -> tuple[Tensor, Tensor]:
+        """Background and target [P, C] of the latent pixels of a step, wherever bank and latents lie."""
+        bank, cache = self._ray_bank(), self._latent_cache()
+        pixel = bank.pixel[batch.index]
+        view = bank.view_rows(batch.index, torch.tensor(rows, device=self.device)[batch.slot])
+        place = cache.latents.device
+        target = cache.latents[view.to(place), pixel.to(place)].to(self.device)
+        return cache.background.flatten(1).T[pixel.to(self.device)], target
 
     def _joint_step(self, step: int) -> dict[str, float]:
         s = self.settings
@@ -240,13 +261,13 @@ class JointTrainer:
         rows = self._objects_of(step + s.warmup_steps, s.joint_objects)
         views = [self._views_of(i, step) for i in rows]
         generators = self._generators("joint", step, rows)
-        batch = view_pixels(bank, rows, views, generators, s.n_samples, s.crop_px)
+        batch = view_pixels(bank, rows, views, generators, s.n_samples + s.n_fine, s.crop_px)
         rgb = batch.rgb([self.objects[i] for i in rows], self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=s.dtype == "bfloat16"):
             latents = self.autoencoder.encode(torch.cat([rgb, torch.ones_like(rgb[:1])])).float()
         target, background = latents[:-1], latents[-1:].expand_as(latents[:-1])
         leaves, planes = self._planes_of(rows)
-        drawn = self._render(planes, batch.rays, rows, generators)
+        drawn = self._render(planes, batch.rays, rows, self._free_points(generators))
         rendered = paste_pixels(drawn.value, drawn.opacity, batch, background)
         # The reconstruction loss has a tenth of the weight and costs a decoding: a part of the views is
         # enough.
@@ -264,7 +285,7 @@ class JointTrainer:
             loss = loss + s.tv_joint * parts["tv"]
         weight = self._ranks.weight(s.joint_objects)
         self._apply(loss, weight, rows, leaves, s.joint_rates.scaled(s.decay.at(step / s.joint_steps)))
-        return self._ranks.sum({name: float(part.detach()) for name, part in parts.items()}, weight)
+        return self._reported({name: float(part.detach()) for name, part in parts.items()}, weight)
 
     def _apply(
         self,
@@ -291,15 +312,20 @@ class JointTrainer:
         for group, rate in zip(self._optimiser.param_groups, (rates.base, rates.renderer), strict=True):
             group["lr"] = rate
         self._optimiser.step()
-        index = torch.tensor(rows, device=self.device)
         micro, coefficients = leaves
         if self._codes.micro is not None and micro is not None and micro.grad is not None:
-            self._codes.micro.update(index, micro.grad, rates.micro)
+            self._codes.micro.update(rows, micro.grad, rates.micro)
         if coefficients.grad is not None:
-            self._codes.coefficients.update(index, coefficients.grad, rates.coefficients)
+            self._codes.coefficients.update(rows, coefficients.grad, rates.coefficients)
         if self._ae_optimiser is not None and rates.autoencoder:
             self._ae_optimiser.param_groups[0]["lr"] = rates.autoencoder
             self._ae_optimiser.step()
+
+    def _reported(self, parts: dict[str, float], weight: float) -> dict[str, float]:
+        """Losses of the whole step, all ranks; free space only where the loss looks at it."""
+        if not self.settings.lambda_free:
+            del parts["free"]
+        return self._ranks.sum(parts, weight)
 
     def _planes_of(self, rows: list[int]) -> tuple[tuple[Tensor | None, Tensor], Tensor]:
         """Fuse the planes of a step's objects; their codes become leaves of the step's graph."""
@@ -308,19 +334,16 @@ class JointTrainer:
         coefficients = self._codes.coefficients.values[index].requires_grad_()
         return (micro, coefficients), fuse(micro, coefficients, self.base_planes)
 
-    def _render(
-        self, planes: Tensor, batch: RayBatch, rows: list[int], generators: list[torch.Generator]
-    ) -> Rendered:
-        n, index = self.settings.free_points, torch.tensor(rows, device=self.device)
+    def _free_points(self, generators: list[torch.Generator]) -> Tensor:
+        n = self.settings.free_points if self.settings.lambda_free else 0
         random = torch.stack([torch.rand(n, 3, generator=generator) for generator in generators])
+        return random.to(self.device)
+
+    def _render(self, planes: Tensor, batch: RayBatch, rows: list[int], random: Tensor) -> Rendered:
+        s = self.settings
+        table, index = PlaneTable.of(planes, s.geometry), torch.tensor(rows, device=self.device)
         return render_pixels(
-            self.renderer,
-            PlaneTable.of(planes, self.settings.geometry),
-            self._ray_bank(),
-            batch,
-            index,
-            random.to(self.device),
-            self.settings.geometry,
+            self.renderer, table, self._ray_bank(), batch, index, random, s.geometry, s.n_fine
         )
 
     def _objects_of(self, step: int, count: int) -> list[int]:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.model.compositing import composite, midpoint_weights, stratified_depths
-from pipeline.model.renderer import Geometry, PlaneTable, Renderer, ray_points
+from pipeline.model.compositing import stratified_depths
+from pipeline.model.renderer import Geometry, PlaneTable, Renderer, render_rays, render_rays_twice
 from pipeline.train.batches import RayBank, RayBatch, ViewBatch
 
 _COARSE_STEPS = 16
@@ -42,11 +42,11 @@ def render_pixels(
     objects: Tensor,
     random: Tensor,
     geometry: Geometry,
+    n_fine: int = 0,
 ) -> Rendered:
     """Render the latent pixels of a batch, and the density at random points of free space with them.
 
     Rendering a stored fit knows no visual hull, so space that training rays skip has to be learned as empty.
-    One lookup and one perceptron call serve both.
 
     Args:
         renderer: The MLP.
@@ -54,28 +54,40 @@ def render_pixels(
         bank: Rays and hulls.
         batch: Latent pixels of the step.
         objects: [B] indices of the step's objects in the bank.
-        random: [B, n, 3] uniform in [0, 1).
+        random: [B, n, 3] uniform in [0, 1); n may be 0.
         geometry: Plane box and sampling.
+        n_fine: How many of the batch's samples per ray are importance samples; the others are stratified.
     """
-    n_sub = bank.near.shape[1]
+    n_sub, n_coarse = bank.near.shape[1], batch.jitter.shape[1] - n_fine
     origins, directions, near, far = bank.rays(batch.index, objects[batch.slot])
-    depths = stratified_depths(near.reshape(-1), far.reshape(-1), batch.jitter.shape[1], batch.jitter)
-    on_rays = ray_points(origins.repeat_interleave(n_sub, dim=0), directions.reshape(-1, 3), depths)
-    in_box = ((2.0 * random - 1.0) * geometry.box_half).reshape(-1, 3)
-    ray_slot = batch.slot.repeat_interleave(n_sub * depths.shape[1])
-    box_slot = torch.arange(len(objects), device=objects.device).repeat_interleave(random.shape[1])
-    features = table.sample(torch.cat([on_rays, in_box]), torch.cat([ray_slot, box_slot]))
-    raw, colour = renderer(features)
-    weights = midpoint_weights(raw[: len(on_rays)].view(depths.shape), depths, geometry.sigma_scale)
-    value, opacity = composite(weights, colour[: len(on_rays)].view(*depths.shape, -1))
-    is_free = ~bank.is_occupied(in_box, objects[box_slot])
-    free = free_space(raw[len(on_rays) :], is_free, geometry)
+    depths = stratified_depths(near.reshape(-1), far.reshape(-1), n_coarse, batch.jitter[:, :n_coarse])
+    slot, origins = batch.slot.repeat_interleave(n_sub), origins.repeat_interleave(n_sub, dim=0)
+    rays = (slot, origins, directions.reshape(-1, 3))
+    if n_fine:
+        jitter, scale = batch.jitter[:, n_coarse:], geometry.sigma_scale
+        value, opacity = render_rays_twice(renderer, table, *rays, depths, n_fine, jitter, scale)
+    else:
+        value, opacity, _ = render_rays(renderer, table, *rays, depths, geometry.sigma_scale)
     n_pixels = len(batch.index)
     return Rendered(
         value.view(n_pixels, n_sub, -1).mean(1),
         opacity.view(n_pixels, n_sub).mean(1),
-        free.view(len(objects), -1).mean(1),
+        free_opacity(renderer, table, bank, objects, random, geometry),
     )
+
+
+def free_opacity(
+    renderer: Renderer, table: PlaneTable, bank: RayBank, objects: Tensor, random: Tensor, geometry: Geometry
+) -> Tensor:
+    """[B] mean opacity at random points of free space; arguments as of `render_pixels`."""
+    n_objects, n_points = random.shape[:2]
+    if n_points == 0:
+        return random.new_zeros(n_objects)
+    points = ((2.0 * random - 1.0) * geometry.box_half).reshape(-1, 3)
+    slot = torch.arange(n_objects, device=objects.device).repeat_interleave(n_points)
+    raw, _ = renderer(table.sample(points, slot))
+    is_free = ~bank.is_occupied(points, objects[slot])
+    return free_space(raw, is_free, geometry).view(n_objects, n_points).mean(1)
 
 
 def free_space(raw: Tensor, is_free: Tensor, geometry: Geometry) -> Tensor:

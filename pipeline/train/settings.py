@@ -23,6 +23,7 @@ class JointSettings:
     init_scale: float = 0.1
     init_coefficients: float | None = None
     n_samples: int = 16
+    n_fine: int = 0
     dilate: int = 1
     warmup_steps: int = 400
     warmup_objects: int = 8

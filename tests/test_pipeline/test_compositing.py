@@ -109,6 +109,7 @@ def test_importance_samples_of_one_heavy_interval_lie_in_it() -> None:
     depths = torch.linspace(1.0, 1.9, 10)[None]
     found = importance_depths(weights, depths, 16)
     assert ((found > 1.39) & (found < 1.51)).all()
-    merged = merge_depths(depths, found)
+    merged, order = merge_depths(depths, found)
+    assert torch.equal(torch.cat([depths, found], dim=1).gather(1, order), merged)
     assert merged.shape == (1, 26)
     assert (merged.diff() >= 0).all()

@@ -70,6 +70,7 @@ def test_the_cost_of_rendering_is_linear() -> None:
         ),
         seed=0,
     )
+    trainer.at_once = True
     trainer.step()
     with LiveBytes() as live:
         trainer.step()

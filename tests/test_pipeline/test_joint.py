@@ -201,3 +201,27 @@ def test_training_lowers_the_losses() -> None:
     joint = [point.losses["rgb"] for point in trainer.curve if point.phase == "joint"]
     assert np.mean(warm[-5:]) < 0.6 * np.mean(warm[:5])
     assert np.mean(joint[-4:]) < np.mean(joint[:4])
+
+
+@pytest.mark.parametrize("extra", [{}, {"n_base": 0, "f_mac": 0}, {"n_fine": 4}, {"lambda_free": 0.0}])
+def test_a_warmup_step_object_by_object_is_that_of_one_graph(extra: dict[str, Any]) -> None:
+    recipe = replace(toy_settings().autoencoder, steps=0)
+    settings = replace(toy_settings(), autoencoder=recipe, warmup_objects=3, tv_warmup=10.0, **extra)
+    found = []
+    for at_once in (False, True):
+        objects = [toy_object(seed).training() for seed in range(3)]
+        trainer = JointTrainer(objects, toy_autoencoder(), settings, seed=0)
+        trainer._ranks.weight = lambda wanted: 0.25  # type: ignore[method-assign]  # as one of four ranks
+        trainer.at_once = at_once
+        losses = trainer.step().losses
+        shared = [trainer.base_planes, *trainer.renderer.parameters()]
+        grads = [param.grad for param in shared if param.grad is not None]
+        assert len(grads) == (5 if settings.n_base else 4)
+        found.append((losses, grads, trainer.codes().micro))
+    (losses, grads, micro), (whole, expected, expected_micro) = found
+    assert losses == pytest.approx(whole, rel=1e-5)
+    assert ("free" in losses) == bool(settings.lambda_free)
+    for ours, theirs in zip(grads, expected, strict=True):
+        # Relative to the largest: single elements may be nothing but rounding.
+        assert float((ours - theirs).abs().max()) < 1e-5 * float(theirs.abs().max())
+    np.testing.assert_allclose(micro, expected_micro, rtol=1e-5, atol=1e-5)

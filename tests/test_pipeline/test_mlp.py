@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from pipeline.model import mlp as module
-from pipeline.model.mlp import mlp, softplus_
+from pipeline.model.mlp import biased_softplus_, mlp, torch_mlp
 
 
 def _params(dtype: torch.dtype) -> list[torch.Tensor]:
@@ -18,8 +18,9 @@ def test_equals_linear_softplus_linear_and_its_gradient(monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "_SAMPLES_PER_PIECE", 4)  # 11 samples: two whole pieces and a part
     params = _params(torch.float64)
     x, w1, b1, w2, b2 = params
-    expected = functional.linear(functional.softplus(functional.linear(x, w1, b1)), w2, b2)
+    expected = functional.linear(functional.softplus(functional.linear(x, w1, b1)), w2, b2).T
     torch.testing.assert_close(mlp(*params), expected)
+    torch.testing.assert_close(torch_mlp(*params), expected)
     assert torch.autograd.gradcheck(mlp, params)
 
 
@@ -30,6 +31,10 @@ def test_frozen_params_get_no_gradient() -> None:
     assert x.grad is not None
 
 
-def test_softplus_at_the_extremes() -> None:
-    values = torch.tensor([-200.0, -20.0, 0.0, 20.0, 500.0])
-    torch.testing.assert_close(softplus_(values.clone()), functional.softplus(values), atol=1e-7, rtol=1e-6)
+@pytest.mark.parametrize("bias", [-30.0, 0.0, 3.0, 39.0, 60.0])
+def test_biased_softplus_on_both_ways(bias: float) -> None:
+    small = torch.tensor([[-200.0, -90.0, -20.0, 0.0, 1.0, 20.0, 39.0]])
+    for values in (small, torch.cat([small, torch.tensor([[500.0]])], dim=1)):
+        biases = torch.full((values.shape[1],), bias)
+        expected = functional.softplus(values + biases)
+        torch.testing.assert_close(biased_softplus_(values.clone(), biases), expected, atol=1.5e-7, rtol=1e-6)
