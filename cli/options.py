@@ -42,6 +42,7 @@ def parse_classes(text: str) -> dict[str, int | None]:
     Raises:
         UsageError: a number is missing after the colon, or a class is named twice.
     """
+    from render_jobs.sources.synsets import class_of
     from storage.errors import UsageError
 
     classes: dict[str, int | None] = {}
@@ -51,8 +52,8 @@ def parse_classes(text: str) -> dict[str, int | None]:
             raise UsageError(
                 f"--classes {text!r}: write car:1000,sofa:500, or a name alone for all of a class"
             )
-        if name in classes:
-            raise UsageError(f"--classes {text!r}: {name} is named twice")
+        if class_of(name) in map(class_of, classes):
+            raise UsageError(f"--classes {text!r}: {class_of(name)} is named twice")
         classes[name] = int(number) if colon else None
     return classes
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection
 from typing import Any, Literal
 
+from pipeline.warning_kinds import WarningCounter
 from storage.errors import UsageError
 from storage.plan import Plan, read_plan
 from storage.planes import PlanesStore, list_fits
@@ -55,11 +55,11 @@ def dataset_warnings(store: Store, limit: int | None = None) -> dict[str, Any]:
         limit: Objects that are listed at most; counts are complete.
 
     Returns:
-        warned (number of objects), kinds (text with its particulars replaced → number of objects), objects
+        warned (number of objects), kinds (what warnings of one wording share → number of objects), objects
         (row, object_id, class_name, warnings).
     """
     views = ViewsStore.open(store)
-    counts: Counter[str] = Counter()
+    counter = WarningCounter()
     listed: list[dict[str, Any]] = []
     n_warned = 0
     for shard in sorted(views.done()):
@@ -68,7 +68,7 @@ def dataset_warnings(store: Store, limit: int | None = None) -> dict[str, Any]:
             if not warnings:
                 continue
             n_warned += 1
-            counts.update({_kind_of(text) for text in warnings})
+            counter.add(record.object_id, warnings)
             if limit is None or len(listed) < limit:
                 listed.append(
                     {
@@ -78,7 +78,8 @@ def dataset_warnings(store: Store, limit: int | None = None) -> dict[str, Any]:
                         "warnings": warnings,
                     }
                 )
-    return {"root": store.url, "warned": n_warned, "kinds": dict(counts.most_common()), "objects": listed}
+    kinds = {kind.text: kind.n_objects for kind in counter.kinds()}
+    return {"root": store.url, "warned": n_warned, "kinds": kinds, "objects": listed}
 
 
 def _groups(store: Store, stage: StageName | None, fit: str | None) -> dict[str, ShardedStore]:
@@ -122,8 +123,3 @@ def _failures(
         "other_kinds": dict(others.most_common()),
         "objects": listed,
     }
-
-
-def _kind_of(warning: str) -> str:
-    """Returns a warning without what is particular to its object: numbers, and what follows a colon."""
-    return re.sub(r"\d+", "N", warning.partition(":")[0])

@@ -201,6 +201,8 @@ def _make_folder(path: Path) -> None:
         path.mkdir(exist_ok=True)
     except FileExistsError as error:
         raise NotADirectoryError(errno.ENOTDIR, "is a file", str(path)) from error
+    except FileNotFoundError as error:  # the folder above is there: /proc and the like answer so
+        raise EnvironmentProblem(f"{path}: no folder can be made there ({error.strerror})") from error
     parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(parent)

@@ -20,7 +20,7 @@ from pipeline.report.records import StageRun
 from pipeline.report.render_records import ClassCount, RenderedObject, RenderFindings, ShardTimes
 from pipeline.report.sidecars import each_sidecar
 from pipeline.report.throughput import Event, throughput
-from pipeline.report.warning_kinds import WarningCounter
+from pipeline.warning_kinds import WarningCounter
 from storage.layout import run_folder
 from storage.plan import Plan
 from storage.records import Status

@@ -8,16 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.warning_kinds import WarningKind
+
 Picture = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class WarningKind:
-    """Warnings of one wording: how many objects have one, and (object id, text) of some."""
-
-    text: str
-    n_objects: int
-    examples: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from typing import Final
 from pipeline.report.markup import Html, el, join
 from pipeline.report.parts import section, table
 from pipeline.report.records import FailedObject, FailureKind, Findings
-from pipeline.report.render_records import RenderFindings, WarningKind
+from pipeline.report.render_records import RenderFindings
 from pipeline.report.wording import count, plural
+from pipeline.warning_kinds import WarningKind
 
 _OPEN_AT_FIRST: Final = 40  # objects listed, at which the lists begin folded
 
@@ -36,7 +37,7 @@ def _kinds_table(kinds: Sequence[FailureKind]) -> Html:
     largest = max(kind.n_objects for kind in kinds)
     rows = [
         [
-            _name(kind.kind),
+            kind.kind,
             el("span", "", class_="bar", style=f"--length:{kind.n_objects / largest:.3f}"),
             count(kind.n_objects),
             kind.stage,
@@ -59,7 +60,7 @@ def _list(kind: FailureKind, opened: bool, url: str) -> Html:
         if rest
         else plural(kind.n_objects, "object")
     )
-    summary = el("summary", _name(kind.kind), el("small", f" {kind.stage}, {shown}"))
+    summary = el("summary", kind.kind, el("small", f" {kind.stage}, {shown}"))
     command = el("code", f"fpipe failures {shlex.quote(url)}")
     more = (f"And {count(rest)} more: ", command, " lists all of them.") if rest else ()
     rest_text = el("p", *more, class_="empty") if more else None
@@ -109,7 +110,3 @@ def _examples(kind: WarningKind) -> Html:
         for object_id, text in kind.examples
     ]
     return join(*names)
-
-
-def _name(kind: str) -> str:
-    return kind.replace("_", " ")

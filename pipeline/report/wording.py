@@ -72,7 +72,9 @@ def plural(number: int, noun: str) -> str:
 
 
 def nouns(noun: str) -> str:
-    """The English plural of a class name, by the regular rules."""
+    """The English plural of a class name, by the regular rules; most that end in s are plurals already."""
+    if noun.endswith("s") and not noun.endswith(("ss", "us")):
+        return noun
     if noun.endswith(("s", "x", "ch", "sh")):
         return noun + "es"
     if noun.endswith("y") and noun[-2:-1] not in tuple("aeiou"):

@@ -147,7 +147,7 @@ _SETTINGS: dict[str, set[str]] = {
 }
 NEEDS_PATH: dict[str, str] = {
     "shapenet": "the folder that holds <synset>/<id>/…",
-    "folder": "a folder of meshes, or a glob such as '/data/**/*.glb'",
+    "folder": "a folder of meshes, one mesh, or a glob such as '/data/**/*.glb'",
     "fused-planes": "the folder that holds dataset_map.json",
     "nerf": "a folder with transforms.json, or a folder of such folders",
 }

@@ -215,12 +215,12 @@ def _unreachable(path: str, error: OSError) -> TransientError:
 
 
 def stored_name(path: str) -> str:
-    """Returns a path as JSON can hold it: unchanged, or with its raw bytes when it is no UTF-8."""
+    """Returns a path as JSON can hold it: unchanged, or its raw bytes when it is no UTF-8 or looks so."""
     try:
         path.encode()
     except UnicodeEncodeError:
         return _RAW + quote(os.fsencode(path), safe="/")
-    return path
+    return _RAW + quote(path, safe="/") if path.startswith(_RAW) else path
 
 
 def path_of_stored(name: str) -> str:

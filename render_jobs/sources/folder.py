@@ -45,7 +45,7 @@ class FolderSource:
     """A folder of meshes.
 
     Args:
-        path: Local folder or fsspec URL, or a glob: `*` within a folder, `**` through folders.
+        path: Local folder or fsspec URL, a mesh file, or a glob: `*` within a folder, `**` through folders.
         up: Axis that points up in every file, if it is not the format's.
         front: Axis that points to the front in every file, if it is not the format's.
         class_name: The class of all meshes; None takes the first sub-folder, or the folder's own name.
@@ -170,8 +170,13 @@ class FolderSource:
 
 
 def _split_glob(path: str) -> tuple[str, re.Pattern[str] | None]:
-    """Returns the folder before the first wildcard, and what paths relative to it must match."""
-    if not _WILD.search(path) or (is_local(path) and Path(path).is_dir()):
+    """Returns the folder before the first wildcard, or of the one file, and what paths in it must match."""
+    local = Path(path) if is_local(path) else None
+    is_mesh = not _WILD.search(path) and PurePosixPath(path).suffix.lower() in FORMATS
+    if (is_mesh and not (local and local.is_dir())) or (local and local.is_file()):
+        root, _, name = path.rpartition("/")
+        return root or "/", re.compile(re.escape(name) + r"\Z")
+    if not _WILD.search(path) or (local and local.is_dir()):
         return path, None
     parts = path.split("/")
     first_wild = next(i for i, part in enumerate(parts) if _WILD.search(part))

@@ -43,6 +43,8 @@ from tests.conftest import TINY, fpipe
         (("render", "ROOT", "--classes", "car:x"), 2, "car:1000"),
         (("render", "ROOT", "--classes", "unicorn:3"), 2, "unicorn"),
         (("render", "ROOT", "--preset", str(TINY), "--shard", "99"), 2, "shard 99 does not exist"),
+        (("render", "/proc/fpipe/root", "--preset", str(TINY)), 3, "no folder can be made there"),
+        (("render", "ROOT", "--classes", "car:3,02958343:2"), 2, "car is named twice"),
         (("plan", "ROOT", "--source", "shapenet", "--path", "/no/such/folder"), 2, "/no/such/folder"),
         (("train-shared", "ROOT"), 2, "no dataset at"),
         (("fit-objects", "ROOT"), 2, "no dataset at"),

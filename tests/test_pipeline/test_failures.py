@@ -21,6 +21,7 @@ from storage.store import Store
 from storage.views import ViewsStore
 from tests.test_pipeline.small_dataset import N_VIEWS, SIZE_PX, object_views, write_small_dataset
 
+TEXTURE = "texture wood-{}.png of material oak is missing: material colour used"
 KINDS = ("timeout", "crash", "timeout", "no_faces")
 
 
@@ -38,7 +39,7 @@ def store(tmp_path: Path) -> Store:
         builder = views.builder(shard, f"a{shard}")
         for row in views.shard_rows(shard):
             if row % 4 == 3:
-                warnings = ["missing texture: wood.png", f"{row} of 500 views are empty"] if row < 100 else []
+                warnings = [TEXTURE.format(row), f"{row} of 500 views are empty"] if row < 100 else []
                 builder.add(row, good, {"warnings": warnings})
             else:
                 failure = Failure(KINDS[row % 4], "why", "stderr\nlast line", f"fpipe repro x car-{row:03d}")
@@ -81,10 +82,13 @@ def test_failures_as_text(store: Store) -> None:
 def test_warnings_of_rendered_objects(store: Store) -> None:
     found = dataset_warnings(store, limit=3)
     assert found["warned"] == 25
-    assert found["kinds"] == {"missing texture": 25, "N of N views are empty": 25}
+    assert found["kinds"] == {
+        "texture … of material oak is missing: material colour used": 25,
+        "… of 500 views are empty": 25,
+    }
     assert [entry["object_id"] for entry in found["objects"]] == ["car-003", "car-007", "car-011"]
     text = warnings_text(found)
-    assert "car-003 (car): missing texture: wood.png; 3 of 500 views are empty" in text
+    assert f"car-003 (car): {TEXTURE.format(3)}; 3 of 500 views are empty" in text
     assert "and 22 more" in text
 
 

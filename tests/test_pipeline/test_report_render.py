@@ -22,7 +22,7 @@ from pipeline.report.images import safe_picture, thumbnail
 from pipeline.report.records import StageRun
 from pipeline.report.render_charts import _projected, rate_chart
 from pipeline.report.throughput import throughput
-from pipeline.report.warning_kinds import WarningCounter
+from pipeline.warning_kinds import WarningCounter
 from storage.errors import UsageError
 from storage.layout import run_folder
 from storage.plan import PlanHeader, write_plan
@@ -140,7 +140,7 @@ def test_hostile_reasons_and_pictures_stay_out_of_the_markup(report: str) -> Non
 def test_failures_are_counted_by_class(report: str) -> None:
     section = report.partition('id="failures"')[2].partition("</section>")[0]
     rows = section.partition("<tbody>")[2].partition("</tbody>")[0].split("</tr>")
-    assert ["empty render" in rows[0], "overexposed" in rows[1]] == [True, True]
+    assert ["empty_render" in rows[0], "overexposed" in rows[1]] == [True, True]
     assert [">2<" in rows[0], ">1<" in rows[1], ">3<" in rows[2]] == [True] * 3
 
 

@@ -16,6 +16,7 @@ from pipeline.fit.repro import repro_fit
 from pipeline.retry_stage import Selection, retry_fit, retry_render
 from pipeline.stages import ShardsFailedError
 from render_jobs import retry as retry_module
+from render_jobs.outputs import ShardOutputs
 from storage.errors import LeaseHeldError, UsageError
 from storage.lease import Lease
 from storage.planes import PlanesStore
@@ -24,7 +25,7 @@ from storage.replacement import finish_round, open_round, redo_objects
 from storage.shards import unpack_tail
 from storage.store import Store
 from storage.verify import verify
-from storage.views import ViewsShardBuilder, ViewsStore
+from storage.views import ViewsStore
 from tests.test_pipeline.small_dataset import object_views, write_small_dataset
 from tests.test_pipeline.test_fit_job import BROKEN, _dataset, _fit_all
 from tests.test_pipeline.toy import toy_object
@@ -63,11 +64,11 @@ class FakeRenderer:
 
     works: set[str]
 
-    def add(self, builder: ViewsShardBuilder, worker: object, row: Any) -> float:
+    def add(self, outputs: ShardOutputs, worker: object, row: Any) -> float:
         if row.object_id in self.works:
-            builder.add(row.row, object_views(row.row), {"warnings": []})
+            outputs.add(row.row, object_views(row.row), {}, {"warnings": []})
         else:
-            builder.fail(row.row, Failure("timeout", "not finished after 600 s", repro="fpipe repro"))
+            outputs.fail(row.row, Failure("timeout", "not finished after 600 s", repro="fpipe repro"))
         return 1.0
 
 

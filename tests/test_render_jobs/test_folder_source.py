@@ -141,6 +141,25 @@ def test_a_remote_folder_that_is_gone_is_not_a_missing_file(tmp_path: Path) -> N
         source.fetch(first, tmp_path)
 
 
+def test_one_file_is_a_folder_of_one(root: Path, tmp_path: Path) -> None:
+    (root / "chairs/eames[1].obj").write_text("v 0 0 0\n")
+    (root / "chairs/bytes:odd%41.obj").write_text("v 1 1 1\n")
+    for name, object_id in (
+        ("eames.obj", "eames"),
+        ("eames[1].obj", "eames_1_"),
+        ("bytes:odd%41.obj", "bytes_odd_41"),
+    ):
+        source = FolderSource(str(root / "chairs" / name))
+        (entry,) = source.list({}, 0)
+        assert entry.object_id.startswith(object_id)
+        assert entry.class_name == "chairs"
+        assert source.fetch(entry, tmp_path).path == root / "chairs" / name
+    fsspec.filesystem("memory").put(str(root), "/single", recursive=True)
+    assert [entry.object_id for entry in listed("memory://single/loose.gltf")] == ["loose"]
+    with pytest.raises(UsageError, match="no meshes"):
+        listed(root / "nothing.obj")
+
+
 def test_a_folder_that_holds_everything_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Meshes may refer to what lies in the folder before the first wildcard."""
     monkeypatch.setenv("HOME", str(root / "chairs"))

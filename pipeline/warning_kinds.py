@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
-
-from pipeline.report.render_records import WarningKind
 
 _EXAMPLES: Final = 5
 _NUMBER: Final = re.compile(r"\d+(\.\d+)?")
+
+
+@dataclass(frozen=True)
+class WarningKind:
+    """Warnings of one wording: how many objects have one, and (object id, text) of some."""
+
+    text: str
+    n_objects: int
+    examples: Sequence[tuple[str, str]]
 
 
 class WarningCounter:
