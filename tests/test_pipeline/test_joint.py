@@ -11,8 +11,16 @@ import pytest
 import torch
 
 from pipeline.model.planes import fuse
+from pipeline.model.renderer import render_views
 from pipeline.train.joint import JointTrainer
-from tests.test_pipeline.toy import toy_autoencoder, toy_object, toy_settings, toy_trainer
+from tests.test_pipeline.toy import (
+    GEOMETRY,
+    psnr,
+    toy_autoencoder,
+    toy_object,
+    toy_settings,
+    toy_trainer,
+)
 
 
 def _run(trainer: JointTrainer, steps: int) -> None:
@@ -142,3 +150,35 @@ def test_training_lowers_the_losses() -> None:
     joint = [point.losses["rgb"] for point in trainer.curve if point.phase == "joint"]
     assert np.mean(warm[-5:]) < 0.6 * np.mean(warm[:5])
     assert np.mean(joint[-4:]) < np.mean(joint[:4])
+
+
+@pytest.mark.parametrize("n_fine", [0, 8])
+def test_one_object_overfits(n_fine: int) -> None:
+    settings = replace(
+        toy_settings(),
+        autoencoder=replace(toy_settings().autoencoder, steps=0),
+        n_fine=n_fine,
+        warmup_steps=150,
+        warmup_pixels=128,
+        joint_steps=0,
+    )
+    views = toy_object(0).training()
+    trainer = JointTrainer([views], toy_autoencoder(), settings, seed=0)
+
+    def latents_db() -> float:
+        """PSNR of the rendered latents of all training views, without jitter."""
+        shared, codes = trainer.shared_components(), trainer.codes()
+        assert codes.micro is not None
+        code = torch.from_numpy(codes.micro), torch.from_numpy(codes.coefficients)
+        cameras = torch.from_numpy(views.cam2world), torch.from_numpy(views.intrinsics)
+        geometry = replace(GEOMETRY, n_fine=n_fine)
+        planes = fuse(*code, shared.base_planes)[0]
+        drawn = render_views(
+            shared.renderer, planes, *cameras, shared.size_px, 4, geometry, shared.background_latent
+        )
+        with torch.no_grad():
+            return psnr(drawn, shared.autoencoder.encode(views.rgb(torch.device("cpu"))))
+
+    before = latents_db()
+    _run(trainer, 150)
+    assert latents_db() > max(before + 8, 30), (before, latents_db())
