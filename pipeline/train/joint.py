@@ -202,7 +202,7 @@ class JointTrainer:
         rows = self._objects_of(step, s.warmup_objects)
         generators = self._generators("warmup", step, rows)
         batch = draw_pixels(bank, rows, generators, s.warmup_pixels, s.n_samples + s.n_fine)
-        leaves, planes = self._planes(rows)
+        leaves, planes = self._planes_of(rows)
         random = self._free_points(generators)
         pixel, view = bank.pixel[batch.index], bank.view[batch.index]
         assert cache.background is not None
@@ -240,7 +240,7 @@ class JointTrainer:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=s.dtype == "bfloat16"):
             latents = self.autoencoder.encode(torch.cat([rgb, torch.ones_like(rgb[:1])])).float()
         target, background = latents[:-1], latents[-1:].expand_as(latents[:-1])
-        leaves, planes = self._planes(rows)
+        leaves, planes = self._planes_of(rows)
         drawn = self._render(planes, batch.rays, rows, self._free_points(generators))
         rendered = paste_pixels(drawn.value, drawn.opacity, batch, background)
         # The reconstruction loss has a tenth of the weight and costs a decoding: a part of the views is
@@ -290,7 +290,7 @@ class JointTrainer:
             self._ae_optimiser.param_groups[0]["lr"] = s.lr_autoencoder * s.lr_final**progress
             self._ae_optimiser.step()
 
-    def _planes(self, rows: list[int]) -> tuple[tuple[Tensor | None, Tensor], Tensor]:
+    def _planes_of(self, rows: list[int]) -> tuple[tuple[Tensor | None, Tensor], Tensor]:
         """Fuse the planes of a step's objects; their codes become leaves of the step's graph."""
         index = torch.tensor(rows, device=self.device)
         micro = None if self._codes.micro is None else self._codes.micro.values[index].requires_grad_()
