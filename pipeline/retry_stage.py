@@ -132,7 +132,6 @@ def retry_render(
         {
             "root_url": store.url,
             "limits": compute.limits.model_dump(mode="json"),
-            "mesh_cache": compute.mesh_cache(),
         },
         render_resources(compute),
         pass_stores(views),

@@ -43,7 +43,6 @@ def retry_shard(
     kinds: list[str] | None = None,
     objects: list[str] | None = None,
     limits: dict[str, Any] | None = None,
-    mesh_cache: dict[str, Any] | None = None,
     pass_generations: dict[str, int] | None = None,
 ) -> dict[str, Any]:
     """Renders failed objects of a shard that is done, and replaces it if any of them ends otherwise now.
@@ -57,7 +56,6 @@ def retry_shard(
         kinds: Failure classes to try again, None for all.
         objects: Object ids to try again, None for all.
         limits: Values of `ExecutionLimits`.
-        mesh_cache: Arguments of `MeshCache`; None for no cache.
         pass_generations: Pass → generation of the round that is open for it.
 
     Returns:
@@ -69,7 +67,7 @@ def retry_shard(
     """
     started = time.monotonic()
     views = ViewsStore.open(Store(root_url))
-    renderer = ObjectRenderer.of_plan(root_url, views.plan, mesh_cache)
+    renderer = ObjectRenderer.of_plan(root_url, views.plan)  # no cache: it may hold what was broken
 
     def is_chosen(record: ObjectRecord) -> bool:
         return is_selected(record.object_id, record.failure, kinds, objects)

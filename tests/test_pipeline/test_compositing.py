@@ -82,11 +82,11 @@ def test_stratified_depths_stay_in_their_parts() -> None:
     assert weights.sum() == 0
 
 
-def _slow_importance(weights: np.ndarray, depths: np.ndarray, n: int) -> list[float]:
+def _slow_importance(weights: np.ndarray, depths: np.ndarray, jitter: np.ndarray) -> list[float]:
     mass = (weights + 1e-5) / (weights + 1e-5).sum()
-    found = []
+    found, n = [], len(jitter)
     for k in range(n):
-        u, i = (k + 0.5) / n, 0
+        u, i = (k + jitter[k]) / n, 0
         while i < len(mass) - 1 and u > mass[: i + 1].sum():
             i += 1
         inside = (u - mass[:i].sum()) / mass[i]
@@ -98,9 +98,11 @@ def test_importance_sampling_equals_the_slow_reference() -> None:
     rng = np.random.default_rng(0)
     weights = rng.uniform(size=(5, 7)) ** 4
     depths = np.sort(rng.uniform(1, 2, size=(5, 8)), axis=1)
-    found = importance_depths(torch.from_numpy(weights), torch.from_numpy(depths), 11)
-    expected = [_slow_importance(w, d, 11) for w, d in zip(weights, depths, strict=True)]
-    np.testing.assert_allclose(found, expected, atol=1e-9)
+    middles, random = np.full((5, 11), 0.5), rng.uniform(size=(5, 11))
+    for jitter, given in ((middles, None), (random, torch.from_numpy(random))):
+        found = importance_depths(torch.from_numpy(weights), torch.from_numpy(depths), 11, given)
+        expected = [_slow_importance(w, d, j) for w, d, j in zip(weights, depths, jitter, strict=True)]
+        np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
 def test_importance_samples_of_one_heavy_interval_lie_in_it() -> None:

@@ -12,10 +12,18 @@ import torch
 
 from pipeline.model.identity import IdentityAutoencoder
 from pipeline.model.planes import fuse
+from pipeline.model.renderer import render_views
 from pipeline.train.joint import JointTrainer
 from pipeline.train.losses import total_variation
 from pipeline.train.schedule import Rates
-from tests.test_pipeline.toy import toy_autoencoder, toy_object, toy_settings, toy_trainer
+from tests.test_pipeline.toy import (
+    GEOMETRY,
+    psnr,
+    toy_autoencoder,
+    toy_object,
+    toy_settings,
+    toy_trainer,
+)
 
 
 def _run(trainer: JointTrainer, steps: int) -> None:
@@ -225,3 +233,35 @@ def test_a_warmup_step_object_by_object_is_that_of_one_graph(extra: dict[str, An
         # Relative to the largest: single elements may be nothing but rounding.
         assert float((ours - theirs).abs().max()) < 1e-5 * float(theirs.abs().max())
     np.testing.assert_allclose(micro, expected_micro, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_fine", [0, 8])
+def test_one_object_overfits(n_fine: int) -> None:
+    settings = replace(
+        toy_settings(),
+        autoencoder=replace(toy_settings().autoencoder, steps=0),
+        n_fine=n_fine,
+        warmup_steps=150,
+        warmup_pixels=128,
+        joint_steps=0,
+    )
+    views = toy_object(0).training()
+    trainer = JointTrainer([views], toy_autoencoder(), settings, seed=0)
+
+    def latents_db() -> float:
+        """PSNR of the rendered latents of all training views, without jitter."""
+        shared, codes = trainer.shared_components(), trainer.codes()
+        assert codes.micro is not None
+        code = torch.from_numpy(codes.micro), torch.from_numpy(codes.coefficients)
+        cameras = torch.from_numpy(views.cam2world), torch.from_numpy(views.intrinsics)
+        geometry = replace(GEOMETRY, n_fine=n_fine)
+        planes = fuse(*code, shared.base_planes)[0]
+        drawn = render_views(
+            shared.renderer, planes, *cameras, shared.size_px, 4, geometry, shared.background_latent
+        )
+        with torch.no_grad():
+            return psnr(drawn, shared.autoencoder.encode(views.rgb(torch.device("cpu"))))
+
+    before = latents_db()
+    _run(trainer, 150)
+    assert latents_db() > max(before + 8, 30), (before, latents_db())

@@ -44,13 +44,14 @@ def _squared_radius_planes(K: int) -> torch.Tensor:
     return planes
 
 
-def test_a_sphere_of_known_density_renders_to_the_analytic_image() -> None:
+@pytest.mark.parametrize("samples", [(256, 0), (96, 96)])
+def test_a_sphere_of_known_density_renders_to_the_analytic_image(samples: tuple[int, int]) -> None:
     position = np.array([1.0, -0.6, 0.58])
     position *= 1.3 / np.linalg.norm(position)
     cam2world = torch.from_numpy(look_at_origin(position)[None]).float()
     matrix = torch.tensor([[[16.0, 0, 8], [0, 16, 8], [0, 0, 1]]])
     background = torch.stack([torch.full((16, 16), 1.0), torch.full((16, 16), 0.5)])
-    geometry = Geometry(n_coarse=256, n_fine=0)
+    geometry = Geometry(n_coarse=samples[0], n_fine=samples[1])
     found = render_views(
         SphereRenderer(), _squared_radius_planes(128), cam2world, matrix, (16, 16), 1, geometry, background
     )[0]
