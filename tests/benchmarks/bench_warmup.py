@@ -6,7 +6,7 @@ each view of another object. Forward, backward and optimiser; process CPU time, 
 
 - `plain`: `plain_warmup` with one dense Adam over the step's 32 objects and the shared parameters.
 - `ours`: `JointTrainer` with the same mathematics: every ray through the whole box, 48 stratified and 48
-  importance samples. Only the step's objects are touched by the optimiser, out of `objects`.
+  importance samples. Only the 32 objects of a step, out of 64, are touched by the optimiser.
 - `clipped`: *another schedule*, this project's own: rays that meet the visual hull, clipped to it, 16
   samples, and 512 points of free space per object.
 - `adam`: optimisers alone, for the codes of all `objects` (dense torch) or of the step's 32 (ours).
@@ -35,7 +35,7 @@ from pipeline.train.settings import JointSettings
 from render_jobs.cameras import hemisphere_cameras
 from tests.benchmarks.plain_warmup import PlainWarmup
 
-SIDE_PX, VIEWS_PER_OBJECT, BATCH, K, F_MIC, F_MAC, M, WIDTH = 128, 2, 32, 64, 10, 22, 50, 64
+SIDE_PX, VIEWS_PER_OBJECT, TRAINED, BATCH, K, F_MIC, F_MAC, M, WIDTH = 128, 2, 64, 32, 64, 10, 22, 50, 64
 # The paper's cameras and box: every ray crosses it from 0.5 to 2.1.
 PAPER = Geometry(box_half=1.0, near=0.5, far=2.1, clip_radius=None)
 RAYS = 256
@@ -59,7 +59,7 @@ def objects(n: int, *, ball: bool) -> list[TrainingViews]:
     return [TrainingViews(f"object-{i}", rgba, *cameras(), has_alpha=ball) for i in range(n)]
 
 
-def trainer(n: int, *, clipped: bool) -> JointTrainer:
+def trainer(*, clipped: bool, n: int = TRAINED) -> JointTrainer:
     """A trainer that stands at the start of its warm-up, after one step."""
     sampling = {"n_samples": 16} if clipped else {"n_samples": 48, "n_fine": 48, "lambda_free": 0.0}
     settings = JointSettings(
@@ -129,15 +129,15 @@ def adam_of(n: int, repeats: int) -> dict[str, float]:
 def main() -> None:
     """Prints one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--objects", type=int, default=500, help="objects of the training (N1)")
+    parser.add_argument("--objects", type=int, default=500, help="objects of `adam` (N1)")
     parser.add_argument("--steps", type=int, default=4, help="timed steps of each kind")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--only", nargs="+", default=["plain", "ours", "clipped", "adam"])
     arguments = parser.parse_args()
     makers: dict[str, Callable[[], Callable[[], object]]] = {
         "plain": lambda: plain_step(BATCH),
-        "ours": lambda: trainer(arguments.objects, clipped=False).step,
-        "clipped": lambda: trainer(arguments.objects, clipped=True).step,
+        "ours": lambda: trainer(clipped=False).step,
+        "clipped": lambda: trainer(clipped=True).step,
     }
     found: dict[str, object] = {"objects": arguments.objects, "unit": "CPU-ms per latent view"}
     found |= {f"{threads}_threads": {} for threads in arguments.threads}
