@@ -171,7 +171,7 @@ class LossConfig(ContentConfig):
 class TrainConfig(ContentConfig):
     """What the shared components are and how they are trained. Every field changes content."""
 
-    later_fields: ClassVar[frozenset[str]] = frozenset({"init_coefficients"})
+    later_fields: ClassVar[frozenset[str]] = frozenset({"init_coefficients", "fine_samples"})
 
     objects: int = Field(
         default=500, ge=1, description="Objects of the joint training (N1); fewer if there are fewer."
@@ -194,6 +194,9 @@ class TrainConfig(ContentConfig):
     )
     samples: int = Field(
         default=16, ge=2, description="Samples per training ray, between entry to and exit from the hull."
+    )
+    fine_samples: int = Field(
+        default=0, ge=0, description="Further samples per training ray, where the first ones found something."
     )
     dilate: int = Field(
         default=1, ge=0, description="Growth of silhouettes before the hull is carved, latent pixels."
@@ -229,6 +232,7 @@ class TrainConfig(ContentConfig):
             init_scale=self.init_scale,
             init_coefficients=self.init_coefficients,
             n_samples=self.samples,
+            n_fine=self.fine_samples,
             dilate=self.dilate,
             warmup_steps=self.warmup.steps,
             warmup_objects=self.warmup.objects,

@@ -137,3 +137,9 @@ def test_presets_extend_one_another(tmp_path) -> None:
     path.write_text(f"extends: {path}\n")
     with pytest.raises(ConfigError, match="extend each other"):
         read_preset(str(path))
+
+
+def test_training_rays_have_the_papers_samples() -> None:
+    settings = load_config(read_preset("paper")).train.settings()
+    assert (settings.n_samples, settings.n_fine) == (48, 48)
+    assert load_config(read_preset("demo")).train.settings().n_fine == 0
