@@ -184,7 +184,7 @@ def test_another_config_on_an_existing_root_changes_nothing(tiny_dataset, tmp_pa
     shutil.copytree(tiny_dataset, root)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     for arguments, said in (
-        (("render", root, "--views", "9"), "n_views"),
+        (("render", root, "--views", "9"), "render.views: 8 (existing) -> 9 (asked for)"),
         (("fit-objects", root, "--set", "fit.latent_steps=9"), "latent_steps"),
     ):
         done = fpipe(*arguments)

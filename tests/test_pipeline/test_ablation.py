@@ -26,6 +26,7 @@ from pipeline.config import PipelineConfig, load_config, read_preset
 from pipeline.evaluate import recompute_figures
 from pipeline.executor import Task, TaskFunction, TaskOutcome, TaskResources
 from pipeline.model import autoencoder as autoencoder_module
+from pipeline.model import vae_files
 from pipeline.model.shared import load_regime_one, load_shared
 from pipeline.report import write_report
 from storage.plan import PlanHeader, write_plan
@@ -153,7 +154,8 @@ def test_rgb_needs_no_diffusers(ablated: Ablated, monkeypatch: pytest.MonkeyPatc
     def missing() -> Any:
         raise AssertionError("diffusers was asked for")
 
-    monkeypatch.setattr(autoencoder_module, "_autoencoder_kl", missing)
+    for module in (autoencoder_module, vae_files):
+        monkeypatch.setattr(module, "autoencoder_kl", missing)
     for name in ("rgb", "tri-planes"):
         shared = load_shared(ablated.store, ablated.rows[name].shared_version)
         assert shared.background_latent.shape == (3, SIZE_PX, SIZE_PX)

@@ -241,7 +241,7 @@ def test_one_object_overfits(n_fine: int) -> None:
         toy_settings(),
         autoencoder=replace(toy_settings().autoencoder, steps=0),
         n_fine=n_fine,
-        warmup_steps=150,
+        warmup_steps=300,
         warmup_pixels=128,
         joint_steps=0,
     )
@@ -263,5 +263,5 @@ def test_one_object_overfits(n_fine: int) -> None:
             return psnr(drawn, shared.autoencoder.encode(views.rgb(torch.device("cpu"))))
 
     before = latents_db()
-    _run(trainer, 150)
+    _run(trainer, 300)
     assert latents_db() > max(before + 8, 30), (before, latents_db())

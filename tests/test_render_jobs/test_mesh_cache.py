@@ -207,7 +207,8 @@ def test_sources_fetch_from_the_cache_once_it_has_the_mesh(kind: str, tmp_path: 
     source = make(f"memory://{url}", cache=cache)
     entry = source.list({}, 0)[0]
     first = source.fetch(entry, _folder(tmp_path / "1"))
-    files.rm(f"/{url}", recursive=True)
+    files.rm(f"/{url}/02958343/m", recursive=True)
+    files.pipe_file(f"/{url}/02958343/other/model.obj", b"")  # an empty source would count as gone
     second = source.fetch(entry, _folder(tmp_path / "2"))
     assert first.path.relative_to(tmp_path / "1") == second.path.relative_to(tmp_path / "2")
     assert second.path.read_bytes() == first.path.read_bytes()
