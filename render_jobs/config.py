@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     field_validator,
-    model_serializer,
     model_validator,
 )
+
+from storage.content import ContentConfig
 
 Device = Literal["cpu", "cuda", "optix"]
 PassName = Literal["depth", "normals"]
@@ -31,20 +31,14 @@ RENDERED_ONLY = (
     "passes",
 )
 """Fields that mean nothing for views that exist already."""
-_LATER_FIELDS = {
-    "front_azimuth_deg",
-    "front_elevation_deg",
-    "shared_rig",
-    "cameras",
-    "clipping",
-    "passes",
-}
 
 
-class RenderConfig(BaseModel):
+class RenderConfig(ContentConfig):
     """What the images look like. Every field changes content and is part of the stage's hash."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    later_fields: ClassVar[frozenset[str]] = frozenset(
+        {"front_azimuth_deg", "front_elevation_deg", "shared_rig", "cameras", "clipping", "passes"}
+    )
 
     views: int = Field(default=160, ge=2, le=100_000, description="Views per object.")
     width: int = Field(default=128, ge=8, le=8192, description="Image width in pixels.")
@@ -119,17 +113,6 @@ class RenderConfig(BaseModel):
         if self.poses != "file" and self.cameras is not None:
             raise ValueError(f"render.cameras is given, so render.poses cannot be {self.poses}")
         return self
-
-    @model_serializer(mode="wrap")
-    def _content(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves later fields out while they have their default: earlier datasets keep their hash."""
-        values: dict[str, Any] = handler(self)
-        fields = type(self).model_fields
-        return {
-            name: value
-            for name, value in values.items()
-            if name not in _LATER_FIELDS or getattr(self, name) != fields[name].default
-        }
 
     def cycles_settings(self) -> dict[str, Any]:
         """Returns what the child process needs to know: size, shading, samples and bounces."""

@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.content import ContentConfig
 from pipeline.fit.optimise import FitSettings
 from pipeline.train.schedule import Decay, Rates
+from storage.content import ContentConfig
 
 
 class FitConfig(ContentConfig):

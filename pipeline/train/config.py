@@ -6,11 +6,11 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.content import ContentConfig
 from pipeline.model.config import GeometryConfig
 from pipeline.train.autoencoder import AutoencoderRecipe
 from pipeline.train.schedule import Decay, Rates
 from pipeline.train.settings import JointSettings
+from storage.content import ContentConfig
 
 
 class AutoencoderConfig(ContentConfig):
