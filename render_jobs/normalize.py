@@ -6,7 +6,7 @@ front −z) the rotation (x, y, z) → (x, −z, y) keeps x.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,6 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float32]
 
 Axis = Literal["x", "-x", "y", "-y", "z", "-z"]
-AXES: tuple[Axis, ...] = get_args(Axis)
 
 
 def axis_vector(axis: Axis) -> npt.NDArray[np.float64]:

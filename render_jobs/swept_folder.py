@@ -7,22 +7,16 @@ folder's lock.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import shutil
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
+from render_jobs.owned_folder import own, remove_abandoned
 from storage.errors import EnvironmentProblem
 
 PREFIX = "fpipe-render-"
-_LOCK_NAME = "owner.lock"
-# Between making a folder and locking it lie microseconds; a folder younger than this is never taken for a
-# dead one.
-_MIN_AGE_S = 60.0
 _JANITOR = 'trap "" HUP INT TERM; read -r _; rm -rf -- "$1"'
 
 
@@ -38,7 +32,7 @@ class SweptFolder:
         sweep(parent)
         try:
             self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-            self._lock = _lock(self.path)
+            self._lock = own(self.path)
         except OSError as error:
             raise EnvironmentProblem(
                 f"no temporary folder could be made in {parent} ({error}); set TMPDIR to a writable folder"
@@ -71,27 +65,5 @@ class SweptFolder:
 
 
 def sweep(parent: Path) -> list[Path]:
-    """Removes the folders of dead owners; returns them. Ignores faults: it may be another user's."""
-    removed = []
-    for folder in parent.glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime < _MIN_AGE_S:
-                continue
-            lock = _lock(folder)
-            if lock is None:
-                continue
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(lock)
-            removed.append(folder)
-    return removed
-
-
-def _lock(folder: Path) -> int | None:
-    """Takes the folder's lock, which the kernel frees when its holder dies; None when somebody has it."""
-    fd = os.open(folder / _LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    return fd
+    """Removes the folders of dead owners; returns them."""
+    return remove_abandoned(parent.glob(f"{PREFIX}*"))

@@ -16,16 +16,16 @@ import logging
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from render_jobs.owned_folder import own, remove_abandoned
 
 LOGGER = logging.getLogger(__name__)
 
 KEEP_FRACTION = 0.9
 """Part of the bound that an eviction leaves, so that not every fetch evicts."""
-_MIN_AGE_S = 60.0  # between making and locking a folder lie microseconds, as in swept_folder
 _LOCK = ".lock"
 _TOTAL = "total_bytes"
 _UNUSABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EMLINK}
@@ -78,7 +78,7 @@ class MeshCache:
         for folder in (self._entries, self._filling):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         private = Path(tempfile.mkdtemp(dir=self._filling))
-        lock = _try_lock(private / _LOCK)
+        lock = own(private)
         try:
             files = private / "files"
             files.mkdir()
@@ -117,18 +117,8 @@ class MeshCache:
             shutil.rmtree(gone.parent, ignore_errors=True)
             total -= entry.n_bytes
             LOGGER.debug("mesh cache: evicted %s, %d bytes", entry.path.name, entry.n_bytes)
-        self._sweep()
+        remove_abandoned(self._filling.iterdir())
         return total
-
-    def _sweep(self) -> None:
-        for folder in self._filling.iterdir():
-            with contextlib.suppress(OSError):
-                if time.time() - folder.stat().st_mtime < _MIN_AGE_S:
-                    continue
-                lock = _try_lock(folder / _LOCK)
-                if lock is not None:
-                    shutil.rmtree(folder, ignore_errors=True)
-                    os.close(lock)
 
     def _scan(self) -> list[_Entry]:
         return [
@@ -189,17 +179,6 @@ def _bytes_of(folder: Path) -> int:
         with contextlib.suppress(FileNotFoundError):
             total += max(path.stat().st_size, 4096)
     return total
-
-
-def _try_lock(path: Path) -> int | None:
-    """Takes a file's lock, which the kernel frees when its holder dies; None when somebody has it."""
-    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    return fd
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from render_jobs import owned_folder
 from render_jobs.sources import mesh_cache
 from render_jobs.sources.folder import FolderSource
 from render_jobs.sources.mesh_cache import MeshCache
@@ -169,7 +170,7 @@ def test_a_killed_filler_leaves_no_entry_and_is_swept(
     assert filling.stdout is not None
     assert filling.stdout.readline() == "filling\n"
     half = next((cache / "filling").iterdir())
-    monkeypatch.setattr(mesh_cache, "_MIN_AGE_S", -1.0)
+    monkeypatch.setattr(owned_folder, "MIN_AGE_S", -1.0)
     evicting = MeshCache(cache, 3 * ENTRY_BYTES)
     for name in "bcde":
         provide(evicting, tasks, name, [])

@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 
-PARTS = ("shape", "color", "expression")
 DECIMALS = 6
 """Coefficients are rounded to this many places before they are used, so that text holds them exactly."""
 
