@@ -26,7 +26,7 @@ from pipeline.fit.config import FitConfig
 from pipeline.fit.optimise import FittedCode, fit_objects
 from pipeline.fit_views import FitRenderer
 from pipeline.model.shared import RegimeOneCodes, SharedComponents, load_regime_one, load_shared
-from pipeline.train.batches import TrainingViews
+from pipeline.train.training_views import TrainingViews
 from render_jobs.job import repro_command as render_repro
 from storage.errors import IntegrityError, ObjectUnavailableError, UsageError
 from storage.planes import PlanesShardBuilder, PlanesStore

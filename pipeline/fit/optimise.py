@@ -19,20 +19,14 @@ from torch import Tensor
 from pipeline.model.planes import fuse
 from pipeline.model.renderer import PlaneTable
 from pipeline.model.shared import SharedComponents
-from pipeline.train.batches import (
-    RayBank,
-    RayBatch,
-    TrainingViews,
-    build_ray_bank,
-    cycle,
-    draw_pixels,
-    seeded_generator,
-    view_pixels,
-)
+from pipeline.train.batches import RayBatch, draw_pixels, view_pixels
 from pipeline.train.by_object import sum_by_object
+from pipeline.train.draws import cycle, seeded_generator
 from pipeline.train.losses import Rendered, latent_error, paste_pixels, render_pixels
+from pipeline.train.ray_bank import RayBank, build_ray_bank
 from pipeline.train.row_adam import RowAdam
 from pipeline.train.schedule import Decay, Rates
+from pipeline.train.training_views import TrainingViews
 
 InitCode = tuple[npt.NDArray[np.float32] | None, npt.NDArray[np.float32]]
 OnStep = Callable[[int, int], None]

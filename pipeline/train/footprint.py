@@ -21,10 +21,11 @@ from pipeline.fit.optimise import FitSettings
 from pipeline.model.autoencoder import Autoencoder, new_autoencoder
 from pipeline.model.occupancy import GRID
 from pipeline.train.autoencoder import STATISTICS_VIEWS
-from pipeline.train.batches import TrainingViews
-from pipeline.train.joint import ENCODE_BATCH, JointTrainer
+from pipeline.train.joint import JointTrainer
+from pipeline.train.latent_cache import ENCODE_BATCH
 from pipeline.train.live_bytes import LiveBytes
 from pipeline.train.settings import JointSettings
+from pipeline.train.training_views import TrainingViews
 
 PROGRAM_BYTES = 550 * 2**20
 """A worker's memory before it has data: the interpreter with torch, diffusers and zarr; seen: 500 to 600."""

@@ -21,13 +21,13 @@ from torch import distributed
 from pipeline.model.autoencoder import Autoencoder, load_autoencoder, new_autoencoder
 from pipeline.model.identity import IdentityAutoencoder
 from pipeline.model.shared import RegimeOneCodes
-from pipeline.train.batches import TrainingViews
 from pipeline.train.checkpoints import Checkpoints
 from pipeline.train.config import TrainConfig
 from pipeline.train.joint import JointTrainer
 from pipeline.train.monitor import Monitor, progress_figures
 from pipeline.train.monitor_config import MonitorConfig
 from pipeline.train.scratch_arrays import ScratchArrays
+from pipeline.train.training_views import TrainingViews
 from storage import layout
 from storage.documents import content_hash
 from storage.errors import FpipeError, UsageError

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,28 +24,19 @@ from pipeline.model.planes import fuse
 from pipeline.model.renderer import PlaneTable, Renderer
 from pipeline.model.shared import RegimeOneCodes, SharedComponents
 from pipeline.train.autoencoder import AutoencoderTrainer
-from pipeline.train.batches import (
-    AllViews,
-    RayBank,
-    RayBatch,
-    TrainingViews,
-    build_ray_bank,
-    cycle,
-    draw_pixels,
-    over_white,
-    seeded_generator,
-    view_pixels,
-)
+from pipeline.train.batches import RayBatch, draw_pixels, view_pixels
 from pipeline.train.by_object import sum_by_object
+from pipeline.train.draws import ObjectDraws, seeded_generator
+from pipeline.train.latent_cache import LatentCache, encode_views
 from pipeline.train.losses import Rendered, latent_error, paste_pixels, render_pixels, total_variation
+from pipeline.train.object_codes import Leaves, ObjectCodes
 from pipeline.train.ranks import OtherRankError, Ranks
-from pipeline.train.row_adam import EPSILON, RowAdam
+from pipeline.train.ray_bank import RayBank, build_ray_bank
+from pipeline.train.row_adam import EPSILON
 from pipeline.train.schedule import Rates
 from pipeline.train.scratch_arrays import ScratchArrays
 from pipeline.train.settings import JointSettings
-
-ENCODE_BATCH = 32
-"""Views that the encoder sees at a time."""
+from pipeline.train.training_views import AllViews, TrainingViews
 
 Phase = Literal["autoencoder", "warmup", "joint", "done"]
 
@@ -59,22 +49,6 @@ class CurvePoint:
     phase: str
     losses: dict[str, float]
     seconds: float
-
-
-@dataclass
-class _Codes:
-    """Codes of this rank's objects with their optimiser state."""
-
-    micro: RowAdam | None
-    coefficients: RowAdam
-
-
-@dataclass(frozen=True)
-class _Cache:
-    """Warm-up targets: latents [views of all objects, h·w, C] of the training views, and that of white."""
-
-    latents: Tensor
-    background: Tensor
 
 
 class JointTrainer:
@@ -108,7 +82,10 @@ class JointTrainer:
         self.rates: dict[str, float] = {}
         self.at_once = self.device.type != "cpu"
         self.size_px = (objects[0].rgba.shape[1], objects[0].rgba.shape[2])
-        self._init_planes()
+        ids = [views.object_id for views in objects]
+        self._draws = ObjectDraws(ids, [len(views.rgba) for views in objects], seed)
+        self._codes = ObjectCodes(ids, settings, seed, self.device)
+        self._init_shared()
         # One pass over memory instead of about ten; the same numbers up to rounding.
         fused = self.device.type in ("cpu", "cuda")
         own = list(self.autoencoder.parameters())
@@ -125,31 +102,20 @@ class JointTrainer:
             {"params": list(self.renderer.parameters())},
         ]
         self._optimiser = torch.optim.Adam(shared, betas=(0.9, 0.99), eps=EPSILON, fused=fused)
-        self._cache: _Cache | None = None
+        self._cache: LatentCache | None = None
         self._bank: RayBank | None = None
         self._join_ranks()
 
-    def _init_planes(self) -> None:
+    def _init_shared(self) -> None:
         s = self.settings
         generator = seeded_generator("shared", self.seed)
-        shape = (3, s.resolution, s.resolution)
-        base = torch.randn(s.n_base, shape[0], s.f_mac, *shape[1:], generator=generator) * s.init_scale
+        shape = (s.n_base, 3, s.f_mac, s.resolution, s.resolution)
+        base = torch.randn(*shape, generator=generator) * s.init_scale
         self.base_planes = base.to(self.device).requires_grad_()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             renderer = Renderer(s.f_mic + s.f_mac, self.autoencoder.latent_channels, s.width)
         self.renderer = renderer.to(self.device)
-        micro, coefficients = [], []
-        # 1/sqrt(M) keeps the macro features at the base planes' scale (METHOD section 2).
-        divisor = 1.0 / s.init_coefficients if s.init_coefficients else math.sqrt(max(s.n_base, 1))
-        for views in self.objects:
-            own = seeded_generator("code", self.seed, views.object_id)
-            coefficients.append(torch.randn(s.n_base, generator=own) / divisor)
-            micro.append(torch.randn(3, s.f_mic, *shape[1:], generator=own) * s.init_scale)
-        self._codes = _Codes(
-            RowAdam(torch.stack(micro).to(self.device)) if s.f_mic else None,
-            RowAdam(torch.stack(coefficients).to(self.device)),
-        )
 
     def _join_ranks(self) -> None:
         """Start all ranks from the same shared parameters, and add up what they learn."""
@@ -219,8 +185,8 @@ class JointTrainer:
     def _warmup_step(self, step: int) -> dict[str, float]:
         s = self.settings
         bank = self._ray_bank()
-        rows = self._objects_of(step, s.warmup_objects)
-        generators = self._generators("warmup", step, rows)
+        rows = self._draws.objects(step, self._ranks.share(s.warmup_objects))
+        generators = self._draws.generators("warmup", step, rows)
         batch = draw_pixels(bank, rows, generators, s.warmup_pixels, s.n_samples + s.n_fine)
         leaves, planes = self._planes_of(rows)
         random = self._free_points(generators)
@@ -258,9 +224,10 @@ class JointTrainer:
     def _joint_step(self, step: int) -> dict[str, float]:
         s = self.settings
         bank = self._ray_bank()
-        rows = self._objects_of(step + s.warmup_steps, s.joint_objects)
-        views = [self._views_of(i, step) for i in rows]
-        generators = self._generators("joint", step, rows)
+        share = self._ranks.share(s.joint_objects)
+        rows = self._draws.objects(step + s.warmup_steps, share)
+        views = [self._draws.views(i, step, share, s.joint_views) for i in rows]
+        generators = self._draws.generators("joint", step, rows)
         batch = view_pixels(bank, rows, views, generators, s.n_samples + s.n_fine, s.crop_px)
         rgb = batch.rgb([self.objects[i] for i in rows], self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=s.dtype == "bfloat16"):
@@ -292,7 +259,7 @@ class JointTrainer:
         loss: Tensor,
         weight: float,
         rows: list[int],
-        leaves: tuple[Tensor | None, Tensor],
+        leaves: Leaves,
         rates: Rates,
     ) -> None:
         """Backward, then one optimiser step of what it reached and has a rate; `weight` is the rank's."""
@@ -312,11 +279,7 @@ class JointTrainer:
         for group, rate in zip(self._optimiser.param_groups, (rates.base, rates.renderer), strict=True):
             group["lr"] = rate
         self._optimiser.step()
-        micro, coefficients = leaves
-        if self._codes.micro is not None and micro is not None and micro.grad is not None:
-            self._codes.micro.update(rows, micro.grad, rates.micro)
-        if coefficients.grad is not None:
-            self._codes.coefficients.update(rows, coefficients.grad, rates.coefficients)
+        self._codes.update(rows, leaves, rates)
         if self._ae_optimiser is not None and rates.autoencoder:
             self._ae_optimiser.param_groups[0]["lr"] = rates.autoencoder
             self._ae_optimiser.step()
@@ -327,12 +290,10 @@ class JointTrainer:
             del parts["free"]
         return self._ranks.sum(parts, weight)
 
-    def _planes_of(self, rows: list[int]) -> tuple[tuple[Tensor | None, Tensor], Tensor]:
+    def _planes_of(self, rows: list[int]) -> tuple[Leaves, Tensor]:
         """Fuse the planes of a step's objects; their codes become leaves of the step's graph."""
-        index = torch.tensor(rows, device=self.device)
-        micro = None if self._codes.micro is None else self._codes.micro.values[index].requires_grad_()
-        coefficients = self._codes.coefficients.values[index].requires_grad_()
-        return (micro, coefficients), fuse(micro, coefficients, self.base_planes)
+        leaves = self._codes.leaves(rows)
+        return leaves, fuse(*leaves, self.base_planes)
 
     def _free_points(self, generators: list[torch.Generator]) -> Tensor:
         n = self.settings.free_points if self.settings.lambda_free else 0
@@ -346,23 +307,6 @@ class JointTrainer:
             self.renderer, table, self._ray_bank(), batch, index, random, s.geometry, s.n_fine
         )
 
-    def _objects_of(self, step: int, count: int) -> list[int]:
-        count = self._ranks.share(count)
-        position = step * count
-        drawn = cycle(len(self.objects), count, position, "objects", self.seed)
-        return list(dict.fromkeys(drawn))  # a step across an epoch's end may draw an object twice
-
-    def _views_of(self, row: int, step: int) -> list[int]:
-        """Views of an object in a joint step: by its own visits, so that all are seen equally often."""
-        s = self.settings
-        visits = step * self._ranks.share(s.joint_objects) // len(self.objects)
-        n_views = len(self.objects[row].rgba)
-        count = min(s.joint_views, n_views)
-        return cycle(n_views, count, visits * count, "views", self.seed, self.objects[row].object_id)
-
-    def _generators(self, phase: str, step: int, rows: list[int]) -> list[torch.Generator]:
-        return [seeded_generator(phase, self.seed, step, self.objects[i].object_id) for i in rows]
-
     def _ray_bank(self) -> RayBank:
         if self._bank is None:
             s = self.settings
@@ -371,25 +315,9 @@ class JointTrainer:
             )
         return self._bank
 
-    @torch.no_grad()
-    def _latent_cache(self) -> _Cache:
-        """Latents of all training views, encoded once: the autoencoder is frozen during the warm-up."""
-        if self._cache is None:
-            background = self.autoencoder.background_latent(*self.size_px)
-            n_views = sum(len(views.rgba) for views in self.objects)
-            shape = (n_views, background[0].numel(), len(background))
-            table, in_file = self._arrays.empty("latents of the views", shape, np.float32)
-            end = 0
-            for views in self.objects:
-                for start in range(0, len(views.rgba), ENCODE_BATCH):
-                    rgb = over_white(
-                        torch.from_numpy(views.rgba[start : start + ENCODE_BATCH]).to(self.device)
-                    )
-                    latents = self.autoencoder.encode(rgb).flatten(2).transpose(1, 2)
-                    table[end : end + len(latents)] = latents.cpu().numpy()
-                    end += len(latents)
-            latents = torch.from_numpy(table)
-            self._cache = _Cache(latents if in_file else latents.to(self.device), background)
+    def _latent_cache(self) -> LatentCache:
+        if self._cache is None:  # the autoencoder is frozen during the warm-up
+            self._cache = encode_views(self.objects, self.autoencoder, self.device, self._arrays)
         return self._cache
 
     def state_dict(self) -> dict[str, Any]:
@@ -403,9 +331,8 @@ class JointTrainer:
             "renderer": self.renderer.state_dict(),
             "optimiser": self._optimiser.state_dict(),
             "ae_optimiser": self._ae_optimiser and self._ae_optimiser.state_dict(),
-            "coefficients": self._codes.coefficients.state_dict(),
-            "micro": None if self._codes.micro is None else self._codes.micro.state_dict(),
-            "object_ids": [views.object_id for views in self.objects],
+            **self._codes.state_dict(),
+            "object_ids": list(self._codes.object_ids),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -414,8 +341,8 @@ class JointTrainer:
         Raises:
             ValueError: If the state is of other objects.
         """
-        ids = [views.object_id for views in self.objects]
-        if list(state["object_ids"]) != ids:
+        ids = self._codes.object_ids
+        if tuple(state["object_ids"]) != ids:
             raise ValueError(
                 f"the checkpoint is of {len(state['object_ids'])} other objects than these {len(ids)}"
             )
@@ -430,26 +357,21 @@ class JointTrainer:
         self._optimiser.load_state_dict(state["optimiser"])
         if self._ae_optimiser is not None:
             self._ae_optimiser.load_state_dict(state["ae_optimiser"])
-        self._codes.coefficients.load_state_dict(state["coefficients"])
-        if self._codes.micro is not None:
-            self._codes.micro.load_state_dict(state["micro"])
+        self._codes.load_state_dict(state)
         self._cache = None
 
     def code(self, index: int) -> tuple[Tensor | None, Tensor]:
         """Micro planes and coefficients of one of this rank's objects, as they are now."""
-        micro = None if self._codes.micro is None else self._codes.micro.values[index]
-        return micro, self._codes.coefficients.values[index]
+        return self._codes.of(index)
 
     def codes(self) -> RegimeOneCodes:
         """Codes of this rank's objects."""
-        micro = None if self._codes.micro is None else self._codes.micro.values.cpu().numpy()
-        ids = tuple(views.object_id for views in self.objects)
-        return RegimeOneCodes(ids, micro, self._codes.coefficients.values.cpu().numpy())
+        return self._codes.stored()
 
     def shared_components(self) -> SharedComponents:
         """The shared components as they are now, detached."""
         s = self.settings
-        micro = None if self._codes.micro is None else self._codes.micro.values.mean(0)
+        micro, coefficients = self._codes.mean()
         return SharedComponents(
             autoencoder=self.autoencoder,
             base_planes=self.base_planes.detach().clone(),
@@ -459,5 +381,5 @@ class JointTrainer:
             f_mic=s.f_mic,
             size_px=self.size_px,
             mean_micro=micro,
-            mean_coefficients=self._codes.coefficients.values.mean(0),
+            mean_coefficients=coefficients,
         )

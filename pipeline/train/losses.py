@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from pipeline.model.compositing import stratified_depths
 from pipeline.model.renderer import Geometry, PlaneTable, Renderer, render_rays, render_rays_twice
-from pipeline.train.batches import RayBank, RayBatch, ViewBatch
+from pipeline.train.batches import RayBatch, ViewBatch
+from pipeline.train.ray_bank import RayBank
 
 _COARSE_STEPS = 16
 

@@ -19,7 +19,7 @@ import torch
 from fsspec.asyn import AsyncFileSystem
 
 from pipeline.model.shared import load_regime_one, load_shared
-from pipeline.train.batches import over_white
+from pipeline.train.training_views import over_white
 from storage.plan import read_plan
 from storage.shared import read_published_shared
 from storage.store import Store

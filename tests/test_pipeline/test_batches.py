@@ -1,23 +1,13 @@
 from __future__ import annotations
 
-import hashlib
-
-import numpy as np
 import pytest
 import torch
 
-from pipeline.model.rays import view_rays
-from pipeline.train.batches import (
-    RayBank,
-    TrainingViews,
-    build_ray_bank,
-    cycle,
-    draw_pixels,
-    over_white,
-    seeded_generator,
-    view_pixels,
-)
+from pipeline.train.batches import draw_pixels, view_pixels
+from pipeline.train.draws import seeded_generator
 from pipeline.train.losses import paste_pixels
+from pipeline.train.ray_bank import RayBank, build_ray_bank
+from pipeline.train.training_views import TrainingViews
 from tests.test_pipeline.toy import GEOMETRY, toy_object
 
 CPU = torch.device("cpu")
@@ -31,74 +21,6 @@ def objects() -> list[TrainingViews]:
 @pytest.fixture(scope="module")
 def bank(objects: list[TrainingViews]) -> RayBank:
     return build_ray_bank(objects, 4, GEOMETRY, 0, CPU)
-
-
-def test_seeds_do_not_depend_on_the_process() -> None:
-    # sha256 of "fit", "0" and "car" joined by \x1f, first 8 bytes little-endian, halved: a change changes
-    # every fit.
-    digest = hashlib.sha256(b"fit\x1f0\x1fcar").digest()
-    generator = seeded_generator("fit", 0, "car")
-    assert generator.initial_seed() == int.from_bytes(digest[:8], "little") // 2 == 7692578285195233130
-    assert seeded_generator("fit", 0, "car").initial_seed() == generator.initial_seed()
-    assert seeded_generator("fit", 1, "car").initial_seed() != generator.initial_seed()
-
-
-def test_cycle_shows_every_item_once_per_round() -> None:
-    whole = cycle(5, 15, 0, "x")
-    assert [sorted(whole[k : k + 5]) for k in (0, 5, 10)] == [[0, 1, 2, 3, 4]] * 3
-    assert cycle(5, 4, 3, "x") == whole[3:7]
-    assert cycle(5, 15, 0, "y") != whole
-
-
-def test_only_training_views_are_kept() -> None:
-    toy = toy_object(0, views=6, heldout=2)
-    views = toy.training()
-    assert len(views.rgba) == 4
-    np.testing.assert_array_equal(views.cam2world, toy.cam2world[~toy.heldout])
-    with pytest.raises(ValueError, match="no training view"):
-        TrainingViews.of("x", toy.images, toy.cam2world, toy.intrinsics, np.ones(6, bool))
-
-
-def test_straight_alpha_is_composited_over_white() -> None:
-    # a = 51/255 = 0.2: 0.2 · 1 + 0.8 = 1, 0.2 · 0 + 0.8 = 0.8, 0.2 · 102/255 + 0.8 = 0.88.
-    rgba = torch.tensor([[[[255, 0, 102, 51]]]], dtype=torch.uint8)
-    torch.testing.assert_close(over_white(rgba)[0, :, 0, 0], torch.tensor([1.0, 0.8, 0.88]))
-
-
-def test_the_bank_holds_every_pixel_that_shows_the_object(
-    bank: RayBank, objects: list[TrainingViews]
-) -> None:
-    for i, views in enumerate(objects):
-        shown = (
-            (views.rgba[..., 3] > 0)
-            .reshape(len(views.rgba), 8, 4, 8, 4)
-            .any((2, 4))
-            .reshape(len(views.rgba), 64)
-        )
-        part = slice(int(bank.object_start[i]), int(bank.object_start[i + 1]))
-        held = np.zeros_like(shown)
-        held[bank.view[part], bank.pixel[part]] = True
-        centre = (views.rgba[:, 2::4, 2::4, 3] > 0).reshape(shown.shape)
-        assert held[centre].all()
-        assert held.sum() < 0.9 * held.size
-    assert bank.n_objects == 3
-    assert (bank.far > bank.near).any(1).all()
-
-
-def test_rays_of_the_bank_are_those_of_their_views(bank: RayBank, objects: list[TrainingViews]) -> None:
-    views = objects[1]
-    origins, directions = view_rays(
-        torch.from_numpy(views.cam2world), torch.from_numpy(views.intrinsics), 32, 32, 4
-    )
-    start = int(bank.object_start[1])
-    for view in range(len(views.rgba)):
-        own = slice(start + int(bank.view_start[1][view]), start + int(bank.view_start[1][view + 1]))
-        assert (bank.view[own] == view).all()
-        torch.testing.assert_close(bank.directions[own], directions[view, bank.pixel[own]])
-        index = torch.arange(own.start, own.stop)
-        found = bank.rays(index, torch.ones_like(index))
-        assert (found[0] == origins[view]).all()
-        assert torch.equal(found[1], bank.directions[own])
 
 
 def test_drawn_pixels_do_not_depend_on_company(bank: RayBank) -> None:

@@ -8,8 +8,10 @@ import torch
 from pipeline.model.occupancy import is_occupied
 from pipeline.model.planes import sample_planes
 from pipeline.model.renderer import PlaneTable, Renderer, render_rays
-from pipeline.train.batches import build_ray_bank, draw_pixels, seeded_generator
+from pipeline.train.batches import draw_pixels
+from pipeline.train.draws import seeded_generator
 from pipeline.train.losses import free_space, latent_error, render_pixels, total_variation
+from pipeline.train.ray_bank import build_ray_bank
 from tests.test_pipeline.toy import GEOMETRY, toy_object
 
 

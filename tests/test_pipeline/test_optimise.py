@@ -8,8 +8,8 @@ import torch
 
 from pipeline.fit.optimise import FittedCode, fit_objects
 from pipeline.model.shared import SharedComponents
-from pipeline.train.batches import over_white
 from pipeline.train.joint import JointTrainer
+from pipeline.train.training_views import over_white
 from tests.test_pipeline.toy import (
     ToyObject,
     psnr,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.train.batches import TrainingViews
 from pipeline.train.joint import JointTrainer
 from pipeline.train.scratch_arrays import ScratchArrays
+from pipeline.train.training_views import TrainingViews
 from storage.errors import EnvironmentProblem
 from tests.test_pipeline.toy import toy_autoencoder, toy_object, toy_settings
 

@@ -12,9 +12,9 @@ from pipeline.model.autoencoder import Autoencoder, new_autoencoder
 from pipeline.model.renderer import Geometry
 from pipeline.model.shared import SharedComponents
 from pipeline.train.autoencoder import AutoencoderRecipe
-from pipeline.train.batches import TrainingViews
 from pipeline.train.joint import JointTrainer
 from pipeline.train.settings import JointSettings
+from pipeline.train.training_views import TrainingViews
 
 SIZE_PX = 32
 torch.set_num_threads(1)  # tensors are tiny: threads would only wait for each other

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.model.rays import view_rays
+from pipeline.train.ray_bank import RayBank, build_ray_bank
+from pipeline.train.training_views import TrainingViews
+from tests.test_pipeline.toy import GEOMETRY, toy_object
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def objects() -> list[TrainingViews]:
+    return [toy_object(seed).training() for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def bank(objects: list[TrainingViews]) -> RayBank:
+    return build_ray_bank(objects, 4, GEOMETRY, 0, CPU)
+
+
+def test_the_bank_holds_every_pixel_that_shows_the_object(
+    bank: RayBank, objects: list[TrainingViews]
+) -> None:
+    for i, views in enumerate(objects):
+        shown = (
+            (views.rgba[..., 3] > 0)
+            .reshape(len(views.rgba), 8, 4, 8, 4)
+            .any((2, 4))
+            .reshape(len(views.rgba), 64)
+        )
+        part = slice(int(bank.object_start[i]), int(bank.object_start[i + 1]))
+        held = np.zeros_like(shown)
+        held[bank.view[part], bank.pixel[part]] = True
+        centre = (views.rgba[:, 2::4, 2::4, 3] > 0).reshape(shown.shape)
+        assert held[centre].all()
+        assert held.sum() < 0.9 * held.size
+    assert bank.n_objects == 3
+    assert (bank.far > bank.near).any(1).all()
+
+
+def test_rays_of_the_bank_are_those_of_their_views(bank: RayBank, objects: list[TrainingViews]) -> None:
+    views = objects[1]
+    origins, directions = view_rays(
+        torch.from_numpy(views.cam2world), torch.from_numpy(views.intrinsics), 32, 32, 4
+    )
+    start = int(bank.object_start[1])
+    for view in range(len(views.rgba)):
+        own = slice(start + int(bank.view_start[1][view]), start + int(bank.view_start[1][view + 1]))
+        assert (bank.view[own] == view).all()
+        torch.testing.assert_close(bank.directions[own], directions[view, bank.pixel[own]])
+        index = torch.arange(own.start, own.stop)
+        found = bank.rays(index, torch.ones_like(index))
+        assert (found[0] == origins[view]).all()
+        assert torch.equal(found[1], bank.directions[own])
