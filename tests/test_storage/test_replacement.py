@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import shutil
 import signal
 import threading
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +41,7 @@ from .builders import (
     object_views,
     same_views,
 )
+from .fatal_calls import die_at
 
 SHARD = {"views": 1, "planes": 1}  # the shards that hold FAILED_ROW
 NEW = 77  # seed of the new content
@@ -344,25 +343,10 @@ def test_a_task_whose_answer_was_lost_does_nothing_again(store: Store) -> None:
 
 def _replace_and_die(root: Path, fatal_call: int, calls: Any) -> None:
     """Do a whole round, and be killed at system call number `fatal_call` (half-way through a write)."""
-    count = 0
-
-    def fatal(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == fatal_call:
-                if name == "write":
-                    real(args[0], args[1][: len(args[1]) // 2])
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*args, **kwargs)
-
-        return call
-
     store = Store(root)
-    for name in ("open", "write", "link", "close", "replace", "unlink"):
-        setattr(os, name, fatal(name, getattr(os, name)))
+    counted = die_at(fatal_call, ("open", "write", "link", "close", "replace", "unlink"))
     mend_in_a_round(store, "views", "doomed")
-    calls.value = count
+    calls.value = counted()
 
 
 def test_killed_at_any_moment_the_same_again_finishes_it(tmp_path: Path) -> None:

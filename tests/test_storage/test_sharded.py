@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from storage.store import Store
 from storage.views import ViewsStore
 
 from .builders import files_below, fill_views, make_plan, object_views, same_views
+from .fatal_calls import die_at
 
 
 def build(views: ViewsStore, shard: int, attempt: str, offset: int = 0) -> Any:
@@ -116,26 +115,11 @@ def test_group_of_another_plan_is_refused(views: ViewsStore, tmp_path: Path) -> 
 
 def _commit_and_die(root: Path, fatal_call: int, calls: Any) -> None:
     """Commit shard 0, and be killed at system call number `fatal_call` (half-way through a write)."""
-    count = 0
-
-    def fatal(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == fatal_call:
-                if name == "write":
-                    real(args[0], args[1][: len(args[1]) // 2])
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*args, **kwargs)
-
-        return call
-
     views = ViewsStore.open(Store(root))
     builder = build(views, 0, "doomed")
-    for name in ("open", "write", "fsync", "link", "close", "mkdir", "replace"):
-        setattr(os, name, fatal(name, getattr(os, name)))
+    counted = die_at(fatal_call, ("open", "write", "fsync", "link", "close", "mkdir", "replace"))
     builder.commit()
-    calls.value = count
+    calls.value = counted()
 
 
 def test_kill_at_every_system_call_of_a_commit(tmp_path: Path) -> None:
