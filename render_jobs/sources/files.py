@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 from urllib.parse import quote, unquote_to_bytes
 
+from render_jobs.sources.mesh_cache import MeshCache
 from storage.errors import EnvironmentProblem, TransientError, UsageError
 from storage.remote_files import RemoteFiles
 
@@ -89,6 +90,40 @@ class SourceFiles:
                 raise _unreachable(self._place(relative), error) from error
             return False
         return True
+
+    def provide(
+        self,
+        location: str,
+        fingerprint: str,
+        target: Path,
+        cache: MeshCache | None,
+        fill: Callable[[Path], None],
+    ) -> Path:
+        """Makes the files of one mesh available on this machine.
+
+        Args:
+            location: The mesh.
+            fingerprint: Of its content, as planned; with the location it names the cache's entry.
+            target: Folder to make, for files from afar.
+            cache: Keeps what is fetched from afar; None for no cache.
+            fill: Fetches the files into the folder that it is given.
+
+        Returns:
+            The source's own folder where it lies on a disk, else `target`.
+
+        Raises:
+            FileNotFoundError: The mesh is not there.
+            TransientError: The disk or the connection is in trouble.
+        """
+        if self.local is not None:
+            if not self.is_there(location):
+                raise FileNotFoundError(f"{location} is not in {self.url}")
+            return self.local
+        if cache is None:
+            fill(target)
+        else:
+            cache.provide(f"{self.url}\0{location}\0{fingerprint}", target, fill)
+        return target
 
     @contextlib.contextmanager
     def blaming_the_folder(self) -> Iterator[None]:

@@ -126,17 +126,13 @@ class FolderSource:
             return self._fetch(path_of_stored(entry.location), entry.fingerprint, folder)
 
     def _fetch(self, location: str, fingerprint: str, folder: Path) -> MeshInput:
-        if self._files.local:
-            if not self._files.is_there(location):
-                raise FileNotFoundError(f"{location} is not in {self._files.url}")
-            root = self._files.local
-        else:
-            root = folder / "files"
-            if self._cache is None:
-                copy_with_companions(self._files, location, root)
-            else:
-                key = f"{self._files.url}\0{location}\0{fingerprint}"
-                self._cache.provide(key, root, lambda into: copy_with_companions(self._files, location, into))
+        root = self._files.provide(
+            location,
+            fingerprint,
+            folder / "files",
+            self._cache,
+            lambda into: copy_with_companions(self._files, location, into),
+        )
         return MeshInput(root / location, root, *self._axes_of(location))
 
     def _axes_of(self, path: str) -> tuple[Axis, Axis]:

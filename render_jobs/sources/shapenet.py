@@ -99,17 +99,14 @@ class ShapeNetSource:
     def _fetch(self, location: str, fingerprint: str, folder: Path) -> MeshInput:
         model = PurePosixPath(*PurePosixPath(location).parts[:2])
         mesh = PurePosixPath(location).relative_to(model)
-        if self._files.local:
-            if not self._files.is_there(location):
-                raise FileNotFoundError(f"{location} is not in {self._files.url}")
-            root = self._files.local / model
-        else:
-            root = folder / "model"
-            if self._cache is None:
-                self._copy_model(location, str(model), root)
-            else:
-                key = f"{self._files.url}\0{location}\0{fingerprint}"
-                self._cache.provide(key, root, lambda into: self._copy_model(location, str(model), into))
+        found = self._files.provide(
+            location,
+            fingerprint,
+            folder / "model",
+            self._cache,
+            lambda into: self._copy_model(location, str(model), into),
+        )
+        root = found / model if self._files.local else found
         up, front = self._axes.get(str(mesh), self._axes["models/model_normalized.obj"])
         return MeshInput(root / mesh, root, up, front)
 
