@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from pipeline.model.autoencoder import Autoencoder
 from pipeline.model.linear_start import start_linear, supports_linear_start
+from pipeline.train.training_views import over_white
 from storage.errors import ConfigError
 
 STATISTICS_VIEWS = 256
@@ -199,7 +200,7 @@ class AutoencoderTrainer:
 
     def _rgb(self, rgba: npt.NDArray[np.uint8]) -> Tensor:
         device = self.autoencoder.latent_scale.device
-        return composite_white(torch.from_numpy(np.ascontiguousarray(rgba)).to(device))
+        return over_white(torch.from_numpy(np.ascontiguousarray(rgba)).to(device))
 
 
 def _check_sizes(factor: int, views: ViewSource, recipe: AutoencoderRecipe) -> None:
@@ -234,12 +235,6 @@ def train_autoencoder(
         trainer.load_state_dict(state)
     trainer.run(on_step=on_step)
     return trainer.losses
-
-
-def composite_white(rgba: Tensor) -> Tensor:
-    """RGB [B, 3, H, W] in [0, 1] over white, of uint8 straight-alpha views [B, H, W, 4]."""
-    straight = rgba.permute(0, 3, 1, 2).float() / 255
-    return straight[:, :3] * straight[:, 3:] + (1 - straight[:, 3:])
 
 
 def crop_around_object(

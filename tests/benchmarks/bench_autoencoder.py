@@ -24,7 +24,8 @@ import numpy.typing as npt
 import torch
 
 from pipeline.model.autoencoder import Autoencoder, new_autoencoder
-from pipeline.train.autoencoder import AutoencoderRecipe, AutoencoderTrainer, composite_white
+from pipeline.train.autoencoder import AutoencoderRecipe, AutoencoderTrainer
+from pipeline.train.training_views import over_white
 from storage.plan import read_plan
 from storage.store import Store
 from storage.views import ViewsStore
@@ -152,7 +153,7 @@ def psnr_db(autoencoder: Autoencoder, views: Views) -> float:
     """Mean over views of the PSNR of whole images over white."""
     found = []
     for start in range(0, len(views), 16):
-        rgb = composite_white(torch.from_numpy(views[start : start + 16]))
+        rgb = over_white(torch.from_numpy(views[start : start + 16]))
         decoded = autoencoder.decode(autoencoder.encode(rgb)).clamp(0, 1)
         found.append(-10 * torch.log10((decoded - rgb).square().mean((1, 2, 3))))
     return float(torch.cat(found).mean())

@@ -14,11 +14,11 @@ from pipeline.train.autoencoder import (
     AutoencoderRecipe,
     AutoencoderTrainer,
     batch_rows,
-    composite_white,
     crop_around_object,
     schedule,
     train_autoencoder,
 )
+from pipeline.train.training_views import over_white
 from storage.errors import ConfigError
 
 
@@ -52,7 +52,7 @@ def tiny_recipe(**changes: object) -> AutoencoderRecipe:
 
 
 def psnr_db(autoencoder: Autoencoder, views: npt.NDArray[np.uint8]) -> float:
-    rgb = composite_white(torch.from_numpy(views).to(autoencoder.latent_scale.device))
+    rgb = over_white(torch.from_numpy(views).to(autoencoder.latent_scale.device))
     with torch.no_grad():
         error = (autoencoder.decode(autoencoder.encode(rgb)).clamp(0, 1) - rgb).square().mean((1, 2, 3))
     return float((-10 * torch.log10(error)).mean())
@@ -114,7 +114,7 @@ def test_pretrained_without_steps_gets_its_normaliser_from_the_training_views() 
     assert autoencoder.is_normalised
     assert all(torch.equal(before[name], value) for name, value in autoencoder.vae.state_dict().items())
     with torch.no_grad():
-        latents = autoencoder.encode(composite_white(torch.from_numpy(views)))
+        latents = autoencoder.encode(over_white(torch.from_numpy(views)))
     low, high = latents.amin((0, 2, 3)), latents.amax((0, 2, 3))
     # The centre of every channel's range is 1/2; the strongest channel reaches 3/4 of tanh and little beyond.
     assert torch.allclose((low + high) / 2, torch.full((3,), 0.5), atol=0.1)
@@ -206,7 +206,7 @@ def test_composite_over_white_by_hand() -> None:
     # Half-transparent black: 0 * 128/255 + (1 - 128/255) = 127/255. Opaque keeps its colour, clear is white.
     rgba = torch.tensor([[[[0, 0, 0, 128], [255, 51, 0, 255], [9, 9, 9, 0]]]], dtype=torch.uint8)
     expected = torch.tensor([[127 / 255] * 3, [1.0, 0.2, 0.0], [1.0] * 3]).T[None, :, None]
-    assert torch.allclose(composite_white(rgba), expected)
+    assert torch.allclose(over_white(rgba), expected)
 
 
 def test_schedule_warms_up_then_falls_to_zero() -> None:
