@@ -94,7 +94,12 @@ class RayExecutor:
     def run(
         self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources
     ) -> Iterator[TaskOutcome]:
-        """See pipeline.executor.Executor."""
+        """See pipeline.executor.Executor.
+
+        Abandoned tasks end with the connection to Ray: it kills the workers of a driver that has left. They
+        are not cancelled one by one, because Ray 2.60 aborts the driver where a cancel meets the answer of
+        a task that has just ended (ray-project/ray#54798 closed one such race of several).
+        """
         remote = ray.remote(_run_task_on_node).options(
             num_cpus=resources.cpus,
             num_gpus=resources.gpus,
@@ -107,34 +112,30 @@ class RayExecutor:
             (0.0, 1, task) for task in tasks
         )
         running: dict[Any, tuple[Task, int]] = {}
-        try:
-            while waiting or running:
-                window = WINDOW_PER_SLOT * slots(resources)
-                while waiting and len(running) < window and waiting[0][0] <= time.monotonic():
-                    _, attempt, task = waiting.popleft()
-                    reference = remote.remote(shared_function, resources.deadline_s, dict(task.arguments))
-                    running[reference] = (task, attempt)
-                if not running:
-                    time.sleep(0.1)
-                    continue
-                ready, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
-                for reference in ready:
-                    task, attempt = running.pop(reference)
-                    outcome = _receive(reference, task, attempt)
-                    if may_pass(outcome) and attempt < self.max_attempts:
-                        assert outcome.failure is not None
-                        LOGGER.warning(
-                            "shard %d, attempt %d: %s; trying again",
-                            task.shard,
-                            attempt,
-                            outcome.failure.message,
-                        )
-                        waiting.append((time.monotonic() + retry_pause_s(attempt), attempt + 1, task))
-                    else:
-                        yield outcome
-        finally:
-            for reference in running:
-                ray.cancel(reference, force=True)
+        while waiting or running:
+            window = WINDOW_PER_SLOT * slots(resources)
+            while waiting and len(running) < window and waiting[0][0] <= time.monotonic():
+                _, attempt, task = waiting.popleft()
+                reference = remote.remote(shared_function, resources.deadline_s, dict(task.arguments))
+                running[reference] = (task, attempt)
+            if not running:
+                time.sleep(0.1)
+                continue
+            ready, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
+            for reference in ready:
+                task, attempt = running.pop(reference)
+                outcome = _receive(reference, task, attempt)
+                if may_pass(outcome) and attempt < self.max_attempts:
+                    assert outcome.failure is not None
+                    LOGGER.warning(
+                        "shard %d, attempt %d: %s; trying again",
+                        task.shard,
+                        attempt,
+                        outcome.failure.message,
+                    )
+                    waiting.append((time.monotonic() + retry_pause_s(attempt), attempt + 1, task))
+                else:
+                    yield outcome
 
 
 def _run_task_on_node(

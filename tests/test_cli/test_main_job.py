@@ -197,8 +197,10 @@ def test_another_config_on_an_existing_root_changes_nothing(tiny_dataset, tmp_pa
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_stopped_command_says_how_to_go_on(number, code, tmp_path):
     root = tmp_path / "dataset"
+    mark = f"stop-test-{tmp_path.name}-{time.monotonic_ns()}"
+    environment = clean_environment(TMPDIR=str(tmp_path), KILL_TEST_MARK=mark)
     with subprocess.Popen(
-        command("render", root, "--preset", TINY), stderr=subprocess.PIPE, text=True, env=clean_environment()
+        command("render", root, "--preset", TINY), stderr=subprocess.PIPE, text=True, env=environment
     ) as driver:
         deadline = time.monotonic() + 200
         while not files(root, "done/views/*"):
@@ -210,3 +212,7 @@ def test_a_stopped_command_says_how_to_go_on(number, code, tmp_path):
     assert driver.returncode == code, err
     assert "the same command continues" in err
     assert "Traceback" not in err
+    deadline = time.monotonic() + 30
+    while left := processes_of(mark, str(tmp_path), 0):
+        assert time.monotonic() < deadline, f"left 30 s after the end: {left}"
+        time.sleep(0.2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from storage.store import Store
 from storage.views import ViewsStore
+from tests.conformance import faults
 from tests.conftest import TINY, clean_environment, command
 from tests.test_cli.test_main_job import ONE_THREAD, assert_same_datasets
 
@@ -72,3 +74,39 @@ def test_render_and_fit_on_two_nodes_of_which_one_is_removed(cluster, tiny_datas
     finish(fitting)
     assert ViewsStore.open(Store(root)).done() == frozenset(range(8))
     assert_same_datasets(root, tiny_dataset)
+
+
+ABANDONING_DRIVER = """
+import sys
+from pathlib import Path
+
+from pipeline.executor import Task, TaskResources
+from pipeline.ray_executor import RayExecutor, ray_session
+from tests.conformance import faults
+
+address, folder = sys.argv[1], Path(sys.argv[2])
+tasks = [Task(shard, {"shard": shard, "folder": str(folder)}) for shard in range(2)]
+with ray_session(address, folder):
+    function = faults.first_answers_second_writes_its_pid_and_hangs
+    outcomes = RayExecutor(1).run(function, tasks, TaskResources())
+    assert next(outcomes).shard == 0
+    outcomes.close()
+"""
+
+
+def test_abandoned_tasks_end_when_their_driver_leaves_the_cluster(cluster, tmp_path):
+    nodes, _ = cluster
+    driver = subprocess.run(
+        [sys.executable, "-c", ABANDONING_DRIVER, nodes.address, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=clean_environment(),
+        timeout=200,
+        check=False,
+    )
+    assert driver.returncode == 0, driver.stderr
+    pid = faults.wait_for_pid(tmp_path)
+    deadline = time.monotonic() + 30
+    while faults.is_alive(pid):
+        assert time.monotonic() < deadline, "the hanging task outlived its driver by 30 s"
+        time.sleep(0.1)
