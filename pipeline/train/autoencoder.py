@@ -93,7 +93,7 @@ class AutoencoderTrainer:
         self.recipe = recipe
         self.step = 0
         self.losses: list[float] = []
-        _check_sizes(autoencoder.factor, views, recipe)
+        check_sizes(autoencoder.factor, views, recipe)
         if autoencoder.is_new and supports_linear_start(autoencoder):
             start_linear(autoencoder, self._statistics_views())
         autoencoder.is_new = False
@@ -203,7 +203,17 @@ class AutoencoderTrainer:
         return over_white(torch.from_numpy(np.ascontiguousarray(rgba)).to(device))
 
 
-def _check_sizes(factor: int, views: ViewSource, recipe: AutoencoderRecipe) -> None:
+def check_sizes(factor: int, views: ViewSource, recipe: AutoencoderRecipe) -> None:
+    """Refuse views and crops that do not fit an autoencoder.
+
+    Args:
+        factor: f, image pixels per latent pixel.
+        views: All of one size.
+        recipe: Has the crops.
+
+    Raises:
+        ConfigError: If the views, or the recipe's crops, are no multiple of the factor.
+    """
     height, width = views[np.zeros(1, np.int64)].shape[1:3]
     if height % factor or width % factor:
         raise ConfigError(

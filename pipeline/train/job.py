@@ -21,13 +21,16 @@ from torch import distributed
 from pipeline.model.autoencoder import Autoencoder, load_autoencoder, new_autoencoder
 from pipeline.model.identity import IdentityAutoencoder
 from pipeline.model.shared import RegimeOneCodes
+from pipeline.train.autoencoder import check_sizes
 from pipeline.train.checkpoints import Checkpoints
 from pipeline.train.config import TrainConfig
 from pipeline.train.joint import JointTrainer
 from pipeline.train.monitor import Monitor, progress_figures
 from pipeline.train.monitor_config import MonitorConfig
+from pipeline.train.ranks import gather_from_all
+from pipeline.train.ray_bank import EmptyHullError, build_usable_ray_bank
 from pipeline.train.scratch_arrays import ScratchArrays
-from pipeline.train.training_views import TrainingViews
+from pipeline.train.training_views import AllViews, TrainingViews
 from storage import layout
 from storage.documents import content_hash
 from storage.errors import FpipeError, UsageError
@@ -142,6 +145,7 @@ def train_rank(
 
     Raises:
         UsageError: views are missing, or there are fewer objects than ranks.
+        EmptyHullError: a rank is left with no object, see `build_trainer`.
         TrainingDivergedError: the loss is not finite any more.
     """
     torch.set_num_threads(resources.threads)
@@ -157,13 +161,13 @@ def train_rank(
     if resources.gradient_checkpointing:
         trainer.autoencoder.enable_gradient_checkpointing()
     checkpoints = Checkpoints(store, folder, rank, resources.checkpoints)
-    resumed = _resume(trainer, checkpoints, world)
+    resumed = _resume(trainer, checkpoints)
     with contextlib.ExitStack() as watched:
         watcher = None
         if rank == 0 and monitor is not None:
-            watcher = Monitor(
-                store, folder, train, rows[::world], trainer, MonitorConfig.model_validate(monitor)
-            )
+            kept = {views.object_id for views in trainer.objects}
+            own = [row for row in rows[::world] if plan.rows[row].object_id in kept]
+            watcher = Monitor(store, folder, train, own, trainer, MonitorConfig.model_validate(monitor))
             watched.enter_context(watcher)
         try:
             _train(trainer, checkpoints, rank, world, resources.checkpoint_every_s, on_step, watcher)
@@ -172,7 +176,7 @@ def train_rank(
     codes = _gather(trainer.codes(), rank, world)
     summary: dict[str, Any] = {
         "steps": trainer.step_count,
-        "objects": len(rows),
+        "objects": trainer.n_objects,
         "resumed_after_step": resumed,
         "scratch_file_bytes": arrays.file_bytes,
     }
@@ -205,12 +209,34 @@ def _diverged(error: FloatingPointError, checkpoints: Checkpoints, store: Store)
 def build_trainer(
     objects: Sequence[TrainingViews], config: TrainConfig, device: str, arrays: ScratchArrays | None = None
 ) -> JointTrainer:
-    """Returns the trainer that a config describes, at step 0.
+    """Returns the trainer that a config describes, at step 0; all ranks wait here for each other.
+
+    Objects without rays are left out, with a warning that names those of all ranks.
 
     Raises:
         EnvironmentProblem: the pretrained autoencoder cannot be loaded.
+        ConfigError: the views do not fit the autoencoder.
+        EmptyHullError: a rank has no object left; raised on all ranks alike.
     """
-    return JointTrainer(objects, _autoencoder(config), config.settings(), config.seed, device, arrays)
+    autoencoder, settings = _autoencoder(config), config.settings()
+    arrays = arrays or ScratchArrays()
+    check_sizes(autoencoder.factor, AllViews(objects), settings.autoencoder)
+    bank, usable = build_usable_ray_bank(
+        objects, autoencoder.factor, settings.geometry, settings.dilate, torch.device(device), arrays
+    )
+    _say_left_out([views.object_id for i, views in enumerate(objects) if i not in usable], len(usable))
+    kept = [objects[i] for i in usable]
+    return JointTrainer(kept, autoencoder, settings, config.seed, device, arrays, bank)
+
+
+def _say_left_out(empty: list[str], n_kept: int) -> None:
+    """Warns of objects without rays on any rank; refuses on all ranks where one is left with none."""
+    everyone = gather_from_all((n_kept, empty))
+    names = sorted(object_id for _, own in everyone for object_id in own)
+    if not all(n for n, _ in everyone):
+        raise EmptyHullError(names)
+    if names:
+        LOGGER.warning("train-shared: objects left out (%d): %s", len(names), EmptyHullError(names))
 
 
 def read_training_views(
@@ -249,11 +275,11 @@ def _autoencoder(config: TrainConfig) -> Autoencoder:
     return new_autoencoder(ae.size, seed=config.seed, latent_channels=ae.latent_channels, factor=ae.factor)
 
 
-def _resume(trainer: JointTrainer, checkpoints: Checkpoints, world: int) -> int:
+def _resume(trainer: JointTrainer, checkpoints: Checkpoints) -> int:
     """Continues at the newest step whose checkpoint every rank has whole; returns it, or 0."""
-    for step in reversed(_common(checkpoints.steps(), world)):
+    for step in reversed(_common(checkpoints.steps())):
         state = checkpoints.load(step)
-        if step in _common([] if state is None else [step], world):
+        if step in _common([] if state is None else [step]):
             assert state is not None
             trainer.load_state_dict(state)
             LOGGER.info("continues after step %d of %d", step, trainer.total_steps)
@@ -261,12 +287,9 @@ def _resume(trainer: JointTrainer, checkpoints: Checkpoints, world: int) -> int:
     return 0
 
 
-def _common(steps: list[int], world: int) -> list[int]:
+def _common(steps: list[int]) -> list[int]:
     """Returns the steps that all ranks name, ascending."""
-    everyone: list[list[int]] = [steps] * world
-    if world > 1:
-        distributed.all_gather_object(everyone, steps)
-    return sorted(set.intersection(*(set(own) for own in everyone)))
+    return sorted(set.intersection(*(set(own) for own in gather_from_all(steps))))
 
 
 def _train(

@@ -54,7 +54,28 @@ class CurvePoint:
 class JointTrainer:
     """Trains autoencoder, base planes, renderer, and the codes of regime-1 objects.
 
+    Args:
+        objects: Training views of this rank's objects, at least one; all of one size.
+        autoencoder: New or pretrained; is moved to the device and trained in place.
+        settings: Sizes, steps, rates, losses; the numbers of objects per step are those of all ranks.
+        seed: Of initial values and batches.
+        device: Where everything is computed.
+        arrays: Where rays and latents are kept; None for memory.
+        bank: Rays of the objects; None to make them when the first step needs them.
+
+    Raises:
+        ValueError: There is no object.
+        ConfigError: The views, or the crops, do not fit the autoencoder.
+
     Attributes:
+        settings: As given.
+        seed: As given.
+        device: As given.
+        objects: As given.
+        autoencoder: Encoder and decoder with their normaliser, as they are now.
+        base_planes: [M, 3, F_mac, K, K]; M = F_mac = 0 where all planes are micro planes.
+        renderer: The MLP.
+        size_px: Height and width of the views.
         step_count: Steps done, over all phases.
         curve: One point per step.
         rates: Learning rates of the last step, by what they are of.
@@ -69,6 +90,7 @@ class JointTrainer:
         seed: int,
         device: str | torch.device = "cpu",
         arrays: ScratchArrays | None = None,
+        bank: RayBank | None = None,
     ) -> None:
         if not objects:
             raise ValueError("joint training needs at least one object on every rank")
@@ -103,7 +125,7 @@ class JointTrainer:
         ]
         self._optimiser = torch.optim.Adam(shared, betas=(0.9, 0.99), eps=EPSILON, fused=fused)
         self._cache: LatentCache | None = None
-        self._bank: RayBank | None = None
+        self._bank = bank
         self._join_ranks()
 
     def _init_shared(self) -> None:
@@ -129,6 +151,11 @@ class JointTrainer:
         self._ranks.sum_before(self._optimiser)  # these losses are weighted by `_apply`
 
     @property
+    def n_objects(self) -> int:
+        """Objects of all ranks."""
+        return self._ranks.n_objects
+
+    @property
     def total_steps(self) -> int:
         """Steps of all phases."""
         s = self.settings
@@ -148,6 +175,7 @@ class JointTrainer:
         """Do the next step.
 
         Raises:
+            EmptyHullError: Objects have no ray, in the first step that draws rays; names them.
             FloatingPointError: If the loss is not finite; says the phase, the step and the learning rates.
                 The state is then that of the step before, except for the autoencoder's own phase.
         """

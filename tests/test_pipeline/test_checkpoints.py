@@ -107,7 +107,7 @@ def test_training_goes_on_from_the_newest_whole_checkpoint(store: Store) -> None
     newest = f"{FOLDER}/checkpoint-rank0-1.pt"
     store.replace(newest, store.read(newest)[:-1])
     other = toy_trainer(2)
-    _resume(other, Checkpoints(store, FOLDER, 0), 1)
+    _resume(other, Checkpoints(store, FOLDER, 0))
     assert other.step_count == 1
 
 

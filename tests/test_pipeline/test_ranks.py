@@ -1,11 +1,10 @@
-"""Two gloo ranks as processes of this machine against one process that sees the same global batch.
+"""Two ranks against one process that sees the same global batch.
 
 Every step sees all objects, so the draws are those of one process and only the order of additions differs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import distributed, multiprocessing
 
 from pipeline.model.shared import RegimeOneCodes
 from pipeline.train.autoencoder import AutoencoderRecipe, AutoencoderTrainer
@@ -21,20 +19,9 @@ from pipeline.train.joint import JointTrainer
 from pipeline.train.ranks import Ranks
 from pipeline.train.settings import JointSettings
 from tests.test_pipeline.toy import toy_autoencoder, toy_object, toy_settings
+from tests.test_pipeline.two_ranks import both
 
 N_OBJECTS = 3  # two on the first rank, one on the second
-
-
-def both(body: Callable[[int, Path], Any], folder: Path) -> list[Any]:
-    """Runs body(rank, folder) in two processes that form a group; returns what they returned."""
-    multiprocessing.spawn(_enter, (body, folder), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
-
-
-def _enter(rank: int, body: Callable[[int, Path], Any], folder: Path) -> None:
-    distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.save(body(rank, folder), folder / f"{rank}.pt")
-    distributed.destroy_process_group()
 
 
 def settings() -> JointSettings:
