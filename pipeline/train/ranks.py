@@ -118,6 +118,12 @@ class Ranks:
             raise OtherRankError("a rank's gradients are not finite any more")
 
 
+def is_finite(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether all numbers of tensors are finite: one pass over each, and one answer from the device."""
+    sums = [tensor.sum() for tensor in tensors if tensor is not None and tensor.numel()]
+    return not sums or bool(torch.isfinite(torch.stack(sums)).all())
+
+
 def _add_gradients(params: list[Tensor]) -> bool:
     """Add gradients over the ranks in place; say whether all of them are finite."""
     finite = True
