@@ -262,10 +262,10 @@ class JointTrainer:
         s = self.settings
         bank = self._ray_bank()
         share = self._ranks.share(s.joint_objects)
-        rows = self._draws.objects(step + s.warmup_steps, share)
-        views = [self._draws.views(i, step, share, s.joint_views) for i in rows]
+        views = self._draws.views(step, share, s.joint_views)
+        rows = list(views)
         generators = self._draws.generators("joint", step, rows)
-        batch = view_pixels(bank, rows, views, generators, s.n_samples + s.n_fine, s.crop_px)
+        batch = view_pixels(bank, rows, list(views.values()), generators, s.n_samples + s.n_fine, s.crop_px)
         rgb = batch.rgb([self.objects[i] for i in rows], self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=s.dtype == "bfloat16"):
             latents = self.autoencoder.encode(torch.cat([rgb, torch.ones_like(rgb[:1])])).float()
