@@ -184,7 +184,9 @@ def _measure_learning(store: Store, config: PipelineConfig, n: int) -> tuple[flo
         replace(objects[i % len(objects)], object_id=f"{objects[i % len(objects)].object_id}-{i}")
         for i in range(wanted)
     ]
+    started = time.perf_counter()
     trainer = build_trainer(copies, config.train.shortened(CALIBRATION_STEPS), "cpu")
+    prepare_s = time.perf_counter() - started
     seconds: dict[str, list[float]] = defaultdict(list)
     while trainer.phase != "done":
         point = trainer.step()
@@ -195,9 +197,9 @@ def _measure_learning(store: Store, config: PipelineConfig, n: int) -> tuple[flo
         "joint": settings.joint_steps,
     }
     train_s = sum(min(seconds[phase]) * count for phase, count in counts.items() if seconds[phase])
-    # The first step of a phase prepares every object (rays, latents), which the others do not.
-    prepare_s = sum(times[0] - min(times) for times in seconds.values()) / len(copies)
-    train_s += TRAIN_START_S + prepare_s * min(config.train.objects, n)
+    # Every object is prepared once: its rays on construction, its latents by the first step of a phase.
+    prepare_s += sum(times[0] - min(times) for times in seconds.values())
+    train_s += TRAIN_START_S + prepare_s / len(copies) * min(config.train.objects, n)
     shared = trainer.shared_components()
     version = shared.save(store, trainer.codes(), {})
     shared_bytes = sum(

@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from pipeline.model.autoencoder import Autoencoder
 from pipeline.model.linear_start import start_linear, supports_linear_start
+from pipeline.train.ranks import is_finite
 from pipeline.train.training_views import over_white
 from storage.errors import ConfigError
 
@@ -93,7 +94,7 @@ class AutoencoderTrainer:
         self.recipe = recipe
         self.step = 0
         self.losses: list[float] = []
-        _check_sizes(autoencoder.factor, views, recipe)
+        check_sizes(autoencoder.factor, views, recipe)
         if autoencoder.is_new and supports_linear_start(autoencoder):
             start_linear(autoencoder, self._statistics_views())
         autoencoder.is_new = False
@@ -116,7 +117,8 @@ class AutoencoderTrainer:
             on_step: Called with (steps done, loss) after every step.
 
         Raises:
-            FloatingPointError: If a loss is not finite; names the step and the learning rate.
+            FloatingPointError: If a loss or a gradient is not finite; names the step and the learning rate.
+                Nothing has been changed by that step.
         """
         goal = self.recipe.steps if until is None else min(until, self.recipe.steps)
         while self.step < goal:
@@ -163,10 +165,14 @@ class AutoencoderTrainer:
         value = float(loss.detach())
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"the autoencoder's loss is {value} in step {self.step} at learning rate {rate:.3g}: lower it"
+                f"the autoencoder's loss is {value} in step {self.step} at learning rate {rate:.3g}"
             )
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        if not is_finite(param.grad for param in self.autoencoder.parameters()):
+            raise FloatingPointError(
+                f"a gradient of the autoencoder is not finite in step {self.step} at learning rate {rate:.3g}"
+            )
         self._optimiser.step()
         return value
 
@@ -203,7 +209,17 @@ class AutoencoderTrainer:
         return over_white(torch.from_numpy(np.ascontiguousarray(rgba)).to(device))
 
 
-def _check_sizes(factor: int, views: ViewSource, recipe: AutoencoderRecipe) -> None:
+def check_sizes(factor: int, views: ViewSource, recipe: AutoencoderRecipe) -> None:
+    """Refuse views and crops that do not fit an autoencoder.
+
+    Args:
+        factor: f, image pixels per latent pixel.
+        views: All of one size.
+        recipe: Has the crops.
+
+    Raises:
+        ConfigError: If the views, or the recipe's crops, are no multiple of the factor.
+    """
     height, width = views[np.zeros(1, np.int64)].shape[1:3]
     if height % factor or width % factor:
         raise ConfigError(

@@ -90,7 +90,7 @@ def draw_pixels(
     index, jitter = [], []
     for i, generator in zip(objects, generators, strict=True):
         start, end = int(bank.object_start[i]), int(bank.object_start[i + 1])
-        index.append(torch.randint(start, max(end, start + 1), (n_pixels,), generator=generator))
+        index.append(torch.randint(start, end, (n_pixels,), generator=generator))
         jitter.append(torch.rand(n_pixels * n_sub, n_samples, generator=generator))
     device = bank.device
     slot = torch.arange(len(objects), device=device).repeat_interleave(n_pixels)

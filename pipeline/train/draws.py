@@ -41,16 +41,36 @@ class ObjectDraws:
     seed: int
 
     def objects(self, step: int, count: int) -> list[int]:
-        """Distinct objects of a step of ``count``; an epoch shows each of them once."""
-        drawn = cycle(len(self.object_ids), count, step * count, "objects", self.seed)
-        return list(dict.fromkeys(drawn))  # a step across an epoch's end may draw an object twice
+        """Distinct objects of a phase's step of ``count``; an epoch shows each of them once."""
+        return list(self._visits(step, count))
 
-    def views(self, row: int, step: int, objects_per_step: int, count: int) -> list[int]:
-        """At most ``count`` views of an object: by its own visits, so that all are seen equally often."""
-        visits = step * objects_per_step // len(self.object_ids)
+    def views(self, step: int, count: int, views: int) -> dict[int, list[int]]:
+        """Views of each object of such a step, so that all views of an object are seen equally often.
+
+        Args:
+            step: Steps of the phase that are done.
+            count: Objects per step, at most all.
+            views: Views per visit to an object, at most all that it has.
+
+        Returns:
+            By object, in the order of `objects`; an object that a step across an epoch's end visits twice has
+            the views of both visits.
+        """
+        return {row: self._views(row, visits, views) for row, visits in self._visits(step, count).items()}
+
+    def _visits(self, step: int, count: int) -> dict[int, list[int]]:
+        """Which of their visits the objects of a step have: an object is visited once per epoch."""
+        first, n = step * count, len(self.object_ids)
+        visits: dict[int, list[int]] = {}
+        for position, row in enumerate(cycle(n, count, first, "objects", self.seed), first):
+            visits.setdefault(row, []).append(position // n)
+        return visits
+
+    def _views(self, row: int, visits: Sequence[int], count: int) -> list[int]:
         n_views = self.n_views[row]
         count = min(count, n_views)
-        return cycle(n_views, count, visits * count, "views", self.seed, self.object_ids[row])
+        labels = ("views", self.seed, self.object_ids[row])
+        return [view for visit in visits for view in cycle(n_views, count, visit * count, *labels)]
 
     def generators(self, phase: str, step: int, rows: Sequence[int]) -> list[torch.Generator]:
         """One generator per object, which does not depend on the other objects of the step."""

@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,17 +20,20 @@ from torch import distributed
 
 from pipeline.model.autoencoder import Autoencoder, load_autoencoder, new_autoencoder
 from pipeline.model.identity import IdentityAutoencoder
-from pipeline.model.shared import RegimeOneCodes
-from pipeline.train.checkpoints import Checkpoints
+from pipeline.model.shared import RegimeOneCodes, SharedComponents
+from pipeline.train.autoencoder import check_sizes
+from pipeline.train.checkpoints import Checkpoints, require_finite
 from pipeline.train.config import TrainConfig
 from pipeline.train.joint import JointTrainer
 from pipeline.train.monitor import Monitor, progress_figures
 from pipeline.train.monitor_config import MonitorConfig
+from pipeline.train.ranks import gather_from_all
+from pipeline.train.ray_bank import EmptyHullError, build_usable_ray_bank
 from pipeline.train.scratch_arrays import ScratchArrays
-from pipeline.train.training_views import TrainingViews
+from pipeline.train.training_views import AllViews, TrainingViews
 from storage import layout
 from storage.documents import content_hash
-from storage.errors import FpipeError, UsageError
+from storage.errors import FpipeError, StoreMismatchError, UsageError
 from storage.plan import Plan, read_plan
 from storage.records import Status
 from storage.store import Store
@@ -39,6 +42,13 @@ from storage.views import ViewsStore
 LOGGER = logging.getLogger(__name__)
 
 OnStep = Callable[[int, dict[str, Any]], None]
+
+_RATE_SETTINGS = {
+    "autoencoder": "train.autoencoder.learning_rate",
+    "warmup": "train.rates",
+    "joint": "train.rates, or train.joint.lr_scale and train.rates.joint",
+}
+"""Settings of the learning rates, by phase."""
 
 CHECKPOINT_SHARE = 0.1
 """Of the training's time that writing checkpoints may take: large ones are written less often."""
@@ -142,7 +152,9 @@ def train_rank(
 
     Raises:
         UsageError: views are missing, or there are fewer objects than ranks.
-        TrainingDivergedError: the loss is not finite any more.
+        EmptyHullError: a rank is left with no object, see `build_trainer`.
+        StoreMismatchError: it was interrupted with another number of ranks, or objects.
+        TrainingDivergedError: the loss or a parameter is not finite any more.
     """
     torch.set_num_threads(resources.threads)
     store, config = Store(root_url), TrainConfig.model_validate(train)
@@ -151,28 +163,26 @@ def train_rank(
     rows = choose_objects(plan, ViewsStore.open(store).status(), config.objects, config.seed)
     if len(rows) < world:
         raise UsageError(f"train-shared: {len(rows)} rendered objects are too few for {world} ranks")
+    checkpoints = Checkpoints(store, folder, rank, resources.checkpoints, world)
+    checkpoints.require_same_world()
     arrays = ScratchArrays(resources.memory_bytes)
     objects = read_training_views(store, plan, rows[rank::world], arrays)
     trainer = build_trainer(objects, config, resources.device, arrays)
     if resources.gradient_checkpointing:
         trainer.autoencoder.enable_gradient_checkpointing()
-    checkpoints = Checkpoints(store, folder, rank, resources.checkpoints)
-    resumed = _resume(trainer, checkpoints, world)
+    resumed = _resume(trainer, checkpoints)
     with contextlib.ExitStack() as watched:
         watcher = None
         if rank == 0 and monitor is not None:
-            watcher = Monitor(
-                store, folder, train, rows[::world], trainer, MonitorConfig.model_validate(monitor)
-            )
+            kept = {views.object_id for views in trainer.objects}
+            own = [row for row in rows[::world] if plan.rows[row].object_id in kept]
+            watcher = Monitor(store, folder, train, own, trainer, MonitorConfig.model_validate(monitor))
             watched.enter_context(watcher)
-        try:
-            _train(trainer, checkpoints, rank, world, resources.checkpoint_every_s, on_step, watcher)
-        except FloatingPointError as error:
-            raise _diverged(error, checkpoints, store) from error
+        _train(trainer, checkpoints, rank, world, resources.checkpoint_every_s, on_step, watcher)
     codes = _gather(trainer.codes(), rank, world)
     summary: dict[str, Any] = {
         "steps": trainer.step_count,
-        "objects": len(rows),
+        "objects": trainer.n_objects,
         "resumed_after_step": resumed,
         "scratch_file_bytes": arrays.file_bytes,
     }
@@ -187,30 +197,75 @@ def train_rank(
                 {"step": point.step, "phase": point.phase, "losses": point.losses} for point in trainer.curve
             ],
         }
-        version = trainer.shared_components().save(store, codes, info)
+        shared = trainer.shared_components(codes)
+        with _named_divergence("joint", checkpoints):
+            require_finite(trainer.step_count, _published(shared, codes))
+        version = shared.save(store, codes, info)
         summary["shared_version"] = version
         store.replace(f"{folder}/result.json", json.dumps(summary).encode())
     return summary
 
 
-def _diverged(error: FloatingPointError, checkpoints: Checkpoints, store: Store) -> TrainingDivergedError:
-    if checkpoints.newest is None:
-        left = "there is no checkpoint yet"
-    else:
-        step, key = checkpoints.newest
-        left = f"the last good checkpoint is that of step {step}, {key} in {store.url}"
-    return TrainingDivergedError(f"{error}; {left}. Lower train.rates and train again")
+@contextlib.contextmanager
+def _named_divergence(phase: str, checkpoints: Checkpoints) -> Iterator[None]:
+    """Turns a number that is not finite into an error that says what to do, and what is left."""
+    try:
+        yield
+    except FloatingPointError as error:
+        left = "There is no checkpoint yet"
+        if checkpoints.newest is not None:
+            step, key = checkpoints.newest
+            left = (
+                f"The last good checkpoint is that of step {step}, {key}: the same command goes on from it, "
+                "which helps where the machine was at fault"
+            )
+        lower = f"Lower {_RATE_SETTINGS[phase]}: that is another training, from its first step on"
+        raise TrainingDivergedError(f"{error}. {lower}. {left}") from error
+
+
+def _published(shared: SharedComponents, codes: RegimeOneCodes) -> dict[str, Any]:
+    """Returns all numbers that the shared components consist of."""
+    return {
+        "autoencoder": shared.autoencoder.state_dict(),
+        "base_planes": shared.base_planes,
+        "renderer": shared.renderer.state_dict(),
+        "background_latent": shared.background_latent,
+        "micro": None if codes.micro is None else torch.from_numpy(codes.micro),
+        "coefficients": torch.from_numpy(codes.coefficients),
+    }
 
 
 def build_trainer(
     objects: Sequence[TrainingViews], config: TrainConfig, device: str, arrays: ScratchArrays | None = None
 ) -> JointTrainer:
-    """Returns the trainer that a config describes, at step 0.
+    """Returns the trainer that a config describes, at step 0; all ranks wait here for each other.
+
+    Objects without rays are left out, with a warning that names those of all ranks.
 
     Raises:
         EnvironmentProblem: the pretrained autoencoder cannot be loaded.
+        ConfigError: the views do not fit the autoencoder.
+        EmptyHullError: a rank has no object left; raised on all ranks alike.
     """
-    return JointTrainer(objects, _autoencoder(config), config.settings(), config.seed, device, arrays)
+    autoencoder, settings = _autoencoder(config), config.settings()
+    arrays = arrays or ScratchArrays()
+    check_sizes(autoencoder.factor, AllViews(objects), settings.autoencoder)
+    bank, usable = build_usable_ray_bank(
+        objects, autoencoder.factor, settings.geometry, settings.dilate, torch.device(device), arrays
+    )
+    _say_left_out([views.object_id for i, views in enumerate(objects) if i not in usable], len(usable))
+    kept = [objects[i] for i in usable]
+    return JointTrainer(kept, autoencoder, settings, config.seed, device, arrays, bank)
+
+
+def _say_left_out(empty: list[str], n_kept: int) -> None:
+    """Warns of objects without rays on any rank; refuses on all ranks where one is left with none."""
+    everyone = gather_from_all((n_kept, empty))
+    names = sorted(object_id for _, own in everyone for object_id in own)
+    if not all(n for n, _ in everyone):
+        raise EmptyHullError(names)
+    if names:
+        LOGGER.warning("train-shared: objects left out (%d): %s", len(names), EmptyHullError(names))
 
 
 def read_training_views(
@@ -249,24 +304,36 @@ def _autoencoder(config: TrainConfig) -> Autoencoder:
     return new_autoencoder(ae.size, seed=config.seed, latent_channels=ae.latent_channels, factor=ae.factor)
 
 
-def _resume(trainer: JointTrainer, checkpoints: Checkpoints, world: int) -> int:
-    """Continues at the newest step whose checkpoint every rank has whole; returns it, or 0."""
-    for step in reversed(_common(checkpoints.steps(), world)):
+def _resume(trainer: JointTrainer, checkpoints: Checkpoints) -> int:
+    """Continues at the newest step whose checkpoint every rank has whole; returns it, or 0.
+
+    Raises:
+        StoreMismatchError: a checkpoint is of other objects; on all ranks alike.
+    """
+    for step in reversed(_common(checkpoints.steps())):
         state = checkpoints.load(step)
-        if step in _common([] if state is None else [step], world):
+        if step in _common([] if state is None else [step]):
             assert state is not None
-            trainer.load_state_dict(state)
+            problem = None
+            try:
+                trainer.load_state_dict(state)
+            except StoreMismatchError as error:
+                problem = f"{error}: views were rendered since, or compute.train_workers was another"
+            problems = [said for said in gather_from_all(problem) if said]
+            if problems:
+                raise StoreMismatchError(
+                    f"train-shared cannot be continued after step {step}: {problems[0]}. Start over: delete "
+                    f"{checkpoints.everything}"
+                )
+            checkpoints.go_on_from(step)
             LOGGER.info("continues after step %d of %d", step, trainer.total_steps)
             return step
     return 0
 
 
-def _common(steps: list[int], world: int) -> list[int]:
+def _common(steps: list[int]) -> list[int]:
     """Returns the steps that all ranks name, ascending."""
-    everyone: list[list[int]] = [steps] * world
-    if world > 1:
-        distributed.all_gather_object(everyone, steps)
-    return sorted(set.intersection(*(set(own) for own in everyone)))
+    return sorted(set.intersection(*(set(own) for own in gather_from_all(steps))))
 
 
 def _train(
@@ -280,7 +347,8 @@ def _train(
 ) -> None:
     saved, took = time.monotonic(), 0.0
     while trainer.phase != "done":
-        point = trainer.step()
+        with _named_divergence(trainer.phase, checkpoints):
+            point = trainer.step()
         if on_step is not None and rank == 0:
             on_step(point.step, progress_figures(point))
         if watcher is not None:
@@ -289,7 +357,8 @@ def _train(
         if _is_due(began - saved >= max(every_s, took / CHECKPOINT_SHARE), world):
             if watcher is not None:
                 watcher.save()
-            checkpoints.save(trainer.step_count, trainer.state_dict())
+            with _named_divergence(point.phase, checkpoints):
+                checkpoints.save(trainer.step_count, trainer.state_dict())
             saved = time.monotonic()
             took = saved - began
 

@@ -30,13 +30,14 @@ from pipeline.train.draws import ObjectDraws, seeded_generator
 from pipeline.train.latent_cache import LatentCache, encode_views
 from pipeline.train.losses import Rendered, latent_error, paste_pixels, render_pixels, total_variation
 from pipeline.train.object_codes import Leaves, ObjectCodes
-from pipeline.train.ranks import OtherRankError, Ranks
+from pipeline.train.ranks import OtherRankError, Ranks, is_finite
 from pipeline.train.ray_bank import RayBank, build_ray_bank
 from pipeline.train.row_adam import EPSILON
 from pipeline.train.schedule import Rates
 from pipeline.train.scratch_arrays import ScratchArrays
 from pipeline.train.settings import JointSettings
 from pipeline.train.training_views import AllViews, TrainingViews
+from storage.errors import StoreMismatchError
 
 Phase = Literal["autoencoder", "warmup", "joint", "done"]
 
@@ -54,7 +55,28 @@ class CurvePoint:
 class JointTrainer:
     """Trains autoencoder, base planes, renderer, and the codes of regime-1 objects.
 
+    Args:
+        objects: Training views of this rank's objects, at least one; all of one size.
+        autoencoder: New or pretrained; is moved to the device and trained in place.
+        settings: Sizes, steps, rates, losses; the numbers of objects per step are those of all ranks.
+        seed: Of initial values and batches.
+        device: Where everything is computed.
+        arrays: Where rays and latents are kept; None for memory.
+        bank: Rays of the objects; None to make them when the first step needs them.
+
+    Raises:
+        ValueError: There is no object.
+        ConfigError: The views, or the crops, do not fit the autoencoder.
+
     Attributes:
+        settings: As given.
+        seed: As given.
+        device: As given.
+        objects: As given.
+        autoencoder: Encoder and decoder with their normaliser, as they are now.
+        base_planes: [M, 3, F_mac, K, K]; M = F_mac = 0 where all planes are micro planes.
+        renderer: The MLP.
+        size_px: Height and width of the views.
         step_count: Steps done, over all phases.
         curve: One point per step.
         rates: Learning rates of the last step, by what they are of.
@@ -69,6 +91,7 @@ class JointTrainer:
         seed: int,
         device: str | torch.device = "cpu",
         arrays: ScratchArrays | None = None,
+        bank: RayBank | None = None,
     ) -> None:
         if not objects:
             raise ValueError("joint training needs at least one object on every rank")
@@ -103,7 +126,7 @@ class JointTrainer:
         ]
         self._optimiser = torch.optim.Adam(shared, betas=(0.9, 0.99), eps=EPSILON, fused=fused)
         self._cache: LatentCache | None = None
-        self._bank: RayBank | None = None
+        self._bank = bank
         self._join_ranks()
 
     def _init_shared(self) -> None:
@@ -129,6 +152,11 @@ class JointTrainer:
         self._ranks.sum_before(self._optimiser)  # these losses are weighted by `_apply`
 
     @property
+    def n_objects(self) -> int:
+        """Objects of all ranks."""
+        return self._ranks.n_objects
+
+    @property
     def total_steps(self) -> int:
         """Steps of all phases."""
         s = self.settings
@@ -148,24 +176,32 @@ class JointTrainer:
         """Do the next step.
 
         Raises:
-            FloatingPointError: If the loss is not finite; says the phase, the step and the learning rates.
-                The state is then that of the step before, except for the autoencoder's own phase.
+            EmptyHullError: Objects have no ray, in the first step that draws rays; names them.
+            FloatingPointError: If the loss or a gradient is not finite; says the phase, the step and the
+                learning rates, on all ranks. The state is then that of the step before.
         """
         started = time.perf_counter()
         phase = self.phase
-        if phase == "autoencoder":
-            losses = self._autoencoder_step()
-        elif phase == "warmup":
-            losses = self._warmup_step(self.step_count - self.settings.autoencoder.steps)
-        elif phase == "joint":
-            first = self.settings.autoencoder.steps + self.settings.warmup_steps
-            losses = self._joint_step(self.step_count - first)
-        else:
-            raise ValueError(f"training is done after {self.total_steps} steps")
+        try:
+            losses = self._step(phase)
+        except OtherRankError as error:
+            rates = ", ".join(f"{name} {rate:.3g}" for name, rate in self.rates.items())
+            said = f"{error}, in step {self.step_count} ({phase}) at learning rates {rates}"
+            raise OtherRankError(said) from error
         self.step_count += 1
         point = CurvePoint(self.step_count, phase, losses, time.perf_counter() - started)
         self.curve.append(point)
         return point
+
+    def _step(self, phase: Phase) -> dict[str, float]:
+        first = self.settings.autoencoder.steps
+        if phase == "autoencoder":
+            return self._autoencoder_step()
+        if phase == "warmup":
+            return self._warmup_step(self.step_count - first)
+        if phase == "joint":
+            return self._joint_step(self.step_count - first - self.settings.warmup_steps)
+        raise ValueError(f"training is done after {self.total_steps} steps")
 
     def _autoencoder_step(self) -> dict[str, float]:
         assert self._autoencoder_trainer is not None, "an autoencoder without parameters has no steps"
@@ -176,9 +212,10 @@ class JointTrainer:
         except FloatingPointError:
             self._ranks.fail(self._autoencoder_trainer.optimiser)
             raise
+        finally:
+            self.rates = {"autoencoder": self._autoencoder_trainer.learning_rate}
         if self._autoencoder_trainer.step == self.settings.autoencoder.steps:
             self._ranks.broadcast(self.autoencoder.buffers())  # the normaliser is of the first rank's views
-        self.rates = {"autoencoder": self._autoencoder_trainer.learning_rate}
         weight = self._ranks.even_weight(self.settings.autoencoder.batch_size)
         return self._ranks.sum({"ae": self._autoencoder_trainer.losses[-1]}, weight)
 
@@ -225,10 +262,10 @@ class JointTrainer:
         s = self.settings
         bank = self._ray_bank()
         share = self._ranks.share(s.joint_objects)
-        rows = self._draws.objects(step + s.warmup_steps, share)
-        views = [self._draws.views(i, step, share, s.joint_views) for i in rows]
+        views = self._draws.views(step, share, s.joint_views)
+        rows = list(views)
         generators = self._draws.generators("joint", step, rows)
-        batch = view_pixels(bank, rows, views, generators, s.n_samples + s.n_fine, s.crop_px)
+        batch = view_pixels(bank, rows, list(views.values()), generators, s.n_samples + s.n_fine, s.crop_px)
         rgb = batch.rgb([self.objects[i] for i in rows], self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=s.dtype == "bfloat16"):
             latents = self.autoencoder.encode(torch.cat([rgb, torch.ones_like(rgb[:1])])).float()
@@ -266,13 +303,13 @@ class JointTrainer:
         value = self._ranks.sum({"loss": float(loss.detach())}, weight)["loss"]
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"the loss of step {self.step_count} ({self.phase}) is {value} at learning rates {rates}: "
-                "lower them"
+                f"the loss of step {self.step_count} ({self.phase}) is {value} at learning rates {rates}"
             )
         self._optimiser.zero_grad(set_to_none=True)
         if self._ae_optimiser is not None:
             self._ae_optimiser.zero_grad(set_to_none=True)
         (loss * weight).backward()  # type: ignore[no-untyped-call]
+        self._require_finite_gradients(leaves, rates)
         self.rates = {name: rate for name, rate in asdict(rates).items() if rate}
         if self._codes.micro is None:
             self.rates.pop("micro", None)
@@ -283,6 +320,15 @@ class JointTrainer:
         if self._ae_optimiser is not None and rates.autoencoder:
             self._ae_optimiser.param_groups[0]["lr"] = rates.autoencoder
             self._ae_optimiser.step()
+
+    def _require_finite_gradients(self, leaves: Leaves, rates: Rates) -> None:
+        """Look at all gradients of a step before any of them changes anything; all ranks agree."""
+        params = [self.base_planes, *self.renderer.parameters(), *self.autoencoder.parameters(), *leaves]
+        broken = 0.0 if is_finite(param.grad for param in params if param is not None) else 1.0
+        if self._ranks.sum({"broken": broken})["broken"]:
+            raise FloatingPointError(
+                f"a gradient of step {self.step_count} ({self.phase}) is not finite at learning rates {rates}"
+            )
 
     def _reported(self, parts: dict[str, float], weight: float) -> dict[str, float]:
         """Losses of the whole step, all ranks; free space only where the loss looks at it."""
@@ -339,13 +385,11 @@ class JointTrainer:
         """Continue where `state` was taken.
 
         Raises:
-            ValueError: If the state is of other objects.
+            StoreMismatchError: If the state is of other objects.
         """
-        ids = self._codes.object_ids
-        if tuple(state["object_ids"]) != ids:
-            raise ValueError(
-                f"the checkpoint is of {len(state['object_ids'])} other objects than these {len(ids)}"
-            )
+        ids, given = self._codes.object_ids, state["object_ids"]
+        if tuple(given) != ids:
+            raise StoreMismatchError(f"the checkpoint is of {len(given)} other objects than these {len(ids)}")
         self.step_count = int(state["step_count"])
         self.curve = [CurvePoint(*point) for point in state["curve"]]
         if self._autoencoder_trainer is not None:
@@ -368,10 +412,14 @@ class JointTrainer:
         """Codes of this rank's objects."""
         return self._codes.stored()
 
-    def shared_components(self) -> SharedComponents:
-        """The shared components as they are now, detached."""
-        s = self.settings
-        micro, coefficients = self._codes.mean()
+    def shared_components(self, codes: RegimeOneCodes | None = None) -> SharedComponents:
+        """The shared components as they are now, detached.
+
+        Args:
+            codes: Of all ranks' objects, whose mean new fits start from; None for this rank's.
+        """
+        s, codes = self.settings, codes or self.codes()
+        micro = None if codes.micro is None else torch.from_numpy(codes.micro).mean(0).to(self.device)
         return SharedComponents(
             autoencoder=self.autoencoder,
             base_planes=self.base_planes.detach().clone(),
@@ -381,5 +429,5 @@ class JointTrainer:
             f_mic=s.f_mic,
             size_px=self.size_px,
             mean_micro=micro,
-            mean_coefficients=coefficients,
+            mean_coefficients=torch.from_numpy(codes.coefficients).mean(0).to(self.device),
         )

@@ -68,11 +68,6 @@ class ObjectCodes:
         """Code of one object as it is now: [3, F_mic, K, K] or None, and [M]; no copies."""
         return None if self.micro is None else self.micro.values[row], self.coefficients.values[row]
 
-    def mean(self) -> Leaves:
-        """Mean code of the objects."""
-        micro = None if self.micro is None else self.micro.values.mean(0)
-        return micro, self.coefficients.values.mean(0)
-
     def stored(self) -> RegimeOneCodes:
         """The codes as they are kept with the shared components."""
         micro = None if self.micro is None else self.micro.values.cpu().numpy()

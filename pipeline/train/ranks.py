@@ -23,6 +23,19 @@ class OtherRankError(FloatingPointError):
     """A rank's gradients are not finite; raised on all ranks alike."""
 
 
+def gather_from_all(value: Any) -> list[Any]:
+    """Give every rank what each has, by rank; all of them wait here for each other."""
+    if not _is_active():
+        return [value]
+    everyone: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(everyone, value)
+    return everyone
+
+
+def _is_active() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
 class Ranks:
     """This rank among the others.
 
@@ -35,12 +48,14 @@ class Ranks:
     """
 
     def __init__(self, n_own: int) -> None:
-        active = distributed.is_available() and distributed.is_initialized()
-        self.rank = distributed.get_rank() if active else 0
-        self.world = distributed.get_world_size() if active else 1
-        self._sizes: list[Any] = [n_own] * self.world
-        if self.world > 1:
-            distributed.all_gather_object(self._sizes, n_own)
+        self.rank = distributed.get_rank() if _is_active() else 0
+        self._sizes: list[int] = gather_from_all(n_own)
+        self.world = len(self._sizes)
+
+    @property
+    def n_objects(self) -> int:
+        """Objects of all ranks."""
+        return sum(self._sizes)
 
     def share(self, wanted: int) -> int:
         """Objects that this rank draws in a step of `wanted` in all: at least one, at most all it has."""
@@ -59,7 +74,7 @@ class Ranks:
         return self.even_share(wanted) / sum(self._even_share(wanted, rank) for rank in range(self.world))
 
     def _share(self, wanted: int, rank: int) -> int:
-        return min(int(self._sizes[rank]), self._even_share(wanted, rank))
+        return min(self._sizes[rank], self._even_share(wanted, rank))
 
     def _even_share(self, wanted: int, rank: int) -> int:
         return max(1, wanted // self.world + (rank < wanted % self.world))
@@ -101,6 +116,12 @@ class Ranks:
                 param.grad.mul_(weight)
         if not _add_gradients(params):
             raise OtherRankError("a rank's gradients are not finite any more")
+
+
+def is_finite(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether all numbers of tensors are finite: one pass over each, and one answer from the device."""
+    sums = [tensor.sum() for tensor in tensors if tensor is not None and tensor.numel()]
+    return not sums or bool(torch.isfinite(torch.stack(sums)).all())
 
 
 def _add_gradients(params: list[Tensor]) -> bool:

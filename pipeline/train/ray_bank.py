@@ -1,4 +1,9 @@
-"""The rays of all training views, clipped to what may hold something: made once, drawn from in every step."""
+"""The rays of all training views, clipped to what may hold something: made once, drawn from in every step.
+
+An object may have no ray at all: its silhouettes have no point of the box in common, because cameras do not
+fit the images, or because it is thinner than a voxel. Nothing could be drawn for it, so it is refused by name
+(`build_ray_bank`) or left out (`build_usable_ray_bank`).
+"""
 
 from __future__ import annotations
 
@@ -14,9 +19,27 @@ from pipeline.model.rays import ray_span, view_rays
 from pipeline.model.renderer import Geometry
 from pipeline.train.scratch_arrays import ScratchArrays
 from pipeline.train.training_views import TrainingViews
+from storage.errors import FpipeError
 
 _RAYS_AT_A_TIME = 1 << 14
 """Rays of an object that are marched through its hull at a time: 50 MB instead of some hundreds."""
+
+
+class EmptyHullError(FpipeError, ValueError):
+    """No ray of an object's training views meets its visual hull, so that there is nothing to learn from.
+
+    Attributes:
+        object_ids: All such objects of the call.
+    """
+
+    def __init__(self, object_ids: Sequence[str]) -> None:
+        super().__init__(
+            f"no training ray meets the visual hull of {', '.join(object_ids)}: the silhouettes have no "
+            "point of the box in common. Check the views' cameras (cam2world in OpenCV axes, intrinsics "
+            "in pixels) and geometry.box_half, near and far; raise dilate where the object is thinner than a "
+            "latent pixel"
+        )
+        self.object_ids = tuple(object_ids)
 
 
 @dataclass(frozen=True)
@@ -106,27 +129,53 @@ def build_ray_bank(
         dilate: Growth of the silhouettes, latent pixels.
         device: Where rays are wanted, and computed.
         arrays: Where the bank is kept; None for memory.
+
+    Raises:
+        EmptyHullError: Objects have no ray; names all of them.
+    """
+    bank, usable = build_usable_ray_bank(objects, factor, geometry, dilate, device, arrays)
+    if len(usable) < len(objects):
+        raise EmptyHullError([objects[i].object_id for i in range(len(objects)) if i not in usable])
+    return bank
+
+
+def build_usable_ray_bank(
+    objects: Sequence[TrainingViews],
+    factor: int,
+    geometry: Geometry,
+    dilate: int,
+    device: torch.device,
+    arrays: ScratchArrays | None = None,
+) -> tuple[RayBank, list[int]]:
+    """Make the rays of those objects that have any; arguments as of `build_ray_bank`.
+
+    Returns:
+        The bank, and which of the objects are in it, ascending; the others' hulls are empty.
     """
     grid = (objects[0].rgba.shape[1] // factor, objects[0].rgba.shape[2] // factor)
-    counts = [len(views.rgba) for views in objects]
-    tables = _BankTables(sum(counts) * grid[0] * grid[1], len(objects), geometry, arrays or ScratchArrays())
-    view_start = []
-    for views in objects:
+    most_pixels = sum(len(views.rgba) for views in objects) * grid[0] * grid[1]
+    tables = _BankTables(most_pixels, len(objects), geometry, arrays or ScratchArrays())
+    view_start, usable = [], []
+    for i, views in enumerate(objects):
         part = _object_rays(views, factor, geometry, dilate, device)
-        view_start.append(part.pop("view_start"))
-        tables.add(part)
-    centres = np.concatenate([views.cam2world[:, :3, 3] for views in objects])
-    return RayBank(
+        if len(part["pixel"]):
+            usable.append(i)
+            view_start.append(part.pop("view_start"))
+            tables.add(part)
+    centres = [np.zeros((0, 3), np.float32), *(objects[i].cam2world[:, :3, 3] for i in usable)]
+    first_view = np.cumsum([0, *(len(objects[i].rgba) for i in usable)])[:-1]
+    bank = RayBank(
         **tables.tensors(device),
-        centres=tables.placed(torch.from_numpy(np.ascontiguousarray(centres)), device),
+        centres=tables.placed(torch.from_numpy(np.concatenate(centres)), device),
         object_start=torch.tensor(tables.starts),
         view_start=tuple(view_start),
-        first_view=tables.placed(torch.tensor([0, *counts[:-1]]).cumsum(0), device),
+        first_view=tables.placed(torch.from_numpy(first_view), device),
         box_half=geometry.box_half,
         grid=grid,
         factor=factor,
         device=device,
     )
+    return bank, usable
 
 
 class _BankTables:
@@ -157,9 +206,9 @@ class _BankTables:
 
     def tensors(self, device: torch.device) -> dict[str, Tensor]:
         """What was added, where it belongs."""
-        end = self.starts[-1]
+        ends = dict.fromkeys(self._tables, self.starts[-1]) | {"occupancy": len(self.starts) - 1}
         return {
-            name: self.placed(torch.from_numpy(table if name == "occupancy" else table[:end]), device)
+            name: self.placed(torch.from_numpy(table[: ends[name]]), device)
             for name, table in self._tables.items()
         }
 

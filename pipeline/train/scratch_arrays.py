@@ -62,8 +62,8 @@ class ScratchArrays:
         if size > free:  # a full disk would end the process without a word, at a write into the map
             raise EnvironmentProblem(
                 f"{what} take up to {_gib(size)}, more than compute.train_memory_bytes leaves, and {folder} "
-                f"has {_gib(free)} free: set TMPDIR to a larger disk, raise the setting, or use more "
-                "compute.train_workers"
+                f"has {_gib(free)} free: set TMPDIR to a larger disk, raise the setting, or start training "
+                "with more compute.train_workers"
             )
         self.file_bytes += size
         LOGGER.info("%s: up to %s in a scratch file in %s", what, _gib(size), folder)

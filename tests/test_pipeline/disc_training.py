@@ -34,8 +34,14 @@ TRAIN = TrainConfig.model_validate(
 MONITOR = {"scalars_every": 2, "pictures": 2, "objects": 2}
 
 
-def disc_dataset(url: str | Path, noise: bool = False) -> Store:
-    """Three rendered objects; with noise in place of their held-out views, if wanted."""
+def disc_dataset(url: str | Path, noise: bool = False, empty: int | None = None) -> Store:
+    """Three rendered objects.
+
+    Args:
+        url: Where.
+        noise: Noise in place of their held-out views.
+        empty: The object whose silhouettes have no point in common.
+    """
     store = Store(url)
     rows = [PlanRow(row, f"disc-{row}", "disc", "test", f"{row}", f"f{row}") for row in range(3)]
     header = PlanHeader(
@@ -47,6 +53,10 @@ def disc_dataset(url: str | Path, noise: bool = False) -> Store:
         if noise:
             images = own.images.copy()
             images[own.heldout] = np.random.default_rng(row).integers(0, 256, images[own.heldout].shape)
+            own = replace(own, images=images)
+        if row == empty:
+            images = own.images.copy()
+            images[3, ..., 3] = 0
             own = replace(own, images=images)
         builder.add(row, own)
     builder.commit()

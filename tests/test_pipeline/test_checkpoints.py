@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from pipeline.train.checkpoints import Checkpoints
-from pipeline.train.job import _diverged, _resume
+from pipeline.train.job import TrainingDivergedError, _named_divergence, _resume
+from storage.errors import StoreMismatchError
 from storage.store import Store
 from tests.test_pipeline.toy import toy_trainer
 
@@ -38,8 +39,9 @@ def test_the_last_ones_are_kept_and_found_by_another_process(store: Store) -> No
     assert loaded is not None
     assert torch.equal(loaded["a"], torch.full((3,), 40.0))
     assert loaded["nested"][0]["rate"] == 0.1
-    assert again.newest is not None
-    assert again.newest[0] == 40
+    assert again.newest is None, "it was only tried"
+    again.go_on_from(40)
+    assert again.newest == (40, f"{FOLDER}/checkpoint-rank0-0.pt")
     again.save(41, state(41))  # over 50: the run goes on from 40
     assert again.steps() == [30, 40, 41]
     assert Checkpoints(store, FOLDER, 1).steps() == []
@@ -58,6 +60,7 @@ def test_a_damaged_state_is_absent(store: Store) -> None:
     assert again.steps() == [1, 2]
     assert again.load(2) is None
     assert again.load(1) is not None
+    again.go_on_from(1)
     again.save(3, state(3))
     assert again.steps() == [1, 3]
     store.replace(f"{FOLDER}/checkpoint-rank0-0.json", b"{")
@@ -106,9 +109,50 @@ def test_training_goes_on_from_the_newest_whole_checkpoint(store: Store) -> None
         checkpoints.save(trainer.step_count, trainer.state_dict())
     newest = f"{FOLDER}/checkpoint-rank0-1.pt"
     store.replace(newest, store.read(newest)[:-1])
-    other = toy_trainer(2)
-    _resume(other, Checkpoints(store, FOLDER, 0), 1)
+    other, again = toy_trainer(2), Checkpoints(store, FOLDER, 0)
+    _resume(other, again)
     assert other.step_count == 1
+    assert again.newest == (1, f"{FOLDER}/checkpoint-rank0-0.pt")
+
+
+def test_a_checkpoint_that_was_only_tried_is_not_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, checkpoints = toy_trainer(2), Checkpoints(store, FOLDER, 0)
+    trainer.step()
+    checkpoints.save(1, trainer.state_dict())
+    # Another rank has the record, and no whole state.
+    monkeypatch.setattr("pipeline.train.job._common", lambda steps: steps if len(tried) == 0 else [])
+    tried: list[int] = []
+    again = Checkpoints(store, FOLDER, 0)
+    load = again.load
+    monkeypatch.setattr(again, "load", lambda step: [tried.append(step), load(step)][1])
+    assert _resume(toy_trainer(2), again) == 0
+    assert tried == [1]
+    assert again.newest is None
+
+
+def test_checkpoints_of_another_number_of_ranks_are_refused(store: Store) -> None:
+    for rank in range(2):
+        Checkpoints(store, FOLDER, rank, world=2).save(7, state(rank))
+    Checkpoints(store, FOLDER, 1, world=2).require_same_world()
+    for rank, world in ((0, 1), (2, 3)):
+        with pytest.raises(
+            StoreMismatchError,
+            match=rf"has {world} ranks, but was interrupted after step 7 with 2: set "
+            rf"compute\.train_workers to 2 .* delete {FOLDER}/checkpoint-rank\* in ",
+        ):
+            Checkpoints(store, FOLDER, rank, world=world).require_same_world()
+
+
+def test_a_checkpoint_of_other_objects_says_what_to_do(store: Store) -> None:
+    trainer, checkpoints = toy_trainer(3), Checkpoints(store, FOLDER, 0)
+    checkpoints.save(0, trainer.state_dict())
+    record = json.loads(store.read(f"{FOLDER}/checkpoint-rank0-0.json"))
+    del record["world"]  # as older versions wrote it
+    store.replace(f"{FOLDER}/checkpoint-rank0-0.json", json.dumps(record).encode())
+    again = Checkpoints(store, FOLDER, 0, world=2)
+    again.require_same_world()
+    with pytest.raises(StoreMismatchError, match=r"3 other objects than these 2: .*train_workers.* delete"):
+        _resume(toy_trainer(2), again)
 
 
 def test_a_training_that_diverged_names_step_rates_and_last_good_checkpoint(store: Store) -> None:
@@ -121,9 +165,16 @@ def test_a_training_that_diverged_names_step_rates_and_last_good_checkpoint(stor
         trainer.base_planes.fill_(torch.nan)
     with pytest.raises(FloatingPointError) as error:
         trainer.step()
-    said = str(_diverged(error.value, checkpoints, store))
-    assert "step 4 (warmup)" in said
-    assert "learning rates" in said
-    assert f"last good checkpoint is that of step 4, {FOLDER}/checkpoint-rank0-0.pt in {store.url}" in said
+    with pytest.raises(TrainingDivergedError) as named, _named_divergence("warmup", checkpoints):
+        raise error.value
+    said = str(named.value)
+    assert "step 4 (warmup) is nan at learning rates micro" in said
+    assert "Lower train.rates: that is another training" in said
+    assert f"last good checkpoint is that of step 4, {FOLDER}/checkpoint-rank0-0.pt: the same" in said
+    with (
+        pytest.raises(TrainingDivergedError, match=r"train\.autoencoder\.learning_rate: .*no checkpoint"),
+        _named_divergence("autoencoder", Checkpoints(store, FOLDER, 0)),
+    ):
+        raise error.value
     with pytest.raises(FloatingPointError, match="after step 4 base_planes is not finite"):
         checkpoints.save(trainer.step_count, trainer.state_dict())

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.model.planes import fuse
 from pipeline.model.renderer import render_views
 from pipeline.train.joint import JointTrainer
 from pipeline.train.losses import total_variation
+from pipeline.train.object_codes import Leaves
 from pipeline.train.schedule import Rates
 from tests.test_pipeline.toy import (
     GEOMETRY,
@@ -115,6 +117,35 @@ def test_heldout_views_do_not_matter() -> None:
         _run(trainer, 10)
         states.append(trainer.state_dict())
     _same(*states)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 8])
+@pytest.mark.parametrize("where", ["shared", "code"])
+def test_a_gradient_that_is_not_finite_stops_in_its_own_step(steps: int, where: str) -> None:
+    trainer = toy_trainer()
+    _run(trainer, steps)
+    phase = trainer.phase
+    if phase == "autoencoder":
+        next(trainer.autoencoder.decoder_params()).register_hook(lambda grad: grad * math.nan)
+    elif where == "shared":
+        trainer.base_planes.register_hook(lambda grad: grad.index_fill(-1, torch.tensor([3]), math.inf))
+    else:
+        leaves_of = trainer._codes.leaves
+
+        def broken(rows: Sequence[int]) -> Leaves:
+            micro, coefficients = leaves_of(rows)
+            coefficients.register_hook(lambda grad: grad * math.nan)
+            return micro, coefficients
+
+        trainer._codes.leaves = broken  # type: ignore[method-assign]
+    before = _leaves(copy.deepcopy(trainer.state_dict()))
+    place = "the autoencoder" if phase == "autoencoder" else rf"step {steps} \({phase}\)"
+    said = rf"gradient of {place} is not finite .*at learning rate.* 0\.0\d+"
+    with pytest.raises(FloatingPointError, match=said):
+        trainer.step()
+    after = _leaves(trainer.state_dict())
+    rates = [name for name in after if name.endswith("param_groups")]  # those of the step that failed
+    _same(*({name: value for name, value in one.items() if name not in rates} for one in (after, before)))
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step() -> None:

@@ -1,11 +1,11 @@
-"""Two gloo ranks as processes of this machine against one process that sees the same global batch.
+"""Two ranks against one process that sees the same global batch.
 
 Every step sees all objects, so the draws are those of one process and only the order of additions differs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import distributed, multiprocessing
 
 from pipeline.model.shared import RegimeOneCodes
 from pipeline.train.autoencoder import AutoencoderRecipe, AutoencoderTrainer
@@ -21,20 +20,9 @@ from pipeline.train.joint import JointTrainer
 from pipeline.train.ranks import Ranks
 from pipeline.train.settings import JointSettings
 from tests.test_pipeline.toy import toy_autoencoder, toy_object, toy_settings
+from tests.test_pipeline.two_ranks import both
 
 N_OBJECTS = 3  # two on the first rank, one on the second
-
-
-def both(body: Callable[[int, Path], Any], folder: Path) -> list[Any]:
-    """Runs body(rank, folder) in two processes that form a group; returns what they returned."""
-    multiprocessing.spawn(_enter, (body, folder), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
-
-
-def _enter(rank: int, body: Callable[[int, Path], Any], folder: Path) -> None:
-    distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.save(body(rank, folder), folder / f"{rank}.pt")
-    distributed.destroy_process_group()
 
 
 def settings() -> JointSettings:
@@ -153,10 +141,39 @@ def _break_one(rank: int, folder: Path) -> list[str]:
 
 def test_a_loss_that_is_not_finite_on_one_rank_stops_all(tmp_path: Path) -> None:
     first, second = both(_break_one, tmp_path)
-    assert "gradients" in first[0]
-    assert "step 1" in second[0]
+    assert "a rank's gradients are not finite" in first[0]
+    assert re.search(r"in step 1 \(autoencoder\) at learning rates autoencoder 0\.00\d", first[0])
+    assert re.search(r"nan in step 1 at learning rate 0\.00\d", second[0])
     assert first[1:] == second[1:]
-    assert "step 7 (warmup)" in first[1]
+    assert re.search(r"step 7 \(warmup\) is nan at learning rates micro 0\.0\d+, coefficients", first[1])
+
+
+def _break_one_gradient(rank: int, folder: Path) -> list[str]:
+    """Breaks the gradient of a code, which lies on one rank alone."""
+    said = []
+    for steps in (1, 7):
+        trainer = trainer_of([rank], settings())
+        planes_after(trainer, steps)
+        if rank == 1:
+            leaves_of = trainer._codes.leaves
+
+            def broken(rows: Any, leaves_of: Any = leaves_of) -> Any:
+                micro, coefficients = leaves_of(rows)
+                micro.register_hook(lambda grad: grad * torch.nan)
+                return micro, coefficients
+
+            trainer._codes.leaves = broken  # type: ignore[method-assign]
+        with pytest.raises(FloatingPointError) as error:
+            trainer.step()
+        said.append(str(error.value))
+    return said
+
+
+def test_a_gradient_that_is_not_finite_on_one_rank_stops_all(tmp_path: Path) -> None:
+    first, second = both(_break_one_gradient, tmp_path)
+    assert first == second
+    assert re.search(r"gradient of step 1 \(warmup\) is not finite at learning rates micro 0\.0\d+", first[0])
+    assert "step 7 (joint)" in first[1]
 
 
 def test_one_rank_does_nothing_and_work_is_dealt_evenly(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from pipeline.model.rays import view_rays
-from pipeline.train.ray_bank import RayBank, build_ray_bank
+from pipeline.train.ray_bank import EmptyHullError, RayBank, build_ray_bank, build_usable_ray_bank
 from pipeline.train.training_views import TrainingViews
 from tests.test_pipeline.toy import GEOMETRY, toy_object
 
@@ -56,3 +58,23 @@ def test_rays_of_the_bank_are_those_of_their_views(bank: RayBank, objects: list[
         found = bank.rays(index, torch.ones_like(index))
         assert (found[0] == origins[view]).all()
         assert torch.equal(found[1], bank.directions[own])
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_an_object_without_rays_is_named_and_the_others_keep_theirs(
+    objects: list[TrainingViews], bank: RayBank, place: int
+) -> None:
+    alphas = objects[0].rgba.copy()
+    alphas[1, ..., 3] = 0  # one view sees nothing: no point lies in every silhouette
+    bad = replace(objects[0], object_id="bad", rgba=alphas)
+    mixed = [*objects[:place], bad, *objects[place:]]
+    with pytest.raises(EmptyHullError, match=r"visual hull of bad: .*cameras") as caught:
+        build_ray_bank(mixed, 4, GEOMETRY, 0, CPU)
+    assert caught.value.object_ids == ("bad",)
+    found, usable = build_usable_ray_bank(mixed, 4, GEOMETRY, 0, CPU)
+    assert [mixed[i].object_id for i in usable] == [views.object_id for views in objects]
+    for name in ("centres", "directions", "near", "far", "pixel", "view", "object_start", "first_view"):
+        assert torch.equal(getattr(found, name), getattr(bank, name)), name
+    assert torch.equal(found.occupancy, bank.occupancy)
+    nothing, usable = build_usable_ray_bank([bad, bad], 4, GEOMETRY, 0, CPU)
+    assert (nothing.n_objects, usable) == (0, [])
