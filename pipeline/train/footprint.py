@@ -19,6 +19,7 @@ import torch
 
 from pipeline.fit.optimise import FitSettings
 from pipeline.model.autoencoder import Autoencoder, new_autoencoder
+from pipeline.model.identity import IdentityAutoencoder
 from pipeline.model.occupancy import GRID
 from pipeline.train.autoencoder import STATISTICS_VIEWS
 from pipeline.train.joint import JointTrainer
@@ -250,6 +251,11 @@ def _model(autoencoder: Autoencoder, bf16: bool) -> Autoencoder:
     return model
 
 
+def _dtype(model: Autoencoder) -> torch.dtype:
+    """Of the activations; autocast leaves those alone that no parameter meets."""
+    return next((param.dtype for param in model.parameters()), torch.float32)
+
+
 def _encoding(autoencoder: Autoencoder, load: WorkerLoad) -> int:
     """The most that encoding the views without gradients takes."""
     rgb = torch.empty(ENCODE_BATCH, 3, *load.size_px, device="meta")
@@ -268,11 +274,12 @@ def _normaliser(autoencoder: Autoencoder, load: WorkerLoad) -> int:
 def _tracked_encode(autoencoder: Autoencoder, n: int, height: int, width: int, bf16: bool) -> tuple[int, int]:
     """What an encoding keeps for its backward, and the most with that backward."""
     model = _model(autoencoder, bf16)
-    rgb = torch.empty(n, 3, height, width, device="meta", dtype=next(model.parameters()).dtype)
+    rgb = torch.empty(n, 3, height, width, device="meta", dtype=_dtype(model))
     with LiveBytes() as live:
         latents = model.encode(rgb)
         kept = live.now
-        latents.sum().backward()  # type: ignore[no-untyped-call]
+        if latents.requires_grad:
+            latents.sum().backward()  # type: ignore[no-untyped-call]
         del latents
     return kept + rgb.nbytes, live.peak + rgb.nbytes - _gradient_bytes(model)
 
@@ -282,7 +289,7 @@ def _tracked_decode(
 ) -> int:
     """The most that a decoding, its loss and its backward take."""
     model = _model(autoencoder, bf16).requires_grad_(not frozen)
-    f, dtype = model.factor, next(model.parameters()).dtype
+    f, dtype = model.factor, _dtype(model)
     shape = (n, model.latent_channels, height // f, width // f)
     latents = torch.empty(shape, device="meta", dtype=dtype, requires_grad=True)
     with LiveBytes() as live:
@@ -339,8 +346,7 @@ def _probe(settings: JointSettings, like: Autoencoder, objects: int, pixels: int
         warmup_pixels=pixels,
         joint_steps=0,
     )
-    autoencoder = new_autoencoder("tiny", factor=f, latent_channels=like.latent_channels)
-    autoencoder.is_new = False  # nothing can be learnt from white views
+    autoencoder = _probe_autoencoder(like)
     trainer = JointTrainer(
         [replace(views, object_id=str(i)) for i in range(objects)], autoencoder, short, seed=0
     )
@@ -350,6 +356,15 @@ def _probe(settings: JointSettings, like: Autoencoder, objects: int, pixels: int
     with live:
         trainer.step()
     return live
+
+
+def _probe_autoencoder(like: Autoencoder) -> Autoencoder:
+    """One with latents of the same shape that costs little: the warm-up never runs it on a step's pixels."""
+    if isinstance(like, IdentityAutoencoder):
+        return IdentityAutoencoder()
+    autoencoder = new_autoencoder("tiny", factor=like.factor, latent_channels=like.latent_channels)
+    autoencoder.is_new = False  # nothing can be learnt from white views
+    return autoencoder
 
 
 def _camera(settings: JointSettings) -> np.ndarray[Any, np.dtype[np.float32]]:

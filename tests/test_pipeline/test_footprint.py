@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import load_config, read_preset
+from pipeline.config import load_config, preset_names, read_preset
 from pipeline.forecast_memory import worker_memory
 from pipeline.model.autoencoder import new_autoencoder
+from pipeline.model.identity import IdentityAutoencoder
 from pipeline.train.footprint import (
     RenderingCost,
     WorkerLoad,
@@ -129,6 +130,35 @@ def test_more_ranks_and_checkpointing_take_less_per_worker() -> None:
     assert two["step"] < 0.7 * one["step"]
     assert again["step"] < 0.7 * one["step"]
     assert files["files"] == one["views"] + one["rays"] + one["latents"]
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_has_a_forecast(name: str) -> None:
+    memory = worker_memory(load_config(read_preset(name)), 40, 4)
+    assert memory is not None
+    for worker in memory.values():
+        assert all(part > 0 for what, part in worker.items() if what != "files"), worker
+
+
+def test_rgb_is_predicted_without_an_autoencoder() -> None:
+    settings = replace(  # all views of all objects in a step, so that it renders all that the bank holds
+        toy_settings(),
+        autoencoder=replace(toy_settings().autoencoder, steps=0),
+        warmup_steps=0,
+        joint_objects=3,
+        joint_views=5,
+    )
+    trainer = JointTrainer(
+        [toy_object(seed).training() for seed in range(3)], IdentityAutoencoder(), settings, seed=0
+    )
+    trainer.step()  # makes what stays
+    with LiveBytes() as live:
+        trainer.step()
+    share = len(trainer._ray_bank().near) / (3 * 5 * 32 * 32)
+    load = WorkerLoad(objects=3, views=5, size_px=(32, 32), ray_share=share)
+    found = training_footprint(settings, IdentityAutoencoder(), load)
+    assert found.latents == 3 * 5 * 32 * 32 * 3 * 4
+    assert found.step == pytest.approx(live.peak, rel=0.1)
 
 
 @pytest.mark.slow
