@@ -23,6 +23,7 @@ from pipeline.model.identity import IdentityAutoencoder
 from pipeline.model.shared import RegimeOneCodes
 from pipeline.train.checkpoints import Checkpoints
 from pipeline.train.config import TrainConfig
+from pipeline.train.curve_file import phase_totals, write_curve
 from pipeline.train.joint import JointTrainer
 from pipeline.train.monitor import Monitor, progress_figures
 from pipeline.train.monitor_config import MonitorConfig
@@ -183,10 +184,10 @@ def train_rank(
             "train_hash": train_hash(plan, train),
             "plan_hash": plan.plan_hash,
             "seconds": round(sum(point.seconds for point in trainer.curve), 3),
-            "curve": [
-                {"step": point.step, "phase": point.phase, "losses": point.losses} for point in trainer.curve
-            ],
+            "steps": trainer.step_count,
+            "phases": phase_totals(trainer.curve),
         }
+        write_curve(store, folder, trainer.curve)
         version = trainer.shared_components().save(store, codes, info)
         summary["shared_version"] = version
         store.replace(f"{folder}/result.json", json.dumps(summary).encode())
