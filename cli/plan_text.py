@@ -37,7 +37,7 @@ def plan_text(found: dict[str, Any]) -> str:
     if sizes["shared"] is not None:
         lines.append(f"          base planes and renderer {bytes_text(sizes['shared'])}, once")
     for name, memory in (found["memory"] or {}).items():
-        files = "" if not memory["files"] else f", and {bytes_text(memory['files'])} of scratch files"
+        files = "" if not memory["disk"] else f", and {bytes_text(memory['disk'])} of scratch files"
         lines.append(
             f"memory    {WORKERS[name]} {bytes_text(memory['total'])}"
             f" ({bytes_text(memory['step'])} of it for the largest step){files}"

@@ -173,7 +173,7 @@ def _row(store: Store, name: str, planes: PlanesStore) -> AblationRow:
         fit_seconds=_fit_cost(planes, "seconds"),
         fit_cpu_seconds=_fit_cost(planes, "cpu_seconds"),
         train_seconds=meta["info"].get("seconds"),
-        train_steps=len(meta["info"].get("curve", ())),
+        train_steps=_train_steps(meta["info"]),
         object_bytes=micro + 4 * header.n_base,
         shared_bytes={
             file: store.size(shared_key(header.shared_version, file))
@@ -181,6 +181,11 @@ def _row(store: Store, name: str, planes: PlanesStore) -> AblationRow:
             if not file.startswith(_FITS_ONLY)
         },
     )
+
+
+def _train_steps(info: Mapping[str, Any]) -> int:
+    """Steps of a joint training; datasets of before the number was stored hold the whole curve."""
+    return int(info["steps"]) if "steps" in info else len(info.get("curve", ()))
 
 
 def _fit_cost(planes: PlanesStore, name: str) -> float | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -196,10 +197,9 @@ def _measure_learning(store: Store, config: PipelineConfig, n: int) -> tuple[flo
         "warmup": settings.warmup_steps,
         "joint": settings.joint_steps,
     }
-    train_s = sum(min(seconds[phase]) * count for phase, count in counts.items() if seconds[phase])
     # Every object is prepared once: its rays on construction, its latents by the first step of a phase.
-    prepare_s += sum(times[0] - min(times) for times in seconds.values())
-    train_s += TRAIN_START_S + prepare_s / len(copies) * min(config.train.objects, n)
+    prepared = min(config.train.objects, n) / len(copies)
+    train_s = TRAIN_START_S + prepare_s * prepared + _training_seconds(seconds, counts, prepared)
     shared = trainer.shared_components()
     version = shared.save(store, trainer.codes(), {})
     shared_bytes = sum(
@@ -209,6 +209,22 @@ def _measure_learning(store: Store, config: PipelineConfig, n: int) -> tuple[flo
     fit_s = _measure_fit(config, shared.freeze(), copies, fit_objects)
     torch.set_num_threads(usable_cores())
     return train_s, fit_s, shared_bytes
+
+
+def _training_seconds(
+    seconds: Mapping[str, Sequence[float]], counts: Mapping[str, int], prepared: float
+) -> float:
+    """Seconds of all steps, from those of a few.
+
+    Args:
+        seconds: phase → seconds of its first steps; phases that a representation does not have are absent.
+        counts: phase → its steps.
+        prepared: objects of the training, as a multiple of the measured ones.
+    """
+    step_s = {phase: min(times) for phase, times in seconds.items()}
+    # The first step of a phase prepares every object (rays, latents), which the others do not.
+    prepare_s = sum(times[0] - step_s[phase] for phase, times in seconds.items())
+    return sum(step_s[phase] * counts[phase] for phase in seconds) + prepare_s * prepared
 
 
 def _measure_fit(config: PipelineConfig, shared: Any, objects: Any, fit: Any) -> float:

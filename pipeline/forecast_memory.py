@@ -63,9 +63,12 @@ def _of_one_rank(settings: JointSettings, ranks: int) -> JointSettings:
 def _architecture(config: PipelineConfig) -> Autoencoder:
     """Returns the autoencoder's shapes; a hub id is not fetched and counts as Stable Diffusion's."""
     from pipeline.model.autoencoder import load_autoencoder
+    from pipeline.model.identity import IdentityAutoencoder
     from pipeline.train.footprint import architecture
 
     ae = config.train.autoencoder
+    if ae.size == "identity":
+        return IdentityAutoencoder().to("meta")
     if ae.pretrained is None:
         return architecture(ae.size, ae.factor, ae.latent_channels)
     if Path(ae.pretrained).is_dir():

@@ -54,6 +54,9 @@ class IdentityAutoencoder(Autoencoder):
     def fit_normaliser(self, raw: Tensor) -> None:
         """Nothing to set."""
 
+    def enable_gradient_checkpointing(self) -> None:
+        """Nothing to do: there are no activations."""
+
     def save(self, folder: str | Path) -> None:
         """Write what `load_identity` recognises."""
         values = {"format_version": FORMAT_VERSION, "autoencoder": "identity"}

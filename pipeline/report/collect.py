@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.evaluate import summarise
 from pipeline.report.collect_render import collect_render
-from pipeline.report.curves import training_curves
+from pipeline.report.curves import recorded_losses, training_curves
 from pipeline.report.failures import collect_failures
 from pipeline.report.records import Findings, ObjectRecord, StageRun, StoredPart
 from pipeline.report.sidecars import REQUESTS
@@ -70,7 +70,7 @@ def collect(store: Store, views: ViewsStore, status: Statuses, planes: PlanesSto
         facts=_facts(store.url, views.plan),
         shared_version=shared_version,
         shared_meta=meta,
-        curves=training_curves(meta, _resumed(store, meta)),
+        curves=training_curves(recorded_losses(store, meta), _resumed(store, meta)),
     )
     return _with_fit(findings, store, planes) if planes else findings
 

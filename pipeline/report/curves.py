@@ -1,14 +1,20 @@
-"""Training curves out of shared.json, thinned to what a chart can show."""
+"""Training curves of the run folder, or of older datasets' shared.json, thinned to what a chart can show."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from pipeline.report.records import Curve
+from pipeline.report.training_gallery import training_folder
+from pipeline.train.curve_file import LossRow, read_curve
+from storage.errors import IntegrityError
+from storage.store import Store
 
+LOGGER = logging.getLogger(__name__)
 _POINTS: Final = 120
 _NAMES: Final = {
     "ae": "Autoencoder loss, ‖x − D(E(x))‖²",
@@ -20,27 +26,47 @@ _NAMES: Final = {
 _ORDER: Final = ("ae", "latent", "rgb", "free", "tv")
 
 
-def training_curves(meta: Mapping[str, Any], resumed: Sequence[float] = ()) -> list[Curve]:
+def recorded_losses(store: Store, meta: Mapping[str, Any]) -> list[LossRow]:
+    """Losses of every step of a training, [] where there are none.
+
+    Args:
+        store: The data set.
+        meta: Metadata of the shared components, which name their training. Those of older data sets hold a
+            `curve` (at the top or under `info`) of (step, phase, losses), as sequences or mappings; other
+            entries are passed over.
+    """
+    folder = training_folder(meta)
+    try:
+        if folder:
+            return read_curve(store, folder)
+    except FileNotFoundError:
+        pass  # an older data set, or shared components that were copied without their run
+    except IntegrityError as error:
+        LOGGER.warning("the training curve is left out of the report: %s", error)
+        return []
+    return list(_listed(meta))
+
+
+def training_curves(losses: Sequence[LossRow], resumed: Sequence[float] = ()) -> list[Curve]:
     """One curve per loss.
 
     Args:
+        losses: Of every step.
         resumed: Steps at which the training went on after an interruption.
-        meta: Metadata of the shared components. Their `curve` (at the top or under `info`) lists steps as
-            (step, phase, losses), as a sequence or a mapping; anything else is passed over.
 
     Returns:
         Curves of about 120 points: medians over equal groups of steps, with the scatter between batches.
     """
-    points = sorted(_points(meta), key=lambda point: point[0])
+    points = sorted(losses, key=lambda point: point[0])
     if not points:
         return []
-    phases = [(p[0], p[1]) for i, p in enumerate(points) if i == 0 or p[1] != points[i - 1][1]]
-    span = (points[0][0], points[-1][0])
+    phases = [(float(p[0]), p[1]) for i, p in enumerate(points) if i == 0 or p[1] != points[i - 1][1]]
+    span = (float(points[0][0]), float(points[-1][0]))
     rows: dict[str, list[tuple[float, float]]] = {}
-    for step, _, losses in points:
-        for name, value in losses.items():
+    for step, _, own in points:
+        for name, value in own.items():
             if isinstance(value, int | float) and np.isfinite(value):
-                rows.setdefault(name, []).append((step, float(value)))
+                rows.setdefault(name, []).append((float(step), float(value)))
     names = [name for name in _ORDER if name in rows] + sorted(set(rows) - set(_ORDER))
     curves = []
     for name in names:
@@ -50,7 +76,7 @@ def training_curves(meta: Mapping[str, Any], resumed: Sequence[float] = ()) -> l
     return curves
 
 
-def _points(meta: Mapping[str, Any]) -> Iterable[tuple[float, str, Mapping[str, Any]]]:
+def _listed(meta: Mapping[str, Any]) -> Iterable[LossRow]:
     info = meta.get("info")
     found = meta.get("curve") or (info.get("curve") if isinstance(info, Mapping) else None)
     for point in found if isinstance(found, list) else []:
@@ -61,7 +87,7 @@ def _points(meta: Mapping[str, Any]) -> Iterable[tuple[float, str, Mapping[str, 
         else:
             continue
         if isinstance(step, int | float) and isinstance(losses, Mapping):
-            yield float(step), str(phase), losses
+            yield int(step), str(phase), losses
 
 
 def _thinned(

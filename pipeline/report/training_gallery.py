@@ -56,7 +56,7 @@ class _Codes:
 
 def monitor_record(store: Store, meta: Mapping[str, Any]) -> dict[str, Any]:
     """What the training said of itself in its run folder (`pipeline.train.monitor`); {} where it did not."""
-    folder = _run_folder(meta)
+    folder = training_folder(meta)
     try:
         found = json.loads(store.read(f"{folder}/monitor.json")) if folder else {}
     except (FileNotFoundError, ValueError):
@@ -94,7 +94,8 @@ def read_training_gallery(
     )
 
 
-def _run_folder(meta: Mapping[str, Any]) -> str:
+def training_folder(meta: Mapping[str, Any]) -> str:
+    """Key prefix of the run folder of the training that shared components name; "" where they name none."""
     info = meta.get("info")
     name = info.get("train_hash") if isinstance(info, Mapping) else None
     return run_folder("train-shared", str(name)) if name else ""
@@ -117,7 +118,7 @@ def _read_codes(store: Store, version: str) -> _Codes | None:
 def _timelines(views: ViewsStore, meta: Mapping[str, Any]) -> list[Timeline]:
     """The sheets that the training left, cut up; those of another number of objects are passed over."""
     objects = monitor_record(views.store, meta).get("objects") or []
-    folder = f"{_run_folder(meta)}/pictures"
+    folder = f"{training_folder(meta)}/pictures"
     names = [name for name in views.store.list(folder) if name.endswith(".webp")] if objects else []
     height, width = views.plan.header.height, views.plan.header.width
     frames: list[list[tuple[int, Picture]]] = [[] for _ in objects]

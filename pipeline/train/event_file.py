@@ -42,6 +42,8 @@ class EventFile:
         EnvironmentProblem: tensorboardX is not installed.
     """
 
+    name = "the event file"
+
     def __init__(self, store: Store, folder: str, step: int) -> None:
         self._event, self._summary = event_messages()
         self._store, self._key = store, f"{folder}/{NAME}"

@@ -10,6 +10,7 @@ the autoencoder's activations were bfloat16 alone.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -19,11 +20,13 @@ import torch
 
 from pipeline.fit.optimise import FitSettings
 from pipeline.model.autoencoder import Autoencoder, new_autoencoder
-from pipeline.model.occupancy import GRID
+from pipeline.model.identity import IdentityAutoencoder
+from pipeline.model.renderer import Geometry
 from pipeline.train.autoencoder import STATISTICS_VIEWS
 from pipeline.train.joint import JointTrainer
 from pipeline.train.latent_cache import ENCODE_BATCH
 from pipeline.train.live_bytes import LiveBytes
+from pipeline.train.ray_bank import bank_tables
 from pipeline.train.settings import JointSettings
 from pipeline.train.training_views import TrainingViews
 
@@ -33,8 +36,6 @@ OVERHEAD_SHARE = 0.15
 """Of tensors but the views: gaps of the allocator, workspaces of convolutions; seen on CPUs: 0.15 to 0.3."""
 RAY_SHARE = 0.3
 """Latent pixels of a view that can meet the object; seen on procedural cars: 0.21 to 0.37."""
-_RAY_BYTES = 12 + 4 + 4 + 4 + 4
-"""Direction, near, far, pixel, view."""
 _PROBE_PIXELS = (512, 1536)
 """Enough for samples to outweigh planes, as they do in a training."""
 
@@ -71,6 +72,7 @@ class Footprint:
         step: The most that a step, the encoding of the views or a checkpoint takes besides.
         overhead: What the allocator and convolutions take besides the tensors.
         files: Of the views, rays and latents, what does not fit the budget and lies in scratch files.
+        disk: What these files take on the disk: rays have room there for every latent pixel.
     """
 
     program: int
@@ -81,6 +83,7 @@ class Footprint:
     step: int
     overhead: int
     files: int
+    disk: int
 
     @property
     def total(self) -> int:
@@ -131,7 +134,7 @@ def training_footprint(
         autoencoder = copy.deepcopy(autoencoder)
         autoencoder.enable_gradient_checkpointing()
     s, ae = settings, _parameter_bytes(autoencoder)
-    kept = _kept(autoencoder, load)
+    kept = _kept(autoencoder, load, s.geometry)
     planes = 4 * s.n_base * 3 * s.f_mac * s.resolution**2
     codes = load.objects * 4 * (3 * s.f_mic * s.resolution**2 + s.n_base)
     trainings = (s.autoencoder.steps > 0) + (s.joint_steps > 0)
@@ -151,7 +154,7 @@ def training_footprint(
     if s.joint_steps:
         steps.append(_joint_step(s, autoencoder, load, cost))
     # The gradients of the planes are in the state and in the rendering's cost: once is enough.
-    return _footprint(kept, state - planes, max(steps), _files(kept, autoencoder, load))
+    return _footprint(kept, state - planes, max(steps), _files(autoencoder, load, s.geometry))
 
 
 def fit_footprint(
@@ -159,7 +162,7 @@ def fit_footprint(
 ) -> Footprint:
     """Predict a worker that fits a batch of `load.objects` to shared components of the training's sizes."""
     s, same = settings, replace(shared, n_samples=settings.n_samples, free_points=settings.free_points)
-    kept = _kept(autoencoder, load)
+    kept = _kept(autoencoder, load, shared.geometry)
     planes = 4 * shared.n_base * 3 * shared.f_mac * shared.resolution**2
     codes = load.objects * 4 * (3 * shared.f_mic * shared.resolution**2 + shared.n_base)
     cost = rendering_cost(same, autoencoder)
@@ -173,40 +176,51 @@ def fit_footprint(
         cost.evaluate(cost.backward, load.objects, pixels),
     )
     step = max(latent, rgb if s.rgb_steps else 0, _encoding(autoencoder, load))
-    return _footprint(kept, 3 * codes + planes + _parameter_bytes(autoencoder), step, 0)
+    return _footprint(kept, 3 * codes + planes + _parameter_bytes(autoencoder), step, (0, 0))
 
 
-def _footprint(kept: tuple[int, int, int], state: int, step: int, files: int) -> Footprint:
-    in_memory = max(0, kept[1] + kept[2] - files) + state + step
-    return Footprint(PROGRAM_BYTES, *kept, state, step, int(OVERHEAD_SHARE * in_memory), files)
+def _footprint(kept: tuple[int, int, int], state: int, step: int, files: tuple[int, int]) -> Footprint:
+    in_memory = max(0, kept[1] + kept[2] - files[0]) + state + step
+    return Footprint(PROGRAM_BYTES, *kept, state, step, int(OVERHEAD_SHARE * in_memory), *files)
 
 
-def _kept(autoencoder: Autoencoder, load: WorkerLoad) -> tuple[int, int, int]:
+def _kept(autoencoder: Autoencoder, load: WorkerLoad, geometry: Geometry) -> tuple[int, int, int]:
     """Bytes of views, rays and latents."""
     height, width = load.size_px
-    n_views, f = load.objects * load.views, autoencoder.factor
-    pixels = n_views * (height // f) * (width // f)
-    rays = int(pixels * load.ray_share) * _RAY_BYTES + load.objects * GRID**3
-    return n_views * height * width * 4, rays, pixels * autoencoder.latent_channels * 4
+    pixels = _latent_pixels(autoencoder, load)
+    rays = _ray_bytes(int(pixels * load.ray_share), load, geometry)
+    views = load.objects * load.views * height * width * 4
+    return views, sum(rays), pixels * autoencoder.latent_channels * 4
 
 
-def _files(kept: tuple[int, int, int], autoencoder: Autoencoder, load: WorkerLoad) -> int:
-    """Bytes in scratch files: array by array, what comes first and fits has the memory (ScratchArrays)."""
+def _files(autoencoder: Autoencoder, load: WorkerLoad, geometry: Geometry) -> tuple[int, int]:
+    """Bytes in scratch files, and on the disk, array by array: what comes first and fits has the memory."""
     if load.budget_bytes is None:
-        return 0
-    views, _, latents = kept
-    f = autoencoder.factor
-    cells = load.objects * load.views * (load.size_px[0] // f) * (load.size_px[1] // f)
-    # Rays are given room for every latent pixel; what they do not need of it takes nothing.
-    rays = [(cells * size, int(cells * load.ray_share) * size) for size in (12, 4, 4, 4, 4)]
-    hulls = load.objects * GRID**3
-    left, files = load.budget_bytes, 0
-    for room, size in ((views, views), *rays, (hulls, hulls), (latents, latents)):
+        return 0, 0
+    views, _, latents = _kept(autoencoder, load, geometry)
+    pixels = _latent_pixels(autoencoder, load)
+    # Rays are given room for every latent pixel; what they do not need of it takes no memory.
+    most = _ray_bytes(pixels, load, geometry)
+    rays = zip(most, _ray_bytes(int(pixels * load.ray_share), load, geometry), strict=True)
+    left, files, disk = load.budget_bytes, 0, 0
+    for room, size in ((views, views), *rays, (latents, latents)):
         if room <= left:
             left -= room
         else:
-            files += size
-    return files
+            files, disk = files + size, disk + room
+    return files, disk
+
+
+def _latent_pixels(autoencoder: Autoencoder, load: WorkerLoad) -> int:
+    """Of all views."""
+    height, width = (side // autoencoder.factor for side in load.size_px)
+    return load.objects * load.views * height * width
+
+
+def _ray_bytes(n_pixels: int, load: WorkerLoad, geometry: Geometry) -> list[int]:
+    """Bytes of every array of the rays of so many latent pixels."""
+    tables = bank_tables(n_pixels, load.objects, geometry).values()
+    return [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in tables]
 
 
 def _joint_step(s: JointSettings, autoencoder: Autoencoder, load: WorkerLoad, cost: RenderingCost) -> int:
@@ -250,6 +264,11 @@ def _model(autoencoder: Autoencoder, bf16: bool) -> Autoencoder:
     return model
 
 
+def _dtype(model: Autoencoder) -> torch.dtype:
+    """Of the activations; autocast leaves those alone that no parameter meets."""
+    return next((param.dtype for param in model.parameters()), torch.float32)
+
+
 def _encoding(autoencoder: Autoencoder, load: WorkerLoad) -> int:
     """The most that encoding the views without gradients takes."""
     rgb = torch.empty(ENCODE_BATCH, 3, *load.size_px, device="meta")
@@ -268,11 +287,12 @@ def _normaliser(autoencoder: Autoencoder, load: WorkerLoad) -> int:
 def _tracked_encode(autoencoder: Autoencoder, n: int, height: int, width: int, bf16: bool) -> tuple[int, int]:
     """What an encoding keeps for its backward, and the most with that backward."""
     model = _model(autoencoder, bf16)
-    rgb = torch.empty(n, 3, height, width, device="meta", dtype=next(model.parameters()).dtype)
+    rgb = torch.empty(n, 3, height, width, device="meta", dtype=_dtype(model))
     with LiveBytes() as live:
         latents = model.encode(rgb)
         kept = live.now
-        latents.sum().backward()  # type: ignore[no-untyped-call]
+        if latents.requires_grad:
+            latents.sum().backward()  # type: ignore[no-untyped-call]
         del latents
     return kept + rgb.nbytes, live.peak + rgb.nbytes - _gradient_bytes(model)
 
@@ -282,7 +302,7 @@ def _tracked_decode(
 ) -> int:
     """The most that a decoding, its loss and its backward take."""
     model = _model(autoencoder, bf16).requires_grad_(not frozen)
-    f, dtype = model.factor, next(model.parameters()).dtype
+    f, dtype = model.factor, _dtype(model)
     shape = (n, model.latent_channels, height // f, width // f)
     latents = torch.empty(shape, device="meta", dtype=dtype, requires_grad=True)
     with LiveBytes() as live:
@@ -339,8 +359,7 @@ def _probe(settings: JointSettings, like: Autoencoder, objects: int, pixels: int
         warmup_pixels=pixels,
         joint_steps=0,
     )
-    autoencoder = new_autoencoder("tiny", factor=f, latent_channels=like.latent_channels)
-    autoencoder.is_new = False  # nothing can be learnt from white views
+    autoencoder = _probe_autoencoder(like)
     trainer = JointTrainer(
         [replace(views, object_id=str(i)) for i in range(objects)], autoencoder, short, seed=0
     )
@@ -350,6 +369,15 @@ def _probe(settings: JointSettings, like: Autoencoder, objects: int, pixels: int
     with live:
         trainer.step()
     return live
+
+
+def _probe_autoencoder(like: Autoencoder) -> Autoencoder:
+    """One with latents of the same shape that costs little: the warm-up never runs it on a step's pixels."""
+    if isinstance(like, IdentityAutoencoder):
+        return IdentityAutoencoder()
+    autoencoder = new_autoencoder("tiny", factor=like.factor, latent_channels=like.latent_channels)
+    autoencoder.is_new = False  # nothing can be learnt from white views
+    return autoencoder
 
 
 def _camera(settings: JointSettings) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -24,6 +24,7 @@ from pipeline.model.shared import RegimeOneCodes, SharedComponents
 from pipeline.train.autoencoder import check_sizes
 from pipeline.train.checkpoints import Checkpoints, require_finite
 from pipeline.train.config import TrainConfig
+from pipeline.train.curve_file import phase_totals, write_curve
 from pipeline.train.joint import JointTrainer
 from pipeline.train.monitor import Monitor, progress_figures
 from pipeline.train.monitor_config import MonitorConfig
@@ -193,13 +194,13 @@ def train_rank(
             "train_hash": train_hash(plan, train),
             "plan_hash": plan.plan_hash,
             "seconds": round(sum(point.seconds for point in trainer.curve), 3),
-            "curve": [
-                {"step": point.step, "phase": point.phase, "losses": point.losses} for point in trainer.curve
-            ],
+            "steps": trainer.step_count,
+            "phases": phase_totals(trainer.curve),
         }
         shared = trainer.shared_components(codes)
         with _named_divergence("joint", checkpoints):
             require_finite(trainer.step_count, _published(shared, codes))
+        write_curve(store, folder, trainer.curve)
         version = shared.save(store, codes, info)
         summary["shared_version"] = version
         store.replace(f"{folder}/result.json", json.dumps(summary).encode())

@@ -1,8 +1,9 @@
 """What a training shows while it runs, on rank 0: event file, W&B, pictures of fixed views.
 
 It only looks: no random number is drawn and nothing is written to the trainer, so the result has the same
-bits with and without it. What it cannot write it reports once, and the training goes on. Under the run
-folder::
+bits with and without it. What it cannot write it reports once, and the training goes on, with the others of
+event file, W&B and stored pictures. Scalars are means over the steps since the last multiple of
+`scalars_every`; a phase ends with a record, too. Under the run folder::
 
     tensorboard/   one event file
     pictures/      <step, 8 digits>.webp: the held-out views of the fixed objects, rendered, one below another
@@ -37,7 +38,13 @@ LOSSES = ("latent", "rgb", "ae", "free", "tv")
 
 
 class Sink(Protocol):
-    """Where scalars and pictures go."""
+    """Where scalars and pictures go.
+
+    Attributes:
+        name: For messages.
+    """
+
+    name: str
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Take values by tag."""
@@ -86,10 +93,11 @@ class Monitor:
             self._sinks.append(WandbLog(config.wandb, run_id, train, str(path) if path else None))
         self._fixed: list[FixedObject] = []
         self._due = picture_steps(trainer, config.pictures)
-        self._window: list[CurvePoint] = []
-        self._clock = time.perf_counter()
-        self._is_broken = False
-        self._guard(self._open, rows)
+        self._clock, self._steps_timed = time.perf_counter(), 0
+        self._broken: set[str] = set()
+        if config.tensorboard:
+            self._guard("the event file", self._open_event_file)
+        self._guard("the run folder", self._open_folder, rows)
 
     def __enter__(self) -> Self:
         return self
@@ -97,29 +105,28 @@ class Monitor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._is_broken = False  # each is closed, whatever failed before
-        for sink in self._sinks:
-            self._guard(sink.close, error is not None)
+        for sink in self._sinks:  # also those that failed before
+            self._broken.discard(sink.name)
+            self._guard(sink.name, sink.close, error is not None)
 
     def on_step(self, point: CurvePoint) -> None:
         """Record a step that was just done."""
-        self._window.append(point)
-        if self._window[0].phase != point.phase:
-            self._window = [point]
-        if len(self._window) >= self._config.scalars_every or point.step == self._trainer.total_steps:
-            self._guard(self._record_scalars, point)
-        if point.step in self._due:
-            self._guard(self._record_pictures, point)
+        self._steps_timed += 1
+        if point.step % self._config.scalars_every == 0 or self._trainer.phase != point.phase:
+            self._record_scalars(point)
+        if point.step in self._due and self._fixed:
+            self._record_pictures(point)
 
     def save(self) -> None:
         """Make everything so far last; called before a checkpoint is written."""
-        for sink in self._sinks:
-            self._guard(sink.save)
+        self._tell(lambda sink: sink.save())
 
-    def _open(self, rows: Sequence[int]) -> None:
+    def _open_event_file(self) -> None:
+        folder = f"{self._folder}/tensorboard"
+        self._sinks.append(EventFile(self._store, folder, self._trainer.step_count))
+
+    def _open_folder(self, rows: Sequence[int]) -> None:
         step = self._trainer.step_count
-        if self._config.tensorboard:
-            self._sinks.append(EventFile(self._store, f"{self._folder}/tensorboard", step))
         if self._due:
             self._fixed = choose_fixed(ViewsStore.open(self._store), rows, self._config.objects)
         key = f"{self._folder}/monitor.json"
@@ -136,9 +143,10 @@ class Monitor:
         self._store.replace(key, json.dumps(document, indent=1).encode())
 
     def _record_scalars(self, point: CurvePoint) -> None:
-        points, self._window = self._window, []
+        points = self._since_last_record(point)
         now = time.perf_counter()
-        seconds, self._clock = now - self._clock, now
+        steps_per_s = self._steps_timed / max(now - self._clock, 1e-9)
+        self._clock, self._steps_timed = now, 0
         losses = {
             name: float(np.mean([one.losses[name] for one in points if name in one.losses]))
             for name in point.losses
@@ -151,9 +159,14 @@ class Monitor:
             }
         values |= {f"learning_rate/{name}": rate for name, rate in self._trainer.rates.items()}
         values |= {f"gradient_norm/{name}": norm for name, norm in gradient_norms(self._trainer).items()}
-        values["speed/steps_per_s"] = len(points) / max(seconds, 1e-9)
-        for sink in self._sinks:
-            sink.scalars(point.step, values)
+        values["speed/steps_per_s"] = steps_per_s
+        self._tell(lambda sink: sink.scalars(point.step, values))
+
+    def _since_last_record(self, point: CurvePoint) -> list[CurvePoint]:
+        """Points that a record at `point` stands for, the same ones if the training was resumed."""
+        every = self._config.scalars_every
+        last = (point.step - 1) // every * every
+        return [one for one in self._trainer.curve[-every:] if one.step > last and one.phase == point.phase]
 
     def _record_pictures(self, point: CurvePoint) -> None:
         drawn = draw(self._trainer, self._fixed, with_planes=point.phase != "autoencoder")
@@ -162,23 +175,27 @@ class Monitor:
             for name in drawn[0].psnr_db
         }
         pictures = _side_by_side(drawn)
-        for sink in self._sinks:
-            sink.scalars(point.step, figures)
-            sink.images(point.step, pictures)
+        self._tell(lambda sink: sink.scalars(point.step, figures))
+        self._tell(lambda sink: sink.images(point.step, pictures))
         data = sheet(drawn)
         if data is not None:
-            self._store.replace(f"{self._folder}/pictures/{point.step:08d}.webp", data)
+            key = f"{self._folder}/pictures/{point.step:08d}.webp"
+            self._guard("the run folder", self._store.replace, key, data)
 
-    def _guard(self, action: Callable[..., None], *arguments: Any) -> None:
-        """Run an action unless one failed before: a full disk or a lost store must not cost the training."""
-        if self._is_broken:
+    def _tell(self, what: Callable[[Sink], None]) -> None:
+        for sink in self._sinks:
+            self._guard(sink.name, what, sink)
+
+    def _guard(self, where: str, action: Callable[..., None], *arguments: Any) -> None:
+        """Run an action unless one failed there before: a full disk must not cost the training."""
+        if where in self._broken:
             return
         try:
             action(*arguments)
         except (FpipeError, OSError) as error:
-            self._is_broken = True
+            self._broken.add(where)
             LOGGER.warning(
-                "train-shared: no more curves and pictures are recorded, the training goes on: %s", error
+                "train-shared: no more curves or pictures go to %s, the training goes on: %s", where, error
             )
 
 

@@ -178,19 +178,26 @@ def build_usable_ray_bank(
     return bank, usable
 
 
+def bank_tables(
+    n_pixels: int, n_objects: int, geometry: Geometry
+) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
+    """Shapes and types of a bank's large arrays, in the order in which they are made."""
+    n_sub = geometry.supersample**2
+    return {
+        "directions": ((n_pixels, n_sub, 3), np.float32),
+        "near": ((n_pixels, n_sub), np.float32),
+        "far": ((n_pixels, n_sub), np.float32),
+        "pixel": ((n_pixels,), np.int32),
+        "view": ((n_pixels,), np.int32),
+        "occupancy": ((n_objects, GRID, GRID, GRID), np.bool_),
+    }
+
+
 class _BankTables:
     """The large arrays of a bank while it is built, one object after the other."""
 
     def __init__(self, most_pixels: int, n_objects: int, geometry: Geometry, arrays: ScratchArrays) -> None:
-        n_sub = geometry.supersample**2
-        shapes: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
-            "directions": ((most_pixels, n_sub, 3), np.float32),
-            "near": ((most_pixels, n_sub), np.float32),
-            "far": ((most_pixels, n_sub), np.float32),
-            "pixel": ((most_pixels,), np.int32),
-            "view": ((most_pixels,), np.int32),
-            "occupancy": ((n_objects, GRID, GRID, GRID), np.bool_),
-        }
+        shapes = bank_tables(most_pixels, n_objects, geometry)
         made = {name: arrays.empty(f"rays ({name})", *shape) for name, shape in shapes.items()}
         self._tables = {name: array for name, (array, _) in made.items()}
         self._in_files = any(in_file for _, in_file in made.values())

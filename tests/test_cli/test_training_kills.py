@@ -19,9 +19,11 @@ import torch
 from fsspec.asyn import AsyncFileSystem
 
 from pipeline.model.shared import load_regime_one, load_shared
+from pipeline.train.curve_file import read_curve
 from pipeline.train.training_views import over_white
+from storage.layout import run_folder
 from storage.plan import read_plan
-from storage.shared import read_published_shared
+from storage.shared import read_published_shared, read_shared_meta
 from storage.store import Store
 from storage.views import ViewsStore
 from tests.conftest import TINY, clean_environment, command, fpipe
@@ -95,8 +97,12 @@ def test_killed_on_s3_and_resumed_is_the_undisturbed_training(
     assert found["resumed_after_step"] in steps  # the older one if the kill hit the newest one's writing
     assert found["shared_version"] == expected["shared_version"], "the same bits"
     version = found["shared_version"]
+    stores = [Store(root) for root in (near, far)]
+    infos = [read_shared_meta(store, version)["info"] for store in stores]
+    assert infos[0]["steps"] == infos[1]["steps"] == TOTAL_STEPS
     curves = [
-        json.loads(Store(root).read(f"shared/{version}/shared.json"))["info"]["curve"] for root in (near, far)
+        read_curve(store, run_folder("train-shared", info["train_hash"]))
+        for store, info in zip(stores, infos, strict=True)
     ]
     assert curves[0] == curves[1]
     assert len(curves[0]) == TOTAL_STEPS

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import load_config, read_preset
+from pipeline.config import load_config, preset_names, read_preset
 from pipeline.forecast_memory import worker_memory
 from pipeline.model.autoencoder import new_autoencoder
+from pipeline.model.identity import IdentityAutoencoder
 from pipeline.train.footprint import (
     RenderingCost,
     WorkerLoad,
@@ -21,7 +22,7 @@ from pipeline.train.footprint import (
 )
 from pipeline.train.joint import JointTrainer
 from pipeline.train.live_bytes import LiveBytes
-from tests.test_pipeline.toy import toy_object, toy_settings
+from tests.test_pipeline.toy import GEOMETRY, toy_object, toy_settings
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
@@ -95,7 +96,33 @@ def test_what_is_kept_is_counted() -> None:
     small = training_footprint(settings, ae, replace(load, budget_bytes=found.views))
     assert small.files == found.rays + found.latents
     assert small.total == found.total - small.files - (found.overhead - small.overhead)
+    # On the disk rays have room for all latent pixels: 28 bytes each.
+    assert small.disk == small.files + 3 * 5 * 64 * 28 // 2
     assert found.overhead == int(0.15 * (found.rays + found.latents + found.state + found.step))
+
+
+@pytest.mark.parametrize("supersample", [1, 3])
+def test_rays_and_steps_grow_with_supersampling(supersample: int) -> None:
+    settings = replace(  # all views of all objects in a step, so that it renders all that the bank holds
+        toy_settings(),
+        geometry=replace(GEOMETRY, supersample=supersample),
+        autoencoder=replace(toy_settings().autoencoder, steps=0),
+        warmup_steps=0,
+        joint_objects=3,
+        joint_views=5,
+    )
+    ae = new_autoencoder("tiny", factor=4, latent_channels=4)
+    ae.is_new, ae.is_normalised = False, True
+    trainer = JointTrainer([toy_object(seed).training() for seed in range(3)], ae, settings, seed=0)
+    trainer.step()  # makes what stays
+    with LiveBytes() as live:
+        trainer.step()
+    bank = trainer._ray_bank()
+    load = WorkerLoad(3, 5, (32, 32), ray_share=len(bank.near) / (3 * 5 * 64))
+    found = training_footprint(settings, architecture("tiny", 4, 4), load)
+    arrays = (bank.directions, bank.near, bank.far, bank.pixel, bank.view, bank.occupancy)
+    assert found.rays == sum(array.nbytes for array in arrays)
+    assert found.step == pytest.approx(live.peak, rel=0.1)
 
 
 def test_gradient_checkpointing_takes_less_memory_for_the_same_gradients() -> None:
@@ -129,6 +156,35 @@ def test_more_ranks_and_checkpointing_take_less_per_worker() -> None:
     assert two["step"] < 0.7 * one["step"]
     assert again["step"] < 0.7 * one["step"]
     assert files["files"] == one["views"] + one["rays"] + one["latents"]
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_has_a_forecast(name: str) -> None:
+    memory = worker_memory(load_config(read_preset(name)), 40, 4)
+    assert memory is not None
+    for worker in memory.values():
+        assert all(part > 0 for what, part in worker.items() if what not in ("files", "disk")), worker
+
+
+def test_rgb_is_predicted_without_an_autoencoder() -> None:
+    settings = replace(  # all views of all objects in a step, so that it renders all that the bank holds
+        toy_settings(),
+        autoencoder=replace(toy_settings().autoencoder, steps=0),
+        warmup_steps=0,
+        joint_objects=3,
+        joint_views=5,
+    )
+    trainer = JointTrainer(
+        [toy_object(seed).training() for seed in range(3)], IdentityAutoencoder(), settings, seed=0
+    )
+    trainer.step()  # makes what stays
+    with LiveBytes() as live:
+        trainer.step()
+    share = len(trainer._ray_bank().near) / (3 * 5 * 32 * 32)
+    load = WorkerLoad(objects=3, views=5, size_px=(32, 32), ray_share=share)
+    found = training_footprint(settings, IdentityAutoencoder(), load)
+    assert found.latents == 3 * 5 * 32 * 32 * 3 * 4
+    assert found.step == pytest.approx(live.peak, rel=0.1)
 
 
 @pytest.mark.slow

@@ -22,6 +22,13 @@ def test_views_are_their_own_latents_bit_by_bit() -> None:
     assert torch.equal(gradient, torch.full_like(rgb, 1.5))  # colours above 1 are pulled back, too
 
 
+def test_there_are_no_activations_to_compute_twice() -> None:
+    autoencoder = IdentityAutoencoder()
+    autoencoder.enable_gradient_checkpointing()
+    rgb = torch.rand(1, 3, 4, 4)
+    assert torch.equal(autoencoder.decode(autoencoder.encode(rgb)), rgb)
+
+
 def test_it_is_loaded_where_it_was_saved(tmp_path: Path) -> None:
     IdentityAutoencoder().save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [IDENTITY_FILE]

@@ -41,6 +41,16 @@ def _scalars(store: Store) -> dict[str, list[int]]:
     return found
 
 
+def _losses(store: Store) -> dict[tuple[int, str], float]:
+    """Losses by step and tag."""
+    return {
+        (event.step, value.tag): value.simple_value
+        for event in read_events(store.read(f"{_folder(store)}/tensorboard/{NAME}"))
+        for value in event.summary.value
+        if value.tag.startswith("loss_")
+    }
+
+
 @pytest.fixture(scope="module")
 def plain_version(tmp_path_factory: pytest.TempPathFactory) -> str:
     store = disc_dataset(tmp_path_factory.mktemp("plain"))
@@ -91,6 +101,35 @@ def test_a_resumed_training_records_every_step_once(tmp_path: Path, url: str, pl
     assert tags["speed/steps_per_s"] == [2, 4, 6, 8, 10, 12]
     assert tags["psnr_fixed_training_view/reconstruction"] == [4, 6, 12]
     assert json.loads(store.read(f"{_folder(store)}/monitor.json"))["resumed_at"] == [6]
+
+
+def test_phases_end_with_a_record_of_their_last_steps(tmp_path: Path, plain_version: str) -> None:
+    """Phases of 4 steps and records every 3: what is left at a border is recorded there."""
+    every_3 = {**MONITOR, "scalars_every": 3, "pictures": 0}
+    whole, resumed = disc_dataset(tmp_path / "whole"), disc_dataset(tmp_path / "resumed")
+    assert train_discs(whole, every_3) == plain_version
+    with pytest.raises(InterruptedError):
+        train_discs(resumed, every_3, stop=6)  # goes on after step 5, in the middle of a group
+    assert train_discs(resumed, every_3) == plain_version
+    tags = _scalars(whole)
+    assert tags["speed/steps_per_s"] == [3, 4, 6, 8, 9, 12]
+    assert (tags["loss_autoencoder/ae"], tags["loss_warmup/latent"]) == ([3, 4], [6, 8])
+    assert tags["loss_joint/rgb"] == [9, 12]
+    assert _scalars(resumed) == tags
+    losses = [_losses(store) for store in (whole, resumed)]
+    assert losses[0] == losses[1]
+
+
+def test_a_record_is_the_mean_since_the_last_one(tmp_path: Path) -> None:
+    each, both = disc_dataset(tmp_path / "each"), disc_dataset(tmp_path / "both")
+    train_discs(each, {**MONITOR, "scalars_every": 1, "pictures": 0})
+    train_discs(both, {**MONITOR, "scalars_every": 3, "pictures": 0})
+    own, means = _losses(each), _losses(both)
+    assert means[4, "loss_autoencoder/ae"] == own[4, "loss_autoencoder/ae"]  # after 3, of its own
+    pair = [own[step, "loss_warmup/latent"] for step in (5, 6)]  # 4 is of another phase
+    assert means[6, "loss_warmup/latent"] == pytest.approx(sum(pair) / 2)
+    three = [own[step, "loss_joint/rgb"] for step in (10, 11, 12)]
+    assert means[12, "loss_joint/rgb"] == pytest.approx(sum(three) / 3)
 
 
 def test_nothing_depends_on_heldout_views(tmp_path: Path, plain_version: str) -> None:
@@ -145,15 +184,18 @@ class FakeWandb(SimpleNamespace):
     class Error(Exception):
         pass
 
-    def __init__(self) -> None:
+    def __init__(self, refuses_from: int | None = None) -> None:
         super().__init__(started=[], logged=[], ended=[], Image=lambda picture: ("image", picture.shape))
+        self.refuses_from = refuses_from
 
     def init(self, **arguments: Any) -> Any:
         self.started.append(arguments)
-        return SimpleNamespace(
-            log=lambda values, step: self.logged.append((step, values)),
-            finish=lambda exit_code: self.ended.append(exit_code),
-        )
+        return SimpleNamespace(log=self.log, finish=lambda exit_code: self.ended.append(exit_code))
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        if self.refuses_from is not None and step >= self.refuses_from:
+            raise self.Error("the service process is gone")
+        self.logged.append((step, values))
 
 
 def test_wandb_gets_the_same_and_goes_on_in_the_same_run(
@@ -175,6 +217,37 @@ def test_wandb_gets_the_same_and_goes_on_in_the_same_run(
     assert any("loss_joint/rgb" in values for _, values in fake.logged)
     pictures = [values for _, values in fake.logged if "heldout_view, render | truth/disc-0" in values]
     assert pictures[-1]["heldout_view, render | truth/disc-0"] == ("image", (SIZE_PX, 2 * SIZE_PX, 3))
+
+
+def test_wandb_that_fails_on_the_way_costs_neither_training_nor_event_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, plain_version: str
+) -> None:
+    fake = FakeWandb(refuses_from=6)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    store = disc_dataset(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert train_discs(store, {**MONITOR, "wandb": "cars"}) == plain_version
+    (warning,) = [record for record in caplog.records if "training goes on" in record.message]
+    assert "Weights & Biases" in warning.message
+    assert "step 6 was not taken (Error: the service process is gone)" in warning.message
+    assert max(step for step, _ in fake.logged) == 4
+    assert fake.ended == [0]
+    assert _scalars(store)["speed/steps_per_s"] == [2, 4, 6, 8, 10, 12]
+    assert len(store.list(f"{_folder(store)}/pictures")) == 2
+
+
+def test_wandb_that_does_not_start_is_said_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**arguments: Any) -> Any:
+        raise ValueError("run ids have at most 64 characters")
+
+    fake = FakeWandb()
+    monkeypatch.setattr(fake, "init", refuse)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    store = disc_dataset(tmp_path)
+    with pytest.raises(EnvironmentProblem, match=r"ValueError: run ids.*run wandb login"):
+        Monitor(store, _folder(store), TRAIN, [0, 1, 2], _trainer(store), MonitorConfig(wandb="cars"))
 
 
 def test_wandb_that_is_not_installed_is_said_at_the_start(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline.report import write_report
 from pipeline.report.charts import Ridge, nice_ticks, ridges
-from pipeline.report.curves import training_curves
+from pipeline.report.curves import recorded_losses, training_curves
 from pipeline.report.gallery import TURNTABLE_ELEVATION_DEG, TURNTABLE_FRAMES, mix, orbit
 from pipeline.report.images import ERROR_MAX, data_uri, error_colours, error_map, sprite
 from pipeline.report.markup import Html, el, join
@@ -22,6 +22,7 @@ from pipeline.report.wording import count, duration, fixed, nouns, signed, size
 from storage.errors import UsageError
 from storage.planes import PlanesStore
 from storage.records import ObjectFit
+from storage.store import Store
 from tests.test_pipeline.html_page import HtmlPage
 from tests.test_pipeline.small_dataset import EVIL_ID, DiscRenderer, write_small_dataset
 
@@ -190,18 +191,20 @@ def test_ticks_are_round_and_inside(low: float, high: float, n: int, expected: l
     assert nice_ticks(low, high, n) == pytest.approx(expected)
 
 
-def test_curves_are_read_from_every_form_and_thinned_by_medians() -> None:
+def test_curves_are_read_from_every_form_and_thinned_by_medians(tmp_path: Path) -> None:
     rows = [[step, "warmup", {"latent": 1.0 if step % 3 else 100.0}] for step in range(1, 661)]
-    (curve,) = training_curves({"info": {"curve": rows}})
+    store = Store(tmp_path)
+    (curve,) = training_curves(recorded_losses(store, {"info": {"curve": rows, "train_hash": "of-before"}}))
     assert len(curve.steps) == 110  # groups of six
     assert set(curve.values) == {1.0}  # one outlier in three steps does not show in the line, but in the band
     assert (set(curve.low), set(curve.high)) == ({1.0}, {100.0})
     assert curve.span == (1.0, 660.0)
     mappings = [{"step": s, "phase": p, "losses": {"rgb": 0.5, "x": 1}} for s, p in ((1, "a"), (2, "b"))]
-    rgb, other = training_curves({"curve": mappings})
+    rgb, other = training_curves(recorded_losses(store, {"curve": mappings}))
     assert (rgb.phases, other.name) == ([(1.0, "a"), (2.0, "b")], "x")
-    assert training_curves({}) == []
-    assert training_curves({"curve": ["?", [1], {"step": None}]}) == []
+    assert training_curves([]) == []
+    assert recorded_losses(store, {}) == []
+    assert recorded_losses(store, {"curve": ["?", [1], {"step": None}]}) == []
 
 
 def test_wording() -> None:

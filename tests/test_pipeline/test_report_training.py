@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipeline.model.shared import load_regime_one, read_meta
 from pipeline.report import write_report
-from pipeline.report.curves import training_curves
+from pipeline.report.curves import recorded_losses, training_curves
 from pipeline.report.training_charts import coefficient_bars, curve
 from pipeline.report.training_gallery import read_training_gallery
 from pipeline.report.training_records import CoefficientPair
@@ -145,12 +145,15 @@ def test_damaged_pictures_and_records_are_left_out(tmp_path: Path, damage: bytes
         assert [step for step, _ in timeline.frames] == [12]
     store.replace(f"{folder}/monitor.json", damage)
     assert read_training_gallery(views, version, meta, None).timelines == []
+    assert len(recorded_losses(store, meta)) == 12
+    store.replace(f"{folder}/curve.safetensors", damage)
+    assert recorded_losses(store, meta) == []
 
 
 def test_groups_of_steps_stay_within_their_phase() -> None:
-    rows = [[step, "warmup" if step <= 301 else "joint", {"latent": 1.0}] for step in range(1, 501)]
-    rows[301:] = [[step, phase, {"latent": 9.0}] for step, phase, _ in rows[301:]]
-    (found,) = training_curves({"curve": rows}, resumed=[100.0])
+    rows = [(step, "warmup", {"latent": 1.0}) for step in range(1, 302)]
+    rows += [(step, "joint", {"latent": 9.0}) for step in range(302, 501)]
+    (found,) = training_curves(rows, resumed=[100.0])
     assert set(found.values) == {1.0, 9.0}
     assert found.steps[found.values.index(9.0) - 1] == 301.0
     text = curve(found, 420)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,44 @@ def test_the_budget_decides_where_an_array_lies(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem, match=r"training views take up to 1048576\.00 GiB.* TMPDIR"):
         arrays.empty("training views", (2**50,), np.uint8)
     assert not ScratchArrays().empty("any", (2**20,), np.uint8)[1]
+
+
+def test_the_space_of_a_file_is_taken_when_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserve, taken, left = os.posix_fallocate, [], 3 * 2**20
+
+    def on_a_disk_of_3_mib(file: int, start: int, size: int) -> None:
+        nonlocal left
+        if size > left:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left -= size
+        reserve(file, start, size)
+        taken.append(os.fstat(file).st_blocks * 512)
+
+    monkeypatch.setattr(os, "posix_fallocate", on_a_disk_of_3_mib)
+    arrays = ScratchArrays(0, str(tmp_path))
+    first, in_file = arrays.empty("training views", (2 * 2**20,), np.uint8)
+    assert in_file
+    assert taken[0] >= first.nbytes
+    with pytest.raises(EnvironmentProblem, match=r"latents take up to .* TMPDIR.* no checkpoint"):
+        arrays.empty("latents", (2 * 2**20,), np.uint8)  # either alone would have room
+    assert arrays.file_bytes == first.nbytes
+
+
+def test_where_space_cannot_be_reserved_the_free_space_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(file: int, start: int, size: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", cannot)
+    arrays = ScratchArrays(0, str(tmp_path))
+    array, in_file = arrays.empty("training views", (1000,), np.uint8)
+    array[:] = 7
+    assert in_file
+    with pytest.raises(EnvironmentProblem, match="training views take up to"):
+        arrays.empty("training views", (2**50,), np.uint8)
 
 
 def _train(arrays: ScratchArrays) -> dict[str, object]:
