@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-all lint types layers bench-render bench-autoencoder bench-warmup doctor clean
+.PHONY: help setup demo test test-all lint types layers bench-render bench-autoencoder bench-warmup bench-fit doctor clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -42,8 +42,11 @@ bench-autoencoder: $(STAMP)  ## PSNR of small autoencoders on unseen objects ove
 bench-warmup: $(STAMP)  ## CPU of a training step at the paper's sizes, against plain torch
 	$(BIN)/python -m tests.benchmarks.bench_warmup
 
+bench-fit: $(STAMP)  ## quality of fits over CPU-seconds per object, against the paper's recipe: JSON line and plot
+	$(BIN)/python -m tests.benchmarks.bench_fit --size small
+
 doctor: $(STAMP)  ## check this machine
 	$(BIN)/fpipe doctor
 
 clean:  ## remove what the targets above made
-	rm -rf .venv demo-dataset bench-autoencoder .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+	rm -rf .venv demo-dataset bench-autoencoder bench-fit .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
