@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.fit.optimise import FitSettings
+from pipeline.fit.pace import Stopping
+from pipeline.fit.settings import FitSettings
 from pipeline.train.schedule import Decay, Rates
 from storage.content import ContentConfig
 
@@ -15,7 +16,18 @@ class FitConfig(ContentConfig):
     """How objects are fitted to frozen shared components. Every field changes content."""
 
     later_fields: ClassVar[frozenset[str]] = frozenset(
-        {"lr_rgb_micro", "lr_rgb_coefficients", "lr_rgb_final"}
+        {
+            "lr_rgb_micro",
+            "lr_rgb_coefficients",
+            "lr_rgb_final",
+            "fine_samples",
+            "levels",
+            "beta1",
+            "beta2",
+            "stop_gain",
+            "stop_factor",
+            "stop_lowered",
+        }
     )
 
     seed: int = Field(default=0, ge=0, description="Of random choices, together with each object's id.")
@@ -33,9 +45,17 @@ class FitConfig(ContentConfig):
     samples: int = Field(
         default=16, ge=2, description="Samples per ray, between entry to and exit from the visual hull."
     )
+    fine_samples: int = Field(
+        default=0, ge=0, description="Importance samples per ray besides, placed where the first ones weigh."
+    )
     dilate: int = Field(
         default=1, ge=0, description="Growth of silhouettes before the hull is carved, latent pixels."
     )
+    levels: int = Field(
+        default=1, ge=1, le=4, description="Resolutions whose sum the micro planes are optimised as."
+    )
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="Adam's decay of the gradient's mean.")
+    beta2: float = Field(default=0.99, ge=0, lt=1, description="Adam's decay of the gradient's square.")
     lr_micro: float = Field(default=1e-2, gt=0, description="Learning rate of micro planes.")
     lr_coefficients: float = Field(default=1e-2, gt=0, description="Learning rate of coefficients.")
     lr_rgb_scale: float = Field(
@@ -58,6 +78,16 @@ class FitConfig(ContentConfig):
         default=256, ge=1, description="Random points outside the hull per object and step."
     )
 
+    stop_gain: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share by which an object's loss has to fall from 20 steps to 20 steps; "
+        "with less its rates are lowered, and in the end its phase ends. 0 takes all steps.",
+    )
+    stop_factor: float = Field(default=0.3, gt=0, lt=1, description="On an object's rates, to lower them.")
+    stop_lowered: int = Field(default=2, ge=0, description="How often rates are lowered before a phase ends.")
+
     def settings(self) -> FitSettings:
         """Values that fit_objects takes."""
         names = set(FitSettings.__dataclass_fields__)
@@ -68,6 +98,9 @@ class FitConfig(ContentConfig):
         )
         return FitSettings(
             n_samples=self.samples,
+            n_fine=self.fine_samples,
+            betas=(self.beta1, self.beta2),
+            stopping=Stopping(self.stop_gain, self.stop_factor, self.stop_lowered),
             latent_rates=Rates(self.lr_micro, self.lr_coefficients),
             rgb_rates=rgb_rates,
             latent_decay=Decay(final=self.lr_final),

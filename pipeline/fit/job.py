@@ -13,7 +13,7 @@ import secrets
 import shlex
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,8 @@ import torch
 from pipeline import metrics
 from pipeline.evaluate import evaluate_object
 from pipeline.fit.config import FitConfig
-from pipeline.fit.optimise import FittedCode, fit_objects
+from pipeline.fit.optimise import fit_stream
+from pipeline.fit.settings import FittedCode
 from pipeline.fit_views import FitRenderer
 from pipeline.model.shared import RegimeOneCodes, SharedComponents, load_regime_one, load_shared
 from pipeline.train.training_views import TrainingViews
@@ -127,30 +128,31 @@ class ShardFitter:
         return cls(shared, codes, config, store.url, planes.header.name)
 
     def add(self, builder: PlanesShardBuilder, views: ViewsStore, rows: Sequence[int]) -> list[float]:
-        """Fit rows in batches of the configured size and put them into a shard; return their PSNR."""
-        usable: dict[int, ObjectViews] = {}
-        for row in rows:
-            found = self._read_views(builder, views, row)
-            if found is not None:
-                usable[row] = found
-        ids = {row: views.plan.rows[row].object_id for row in usable}
+        """Fit rows and put them into a shard; return their PSNR."""
+        kept: dict[str, tuple[int, ObjectViews]] = {}
+
+        def usable() -> Iterator[tuple[str, ObjectViews]]:
+            for row in rows:
+                found = self._read_views(builder, views, row)
+                if found is not None:
+                    object_id = views.plan.rows[row].object_id
+                    kept[object_id] = (row, found)
+                    yield object_id, found
+
         figures: list[float] = []
-        order, size = list(usable), self.config.batch
-        for batch in (order[first : first + size] for first in range(0, len(order), size)):
-            started, started_cpu = time.monotonic(), time.process_time()
-            results = self.fit({ids[row]: usable[row] for row in batch})
-            cost = {
-                "seconds": (time.monotonic() - started) / len(batch),
-                "cpu_seconds": (time.process_time() - started_cpu) / len(batch),  # whatever else runs there
-            }
-            for row, result in zip(batch, results, strict=True):
-                figures += self._store(builder, row, usable[row], result, cost)
+        for result in self.fit(usable()):
+            figures += self._store(builder, *kept.pop(result.object_id), result)
         return figures
 
     def _read_views(self, builder: PlanesShardBuilder, views: ViewsStore, row: int) -> ObjectViews | None:
-        """Views of one object; without them the object is recorded as absent or failed."""
+        """Views of one object; without any to learn from the object is recorded as absent or failed."""
+        object_id = views.plan.rows[row].object_id
         try:
-            return views.read(row)
+            found = views.read(row)
+            if not found.heldout.all():
+                return found
+            failure = Failure("no_training_views", f"all {len(found.heldout)} views are held out")
+            builder.fail(row, self._with_repro(failure, object_id))
         except ObjectUnavailableError as error:
             if error.status == Status.ABSENT:
                 builder.leave_absent(row)
@@ -159,20 +161,25 @@ class ShardFitter:
                 builder.fail(row, Failure(NO_VIEWS, f"rendering failed: {error.reason}", repro=render_again))
         except IntegrityError as error:
             failure = Failure("damaged_views", str(error))
-            builder.fail(row, self._with_repro(failure, views.plan.rows[row].object_id))
+            builder.fail(row, self._with_repro(failure, object_id))
         return None
 
     def _with_repro(self, failure: Failure, object_id: str) -> Failure:
         return replace(failure, repro=repro_command(self.root_url, self.fit_name, object_id))
 
-    def fit(self, objects: dict[str, ObjectViews]) -> list[FittedCode]:
-        """Fit objects in one batch."""
-        training = [
-            TrainingViews.of(object_id, v.images, v.cam2world, v.intrinsics, v.heldout, v.has_alpha)
-            for object_id, v in objects.items()
-        ]
-        init = [self.codes.of(object_id) for object_id in objects]
-        return fit_objects(self.shared, training, self.config.settings(), self.config.seed, init)
+    def fit(self, objects: Iterable[tuple[str, ObjectViews]]) -> Iterator[FittedCode]:
+        """Fit objects, as many at a time as the configuration says; yield each when it is done.
+
+        Jointly trained objects start from their own codes.
+        """
+        starts = (
+            (
+                TrainingViews.of(object_id, v.images, v.cam2world, v.intrinsics, v.heldout, v.has_alpha),
+                self.codes.of(object_id),
+            )
+            for object_id, v in objects
+        )
+        return fit_stream(self.shared, starts, self.config.settings(), self.config.seed, self.config.batch)
 
     def _store(
         self,
@@ -180,7 +187,6 @@ class ShardFitter:
         row: int,
         views: ObjectViews,
         result: FittedCode,
-        cost: dict[str, float],
     ) -> list[float]:
         """Round, evaluate and add one object, or record why it cannot be used."""
         try:
@@ -188,15 +194,20 @@ class ShardFitter:
                 raise ValueError(result.failure)
             fit = self.rounded(result)
             figures = self.evaluate(fit, views)
-            info = {**cost, "curve": [[step, loss] for step, loss in result.curve]}
+            info = {
+                "seconds": result.seconds,
+                "cpu_seconds": result.cpu_seconds,  # whatever else runs there
+                "steps": list(result.steps),
+                "curve": [[step, loss] for step, loss in result.curve],
+            }
             fit = ObjectFit(fit.micro, fit.coefficients, fit.regime, figures)
             builder.add(row, fit, info)
         except ValueError as error:  # not finite, or beyond the stored type
             LOGGER.warning("%s: fit failed: %s", result.object_id, error)
-            builder.fail(row, self._with_repro(Failure("fit_diverged", str(error)), result.object_id))
+            builder.fail(row, self._with_repro(Failure(result.failure_kind, str(error)), result.object_id))
             return []
         psnr_db = figures.get("psnr_db", math.nan)
-        LOGGER.debug("%s: %.2f dB in %.1f s", result.object_id, psnr_db, cost["seconds"])
+        LOGGER.debug("%s: %.2f dB in %.1f s", result.object_id, psnr_db, result.seconds)
         return [psnr_db]
 
     def rounded(self, result: FittedCode) -> ObjectFit:

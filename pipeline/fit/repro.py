@@ -60,7 +60,7 @@ def repro_fit(
     except IntegrityError as error:
         return Reproduction(Failure("damaged_views", str(error)))
     fitter = ShardFitter.of_fit(store, planes, device)
-    (result,) = fitter.fit({object_id: own})
+    (result,) = fitter.fit([(object_id, own)])
     try:
         if result.failure is not None:
             raise ValueError(result.failure)
@@ -70,7 +70,7 @@ def repro_fit(
         builder.add(row, ObjectFit(fit.micro, fit.coefficients, fit.regime, figures))
     except ValueError as error:
         curve = "\n".join(f"step {step}: loss {loss:.6g}" for step, loss in result.curve)
-        return Reproduction(Failure("fit_diverged", str(error), curve))
+        return Reproduction(Failure(result.failure_kind, str(error), curve))
     info = {"regime": fit.regime, **figures}
     pictures = [] if out is None else _save(FitRenderer(fitter.shared), fit, own, object_id, out)
     return Reproduction(None, info, pictures)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.fit.optimise import FitSettings
+from pipeline.fit.settings import FitSettings
 from pipeline.model.autoencoder import Autoencoder, new_autoencoder
 from pipeline.model.identity import IdentityAutoencoder
 from pipeline.model.renderer import Geometry

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from pipeline.evaluate import recompute_figures
 from pipeline.fit import job
 from pipeline.fit.config import FitConfig
 from pipeline.fit.job import fit_shard
-from pipeline.fit.optimise import FittedCode
+from pipeline.fit.settings import FittedCode
 from storage.documents import content_hash
 from storage.errors import ObjectUnavailableError, UsageError
 from storage.plan import Plan, PlanHeader, write_plan
@@ -149,17 +150,16 @@ def test_an_object_that_cannot_be_stored_fails_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, reason: str
 ) -> None:
     store = _dataset(tmp_path)
-    real = job.fit_objects
+    real = job.fit_stream
 
-    def spoil(*args: Any) -> list[FittedCode]:
-        results = real(*args)
-        for result in results:
+    def spoil(*args: Any) -> Iterator[FittedCode]:
+        for result in real(*args):
             if result.object_id == "toy-1":
                 assert result.micro is not None
                 result.micro[0, 0, 0, 0] = value
-        return results
+            yield result
 
-    monkeypatch.setattr(job, "fit_objects", spoil)
+    monkeypatch.setattr(job, "fit_stream", spoil)
     summary = fit_shard(store.url, "base", 0, "a")
     assert (summary["n_ok"], summary["n_failed"]) == (2, 1)
     ((_, object_id, failure),) = PlanesStore.open(store, "base").failures()

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.fit.optimise import FittedCode, fit_objects
+from pipeline.fit.optimise import fit_objects
+from pipeline.fit.settings import FittedCode
 from pipeline.model.shared import SharedComponents
 from pipeline.train.joint import JointTrainer
 from pipeline.train.training_views import over_white

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from pipeline.fit.optimise import FitSettings
+from pipeline.fit.settings import FitSettings
 from pipeline.model.autoencoder import Autoencoder, new_autoencoder
 from pipeline.model.renderer import Geometry
 from pipeline.model.shared import SharedComponents
