@@ -22,9 +22,10 @@ from pipeline.progress import Progress
 from pipeline.report.wording import fixed, size
 from pipeline.stages import StageResult
 from pipeline.train_stage import train_shared
-from storage.errors import UsageError
+from storage.documents import differences
+from storage.errors import StoreMismatchError, UsageError
 from storage.layout import REPORTS, shared_key
-from storage.planes import PlanesStore, published_fit
+from storage.planes import PlanesStore, list_fits, published_fit, read_fit_header
 from storage.shared import read_published_shared, read_shared_meta
 from storage.store import Store
 
@@ -116,9 +117,10 @@ def run_ablation(
         What was done, two results per representation.
 
     Raises:
-        StoreMismatchError: A fit of this name has another configuration.
+        StoreMismatchError: A fit of this name has another configuration; said before anything is trained.
         FpipeError: A training or a fit failed; what is done stays, and the same call continues.
     """
+    _require_same_settings(store, configs, prefix)
     results = []
     for number, (name, config) in enumerate(configs.items()):
         progress.say(f"ablate: {name} ({number + 1} of {len(configs)})")
@@ -131,6 +133,24 @@ def run_ablation(
         )
         results += [trained, fitted]
     return results
+
+
+def _require_same_settings(store: Store, configs: Mapping[str, PipelineConfig], prefix: str) -> None:
+    """Refuses settings that differ from those of a fit that is there, before hours of training."""
+    existing = set(list_fits(store))
+    for name, config in configs.items():
+        fit = fit_name(prefix, name)
+        if fit not in existing:
+            continue
+        header = read_fit_header(store, fit)
+        asked = {section: config.content(section) for section in ("train", "fit")}
+        trained = read_shared_meta(store, header.shared_version).get("info", {}).get("train_config")
+        found = differences(asked, {"train": trained or asked["train"], "fit": header.fit_config})
+        if found:
+            raise StoreMismatchError(
+                f"ablate: {fit} is there with other settings: {'; '.join(found[:8])}. Give the new ones "
+                "another --name, or leave the settings as they were"
+            )
 
 
 def fit_name(prefix: str, name: str) -> str:
