@@ -102,6 +102,24 @@ def test_representations_have_the_same_channels_and_steps() -> None:
 
 
 @pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("train.autoencoder.learning_rate=0.01", "learning_rate means nothing"),
+        ("train.autoencoder.batch_size=4", "batch_size means nothing"),
+        ("train.autoencoder.crop_px=32", "crop_px means nothing"),
+        ("train.autoencoder.dtype=bfloat16", "dtype means nothing"),
+        ("train.dtype=bfloat16", "dtype is the autoencoder's"),
+        ("train.losses.latent=1", r"RGB loss alone: set losses\.latent to 0"),
+        ("train.losses.ae=0.1", r"RGB loss alone: set losses\.ae to 0"),
+        ("fit.lambda_latent=1", r"RGB loss alone: set fit\.lambda_latent to 0"),
+    ],
+)
+def test_what_means_nothing_without_an_autoencoder_is_refused(setting: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_config(read_preset("ablation/rgb"), settings=[setting])
+
+
+@pytest.mark.parametrize(
     ("settings", "said"),
     [
         (["train.n_base=0"], "micro only"),
