@@ -224,7 +224,7 @@ class TrainConfig(ContentConfig):
 
     @model_validator(mode="after")
     def _identity_has_one_loss(self) -> Self:
-        """Without an autoencoder the latent loss is the RGB loss over again, and there is nothing to rebuild."""
+        """Without an autoencoder the latent loss is the RGB loss again, and there is nothing to rebuild."""
         if self.autoencoder.size == "identity":
             for name in ("latent", "ae"):
                 if getattr(self.losses, name):

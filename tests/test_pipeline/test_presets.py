@@ -29,6 +29,9 @@ def test_sizes(name: str) -> None:
     assert (train.objects, sum(count or 0 for count in config.source.classes.values())) == (OBJECTS, 2000)
     losses = train.losses
     assert (losses.latent, losses.rgb, losses.ae) == (1.0, 1.0, 0.1)
+    # No loss of our own; and no hull, without which nothing would clear what is outside of it.
+    assert losses.free == config.fit.lambda_free == 0
+    assert train.dilate == config.fit.dilate == 128 // 8
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -56,3 +58,13 @@ def test_rays_of_the_bank_are_those_of_their_views(bank: RayBank, objects: list[
         found = bank.rays(index, torch.ones_like(index))
         assert (found[0] == origins[view]).all()
         assert torch.equal(found[1], bank.directions[own])
+
+
+def test_silhouettes_grown_over_the_whole_view_leave_no_hull(objects: list[TrainingViews]) -> None:
+    """What the presets of the paper rely on: rays of background, along their whole way through the box."""
+    blind = [replace(views, has_alpha=False) for views in objects]
+    whole, unmasked = build_ray_bank(objects, 4, GEOMETRY, 8, CPU), build_ray_bank(blind, 4, GEOMETRY, 0, CPU)
+    for name in ("directions", "near", "far", "pixel", "view", "occupancy"):
+        assert torch.equal(getattr(whole, name), getattr(unmasked, name)), name
+    missed = build_ray_bank(objects, 4, GEOMETRY, 0, CPU)
+    assert len(missed.near) < 0.8 * len(whole.near)
