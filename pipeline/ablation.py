@@ -24,15 +24,13 @@ from pipeline.stages import StageResult
 from pipeline.train_stage import train_shared
 from storage.documents import differences
 from storage.errors import StoreMismatchError, UsageError
-from storage.layout import REPORTS, shared_key
+from storage.layout import REPORTS
 from storage.planes import PlanesStore, list_fits, published_fit, read_fit_header
-from storage.shared import read_published_shared, read_shared_meta
+from storage.shared import read_published_shared, read_shared_meta, rendering_files
 from storage.store import Store
 
 REPRESENTATIONS: Final = ("fused-planes", "ulw", "one-base-plane", "micro-only", "rgb", "tri-planes")
 TABLE_VERSION: Final = 1
-_FITS_ONLY: Final = ("regime1/", "mean_code")
-"""Files of the shared components that no rendering needs: results of regime 1, and where fits start."""
 
 _HEADER: Final = (
     *("representation", "PSNR dB", "foreground", "SSIM", "ceiling dB", "fit min/object", "fit CPU s"),
@@ -175,7 +173,6 @@ def _row(store: Store, name: str, planes: PlanesStore) -> AblationRow:
     header = planes.header
     figures = evaluate_dataset(store.url, header.name)["regime2"]
     meta = read_shared_meta(store, header.shared_version)
-    micro = 3 * header.f_mic * header.resolution**2 * np.dtype(header.dtype).itemsize
     return AblationRow(
         name=name,
         fit=header.name,
@@ -194,12 +191,8 @@ def _row(store: Store, name: str, planes: PlanesStore) -> AblationRow:
         fit_cpu_seconds=_fit_cost(planes, "cpu_seconds"),
         train_seconds=meta["info"].get("seconds"),
         train_steps=_train_steps(meta["info"]),
-        object_bytes=micro + 4 * header.n_base,
-        shared_bytes={
-            file: store.size(shared_key(header.shared_version, file))
-            for file in meta["files"]
-            if not file.startswith(_FITS_ONLY)
-        },
+        object_bytes=sum(header.object_bytes),
+        shared_bytes=rendering_files(store, header.shared_version),
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config import PipelineConfig
+from render_jobs.cameras import heldout_count
 
 if TYPE_CHECKING:
     from pipeline.model.autoencoder import Autoencoder
@@ -32,7 +33,7 @@ def worker_memory(
         return None
     render, compute = config.render, config.compute
     size, settings = (render.height, render.width), config.train.settings()
-    views = max(1, render.views - max(1, round(render.views * render.heldout_fraction)))
+    views = render.views - heldout_count(render.views, render.heldout_fraction)
     autoencoder = _architecture(config)
     ranks = compute.train_workers
     per_rank = -(-min(config.train.objects, n_objects) // ranks)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-BETA1, BETA2 = 0.9, 0.99
+BETAS = (0.9, 0.99)  # of every Adam in training and fitting
 # Micro-plane gradients (~1e-9) lie below Adam's usual epsilon of 1e-8, which would then act as a learning
 # rate.
 EPSILON = 1e-15
@@ -53,8 +53,8 @@ class RowAdam:
             [self.steps[i] for i in rows],
             fused=True,
             amsgrad=False,
-            beta1=BETA1,
-            beta2=BETA2,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
             lr=learning_rate,
             weight_decay=0.0,
             eps=EPSILON,
