@@ -17,6 +17,7 @@ import zarr
 from pipeline.ablation import (
     REPRESENTATIONS,
     AblationRow,
+    _train_steps,
     ablation_rows,
     run_ablation,
     store_table,
@@ -232,3 +233,8 @@ def test_changed_settings_are_refused_before_anything_is_trained(
     monkeypatch.setattr("pipeline.ablation.train_shared", train)
     with pytest.raises(StoreMismatchError, match=said):
         _run(ablated.store, {"new": _config("rgb"), "ulw": _config("ulw", setting)})
+
+
+def test_steps_of_older_shared_components_are_those_of_their_curve() -> None:
+    assert _train_steps({"steps": 7, "seconds": 1.0}) == 7
+    assert _train_steps({"curve": [{"step": 1}, {"step": 2}]}) == 2
