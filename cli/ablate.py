@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -59,7 +60,7 @@ def ablate(
     from storage.store import Store
 
     store, progress = Store(root), make_progress()
-    presets = {_label(chosen): _preset(chosen) for chosen in representation or REPRESENTATIONS}
+    presets = _presets(representation or REPRESENTATIONS)
     overrides = compute_overrides(executor, ray_address, workers)
 
     configs = {
@@ -79,6 +80,25 @@ def ablate(
     say(f"ablate: table stored as {store.local_path(key) or f'{store.url}/{key}'}")
     say(f"look at one: fpipe report {root} --name {rows[0].fit}")
     sys.exit(max(result.exit_code for result in results))
+
+
+def _presets(representations: Sequence[str]) -> dict[str, str]:
+    """Preset of every representation by its name in the table.
+
+    Raises:
+        UsageError: There is no such preset, or two would have the same name.
+    """
+    from storage.errors import UsageError
+
+    presets: dict[str, str] = {}
+    for chosen in representations:
+        label = _label(chosen)
+        if label in presets:
+            raise UsageError(
+                f"--representation {chosen}: {presets[label]} is called {label!r}, too: rename the file"
+            )
+        presets[label] = _preset(chosen)
+    return presets
 
 
 def _label(chosen: str) -> str:

@@ -35,7 +35,7 @@ def plan_text(found: dict[str, Any]) -> str:
         for name, total in sizes["passes"].items()
     ]
     if sizes["shared"] is not None:
-        lines.append(f"          base planes and renderer {bytes_text(sizes['shared'])}, once")
+        lines.append(f"          shared components {bytes_text(sizes['shared'])}, once")
     for name, memory in (found["memory"] or {}).items():
         files = "" if not memory["disk"] else f", and {bytes_text(memory['disk'])} of scratch files"
         lines.append(

@@ -22,16 +22,15 @@ from pipeline.progress import Progress
 from pipeline.report.wording import fixed, size
 from pipeline.stages import StageResult
 from pipeline.train_stage import train_shared
-from storage.errors import UsageError
-from storage.layout import REPORTS, shared_key
-from storage.planes import PlanesStore, published_fit
-from storage.shared import read_published_shared, read_shared_meta
+from storage.documents import differences
+from storage.errors import StoreMismatchError, UsageError
+from storage.layout import REPORTS
+from storage.planes import PlanesStore, list_fits, published_fit, read_fit_header
+from storage.shared import read_published_shared, read_shared_meta, rendering_files
 from storage.store import Store
 
 REPRESENTATIONS: Final = ("fused-planes", "ulw", "one-base-plane", "micro-only", "rgb", "tri-planes")
 TABLE_VERSION: Final = 1
-_FITS_ONLY: Final = ("regime1/", "mean_code")
-"""Files of the shared components that no rendering needs: results of regime 1, and where fits start."""
 
 _HEADER: Final = (
     *("representation", "PSNR dB", "foreground", "SSIM", "ceiling dB", "fit min/object", "fit CPU s"),
@@ -116,9 +115,10 @@ def run_ablation(
         What was done, two results per representation.
 
     Raises:
-        StoreMismatchError: A fit of this name has another configuration.
+        StoreMismatchError: A fit of this name has another configuration; said before anything is trained.
         FpipeError: A training or a fit failed; what is done stays, and the same call continues.
     """
+    _require_same_settings(store, configs, prefix)
     results = []
     for number, (name, config) in enumerate(configs.items()):
         progress.say(f"ablate: {name} ({number + 1} of {len(configs)})")
@@ -131,6 +131,24 @@ def run_ablation(
         )
         results += [trained, fitted]
     return results
+
+
+def _require_same_settings(store: Store, configs: Mapping[str, PipelineConfig], prefix: str) -> None:
+    """Refuses settings that differ from those of a fit that is there, before hours of training."""
+    existing = set(list_fits(store))
+    for name, config in configs.items():
+        fit = fit_name(prefix, name)
+        if fit not in existing:
+            continue
+        header = read_fit_header(store, fit)
+        asked = {section: config.content(section) for section in ("train", "fit")}
+        trained = read_shared_meta(store, header.shared_version).get("info", {}).get("train_config")
+        found = differences(asked, {"train": trained or asked["train"], "fit": header.fit_config})
+        if found:
+            raise StoreMismatchError(
+                f"ablate: {fit} is there with other settings: {'; '.join(found[:8])}. Give the new ones "
+                "another --name, or leave the settings as they were"
+            )
 
 
 def fit_name(prefix: str, name: str) -> str:
@@ -155,7 +173,6 @@ def _row(store: Store, name: str, planes: PlanesStore) -> AblationRow:
     header = planes.header
     figures = evaluate_dataset(store.url, header.name)["regime2"]
     meta = read_shared_meta(store, header.shared_version)
-    micro = 3 * header.f_mic * header.resolution**2 * np.dtype(header.dtype).itemsize
     return AblationRow(
         name=name,
         fit=header.name,
@@ -174,12 +191,8 @@ def _row(store: Store, name: str, planes: PlanesStore) -> AblationRow:
         fit_cpu_seconds=_fit_cost(planes, "cpu_seconds"),
         train_seconds=meta["info"].get("seconds"),
         train_steps=_train_steps(meta["info"]),
-        object_bytes=micro + 4 * header.n_base,
-        shared_bytes={
-            file: store.size(shared_key(header.shared_version, file))
-            for file in meta["files"]
-            if not file.startswith(_FITS_ONLY)
-        },
+        object_bytes=sum(header.object_bytes),
+        shared_bytes=rendering_files(store, header.shared_version),
     )
 
 

@@ -144,6 +144,16 @@ class PipelineConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _one_loss_without_autoencoder(self) -> Self:
+        """A rendered latent is RGB then: both losses would be the same one, with weights that add up."""
+        if self.train.autoencoder.size == "identity" and self.fit.lambda_latent:
+            raise ValueError(
+                "train.autoencoder.size identity has the RGB loss alone: set fit.lambda_latent to 0"
+                " (fit.lambda_rgb is its weight)"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _nothing_to_render(self) -> Self:
         """Views that exist are as they are: a setting of the renderer would do nothing."""
         if self.source.kind in VIEWS_KINDS:

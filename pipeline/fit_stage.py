@@ -16,7 +16,7 @@ from pipeline.stages import StageResult, run_shards
 from storage.documents import content_hash
 from storage.errors import UsageError
 from storage.plan import Plan, choose_objects_per_shard, read_plan
-from storage.planes import FitHeader, PlanesStore, publish_fit, published_fit
+from storage.planes import FitHeader, PlanesStore, code_bytes, publish_fit, published_fit
 from storage.records import Status
 from storage.shared import read_published_shared, read_shared_meta
 from storage.store import Store
@@ -30,8 +30,8 @@ def fit_header(
     meta = read_shared_meta(store, shared_version)
     fit = config.content("fit")
     resolution, f_mic = int(meta["plane_resolution"]), int(meta["f_mic"])
-    item_bytes = 2 if config.fit.dtype == "float16" else 4
-    object_bytes = 3 * f_mic * resolution * resolution * item_bytes + 4096
+    micro_bytes, _ = code_bytes(f_mic, resolution, int(meta["n_base"]), config.fit.dtype)
+    object_bytes = micro_bytes + 4096  # room for its part of the sidecar
     return FitHeader(
         name=name,
         shared_version=shared_version,

@@ -27,7 +27,9 @@ from pipeline.render_stage import (
 from pipeline.scratch import scratch_folder
 from render_jobs.sources.base import ObjectEntry
 from storage.plan import choose_objects_per_shard, shard_count
+from storage.planes import code_bytes
 from storage.records import Status
+from storage.shared import rendering_files
 from storage.store import Store
 from storage.views import ViewsStore
 
@@ -50,7 +52,7 @@ class Calibration:
         pass_bytes: name of a pass → stored bytes per object.
         train_s: seconds of the joint training with this machine's cores.
         fit_s: core-seconds per object.
-        shared_bytes: stored bytes of the shared components, codes of regime 1 left out.
+        shared_bytes: stored bytes of the shared components, as far as renderings need them.
     """
 
     render_s: float
@@ -78,10 +80,8 @@ def forecast(config: PipelineConfig, calibrate: bool = True) -> dict[str, Any]:
     n, views = len(entries), config.render.views
     object_bytes = measured.views_bytes if measured else views_bytes_per_object(config)
     pass_bytes = measured.pass_bytes if measured else pass_bytes_per_object(config)
-    micro_bytes = (
-        3 * config.train.f_mic * config.train.resolution**2 * (2 if config.fit.dtype == "float16" else 4)
-    )
-    planes_bytes = micro_bytes + 4 * config.train.n_base
+    train = config.train
+    planes_bytes = sum(code_bytes(train.f_mic, train.resolution, train.n_base, config.fit.dtype))
     per_shard = choose_objects_per_shard(n, shard_bytes_per_object(config), workers)
     found: dict[str, Any] = {
         "objects": n,
@@ -202,9 +202,7 @@ def _measure_learning(store: Store, config: PipelineConfig, n: int) -> tuple[flo
     train_s = TRAIN_START_S + prepare_s * prepared + _training_seconds(seconds, counts, prepared)
     shared = trainer.shared_components()
     version = shared.save(store, trainer.codes(), {})
-    shared_bytes = sum(
-        store.size(f"shared/{version}/{name}") for name in ("base_planes.safetensors", "renderer.safetensors")
-    )
+    shared_bytes = sum(rendering_files(store, version).values())
     torch.set_num_threads(1)
     fit_s = _measure_fit(config, shared.freeze(), copies, fit_objects)
     torch.set_num_threads(usable_cores())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config import PipelineConfig
+from render_jobs.cameras import heldout_count
 
 if TYPE_CHECKING:
     from pipeline.model.autoencoder import Autoencoder
@@ -27,23 +28,29 @@ def worker_memory(
         objects_per_fit_shard: objects whose views a fit task reads.
     """
     try:
-        from pipeline.train.footprint import WorkerLoad, fit_footprint, training_footprint
+        from pipeline.train.footprint import RAY_SHARE, WorkerLoad, fit_footprint, training_footprint
     except ImportError:
         return None
     render, compute = config.render, config.compute
     size, settings = (render.height, render.width), config.train.settings()
-    views = max(1, render.views - max(1, round(render.views * render.heldout_fraction)))
+    views = render.views - heldout_count(render.views, render.heldout_fraction)
     autoencoder = _architecture(config)
     ranks = compute.train_workers
     per_rank = -(-min(config.train.objects, n_objects) // ranks)
+
+    def load(objects: int, dilate: int, budget_bytes: int | None = None) -> WorkerLoad:
+        # Silhouettes that grow over the whole view leave no latent pixel out: this is the most.
+        share = 1.0 if dilate * autoencoder.factor >= max(size) else RAY_SHARE
+        return WorkerLoad(objects, views, size, budget_bytes, share)
+
     train = training_footprint(
         _of_one_rank(settings, ranks),
         autoencoder,
-        WorkerLoad(per_rank, views, size, compute.train_memory_bytes),
+        load(per_rank, config.train.dilate, compute.train_memory_bytes),
         compute.gradient_checkpointing,
     )
     fit = fit_footprint(
-        config.fit.settings(), settings, autoencoder, WorkerLoad(config.fit.batch, views, size)
+        config.fit.settings(), settings, autoencoder, load(config.fit.batch, config.fit.dilate)
     )
     read = objects_per_fit_shard * render.views * size[0] * size[1] * 4
     return {"train": train.to_dict(), "fit": replace(fit, views=fit.views + read).to_dict()}

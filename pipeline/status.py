@@ -191,8 +191,5 @@ def _fit_summary(store: Store, name: str) -> dict[str, Any]:
         "objects_per_shard": header.objects_per_shard,
         "shards_done": len(planes.done()),
         "shards": planes.n_shards,
-        "micro_bytes_per_object": 3
-        * header.f_mic
-        * header.resolution**2
-        * (2 if header.dtype == "float16" else 4),
+        "micro_bytes_per_object": header.object_bytes[0],
     }

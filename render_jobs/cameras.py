@@ -161,13 +161,17 @@ def ray_lengths(intrinsics_px: FloatArray, width: int, height: int) -> FloatArra
     return lengths
 
 
+def heldout_count(n: int, fraction: float) -> int:
+    """Returns how many of n views are held out."""
+    return min(max(1, round(n * fraction)), n - 1) if n > 1 else 0
+
+
 def heldout_mask(n: int, fraction: float, seed: int) -> BoolArray:
     """Draws the held-out views: round(n · fraction) of n, at least one and never all (n ≥ 2).
 
     Returns:
         bool [n], true where a view serves final metrics only.
     """
-    count = min(max(1, round(n * fraction)), n - 1) if n > 1 else 0
     mask = np.zeros(n, dtype=np.bool_)
-    mask[np.random.default_rng(seed).permutation(n)[:count]] = True
+    mask[np.random.default_rng(seed).permutation(n)[: heldout_count(n, fraction)]] = True
     return mask

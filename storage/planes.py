@@ -74,9 +74,19 @@ class FitHeader(BaseModel):
     metric_names: tuple[str, ...] = METRIC_NAMES
     created: str = ""
 
+    @property
+    def object_bytes(self) -> tuple[int, int]:
+        """Bytes of one object's micro planes and coefficients."""
+        return code_bytes(self.f_mic, self.resolution, self.n_base, self.dtype)
+
     def content(self) -> dict[str, Any]:
         """Return the fields that two runs of one fit must agree on."""
         return self.model_dump(mode="json", exclude=_NOT_CONTENT)
+
+
+def code_bytes(f_mic: int, resolution: int, n_base: int, dtype: str) -> tuple[int, int]:
+    """Bytes of one object's code before compression: micro planes of a type, and coefficients (f32)."""
+    return 3 * f_mic * resolution**2 * np.dtype(dtype).itemsize, 4 * n_base
 
 
 class PlanesStore(ShardedStore):

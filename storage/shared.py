@@ -16,6 +16,8 @@ from .store import Store
 BASE_PLANES_FILE = "base_planes.safetensors"
 BASE_PLANES_TENSOR = "base_planes"
 META_FILE = "shared.json"
+_FITS_ONLY = ("regime1/", "mean_code")
+"""Files that no rendering needs: results of regime 1, and where fits start."""
 
 _DTYPES = {
     "F64": "<f8",
@@ -61,6 +63,19 @@ def read_shared_meta(store: Store, shared_version: str) -> dict[str, Any]:
     if not isinstance(meta, dict):
         raise IntegrityError(f"{key}: not a JSON object", key=key)
     return meta
+
+
+def rendering_files(store: Store, shared_version: str) -> dict[str, int]:
+    """Return the bytes of every file that a rendering needs: autoencoder, base planes, renderer, background.
+
+    Raises:
+        UsageError: there is no such version.
+    """
+    return {
+        name: store.size(layout.shared_key(shared_version, name))
+        for name in read_shared_meta(store, shared_version)["files"]
+        if not name.startswith(_FITS_ONLY)
+    }
 
 
 def read_base_planes(store: Store, shared_version: str) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.fit.pace import Stopping
+from pipeline.train.row_adam import BETAS
 from pipeline.train.schedule import Decay, Rates
 
 
@@ -24,7 +25,7 @@ class FitSettings:
     n_fine: int = 0
     dilate: int = 1
     levels: int = 1
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[float, float] = BETAS
     latent_rates: Rates = field(default_factory=Rates)
     rgb_rates: Rates = field(default_factory=lambda: Rates(3e-3, 3e-3))
     latent_decay: Decay = field(default_factory=Decay)

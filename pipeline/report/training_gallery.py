@@ -84,9 +84,8 @@ def read_training_gallery(
     codes = _read_codes(views.store, shared_version)
     if codes is None:
         return TrainingGallery(timelines=timelines)
-    has_autoencoder = meta.get("factor", 0) != 1  # RGB is rendered directly, there is nothing to compare
     return TrainingGallery(
-        reconstructions=_reconstructions(views, codes, renderer) if renderer and has_autoencoder else (),
+        reconstructions=_reconstructions(views, codes, renderer) if renderer else (),
         timelines=timelines,
         base_planes=_base_planes(views, codes, renderer) if renderer else (),
         pair=_pair(views, codes),

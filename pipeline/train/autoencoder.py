@@ -27,6 +27,7 @@ from torch.nn import functional
 from pipeline.model.autoencoder import Autoencoder
 from pipeline.model.linear_start import start_linear, supports_linear_start
 from pipeline.train.ranks import is_finite
+from pipeline.train.row_adam import BETAS
 from pipeline.train.training_views import over_white
 from storage.errors import ConfigError
 
@@ -99,7 +100,7 @@ class AutoencoderTrainer:
             start_linear(autoencoder, self._statistics_views())
         autoencoder.is_new = False
         self._optimiser = torch.optim.Adam(
-            autoencoder.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True
+            autoencoder.parameters(), lr=recipe.learning_rate, betas=BETAS, fused=True
         )
         if recipe.steps == 0 and not autoencoder.is_normalised:
             self.fit_normaliser()  # a pretrained one, used as it is

@@ -53,6 +53,9 @@ class AutoencoderConfig(ContentConfig):
                 if value:
                     unset = "0" if name == "steps" else "null"
                     raise ValueError(f"size identity has nothing to train or choose: set {name} to {unset}")
+            for name in ("batch_size", "crop_px", "learning_rate", "dtype"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"size identity is not trained: {name} means nothing, leave it away")
         elif self.steps == 0 and self.pretrained is None:
             raise ValueError("an autoencoder from scratch needs steps > 0")
         return self
@@ -217,6 +220,20 @@ class TrainConfig(ContentConfig):
             )
         if self.f_mic + self.f_mac == 0:
             raise ValueError("f_mic and f_mac are both 0: no planes would be left")
+        return self
+
+    @model_validator(mode="after")
+    def _identity_has_one_loss(self) -> Self:
+        """Without an autoencoder the latent loss is the RGB loss again, and there is nothing to rebuild."""
+        if self.autoencoder.size == "identity":
+            for name in ("latent", "ae"):
+                if getattr(self.losses, name):
+                    raise ValueError(
+                        f"autoencoder.size identity has the RGB loss alone: set losses.{name} to 0"
+                        " (losses.rgb is its weight)"
+                    )
+            if self.dtype != "float32":
+                raise ValueError("dtype is the autoencoder's, and size identity has none: leave it away")
         return self
 
     def settings(self) -> JointSettings:

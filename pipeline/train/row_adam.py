@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-BETA1, BETA2 = 0.9, 0.99
+BETAS = (0.9, 0.99)  # of every Adam in training, and of fits that say nothing else
 # Micro-plane gradients (~1e-9) lie below Adam's usual epsilon of 1e-8, which would then act as a learning
 # rate.
 EPSILON = 1e-15
@@ -26,7 +26,7 @@ class RowAdam:
         steps: [N] updates that each row has had.
     """
 
-    def __init__(self, values: Tensor, betas: tuple[float, float] = (BETA1, BETA2)) -> None:
+    def __init__(self, values: Tensor, betas: tuple[float, float] = BETAS) -> None:
         self.values, self._betas = values, betas
         # float32 counts to 16 million exactly, and is what torch's fused kernel takes.
         self.steps = torch.zeros(values.shape[0], dtype=torch.float32, device=values.device)

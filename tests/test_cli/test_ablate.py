@@ -48,6 +48,15 @@ def test_representations_stand_beside_the_datasets_own_fit(dataset: Path, tmp_pa
     assert PlanesStore.open(Store(dataset), "ablation-small-ulw").header.f_mic == 0
 
 
+def test_two_representations_of_one_name_are_refused(tmp_path: Path) -> None:
+    own = tmp_path / "ulw.yaml"
+    own.write_text("extends: ablation/ulw\ntrain: {n_base: 3}\n")
+    done = fpipe("ablate", tmp_path / "none", "--representation", "ulw", "--representation", own)
+    assert done.code == 2
+    assert f"--representation {own}: ablation/ulw is called 'ulw', too" in " ".join(done.err.split())
+    assert not (tmp_path / "none").exists()
+
+
 def test_an_unknown_representation_is_refused(tmp_path: Path) -> None:
     done = fpipe("ablate", tmp_path / "none", "--representation", "ulws")
     assert done.code == 2

@@ -17,6 +17,7 @@ import zarr
 from pipeline.ablation import (
     REPRESENTATIONS,
     AblationRow,
+    _train_steps,
     ablation_rows,
     run_ablation,
     store_table,
@@ -29,6 +30,7 @@ from pipeline.model import autoencoder as autoencoder_module
 from pipeline.model import vae_files
 from pipeline.model.shared import load_regime_one, load_shared
 from pipeline.report import write_report
+from storage.errors import StoreMismatchError
 from storage.plan import PlanHeader, write_plan
 from storage.planes import PlanesStore, published_fit
 from storage.reader import open_planes
@@ -213,3 +215,26 @@ def test_run_again_it_does_nothing_and_publishes_nothing(ablated: Ablated) -> No
     assert [result.done for result in results] == [0] * 2 * len(ablated.configs)
     assert published_fit(ablated.store) == "ablation-fused-planes"
     assert ablated.store.read("shared/published.json") == shared
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("fit.latent_steps=4", r"ablation-ulw .*fit\.latent_steps: .*another --name"),
+        ("train.joint.steps=4", r"ablation-ulw .*train\.joint\.steps: .*another --name"),
+    ],
+)
+def test_changed_settings_are_refused_before_anything_is_trained(
+    ablated: Ablated, monkeypatch: pytest.MonkeyPatch, setting: str, said: str
+) -> None:
+    def train(*arguments: Any, **named: Any) -> Any:
+        raise AssertionError("a training was started")
+
+    monkeypatch.setattr("pipeline.ablation.train_shared", train)
+    with pytest.raises(StoreMismatchError, match=said):
+        _run(ablated.store, {"new": _config("rgb"), "ulw": _config("ulw", setting)})
+
+
+def test_steps_of_older_shared_components_are_those_of_their_curve() -> None:
+    assert _train_steps({"steps": 7, "seconds": 1.0}) == 7
+    assert _train_steps({"curve": [{"step": 1}, {"step": 2}]}) == 2

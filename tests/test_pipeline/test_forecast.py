@@ -20,3 +20,5 @@ def test_rgb_is_measured_without_an_autoencoder() -> None:
     assert found["seconds"]["train_shared"] > 15
     assert found["seconds"]["fit_objects"] > 0
     assert found["memory"]["train"]["total"] > 0
+    # All that renderings need, as in the ablation's table: renderer, and the background's 64 × 64 RGB pixels.
+    assert found["bytes"]["shared"] > 3 * 64 * 64 * 4

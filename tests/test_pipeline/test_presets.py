@@ -29,6 +29,9 @@ def test_sizes(name: str) -> None:
     assert (train.objects, sum(count or 0 for count in config.source.classes.values())) == (OBJECTS, 2000)
     losses = train.losses
     assert (losses.latent, losses.rgb, losses.ae) == (1.0, 1.0, 0.1)
+    # No loss of our own; and no hull, without which nothing would clear what is outside of it.
+    assert losses.free == config.fit.lambda_free == 0
+    assert train.dilate == config.fit.dilate == 128 // 8
 
 
 @pytest.mark.parametrize(
@@ -99,6 +102,24 @@ def test_representations_have_the_same_channels_and_steps() -> None:
         assert train.warmup.pixels * factor**2 == whole.train.warmup.pixels * 4
         assert fit.latent_pixels * factor**2 == whole.fit.latent_pixels * 4
         assert (config.source, config.render) == (whole.source, whole.render)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("train.autoencoder.learning_rate=0.01", "learning_rate means nothing"),
+        ("train.autoencoder.batch_size=4", "batch_size means nothing"),
+        ("train.autoencoder.crop_px=32", "crop_px means nothing"),
+        ("train.autoencoder.dtype=bfloat16", "dtype means nothing"),
+        ("train.dtype=bfloat16", "dtype is the autoencoder's"),
+        ("train.losses.latent=1", r"RGB loss alone: set losses\.latent to 0"),
+        ("train.losses.ae=0.1", r"RGB loss alone: set losses\.ae to 0"),
+        ("fit.lambda_latent=1", r"RGB loss alone: set fit\.lambda_latent to 0"),
+    ],
+)
+def test_what_means_nothing_without_an_autoencoder_is_refused(setting: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_config(read_preset("ablation/rgb"), settings=[setting])
 
 
 @pytest.mark.parametrize(

@@ -78,3 +78,13 @@ def test_an_object_without_rays_is_named_and_the_others_keep_theirs(
     assert torch.equal(found.occupancy, bank.occupancy)
     nothing, usable = build_usable_ray_bank([bad, bad], 4, GEOMETRY, 0, CPU)
     assert (nothing.n_objects, usable) == (0, [])
+
+
+def test_silhouettes_grown_over_the_whole_view_leave_no_hull(objects: list[TrainingViews]) -> None:
+    """What the presets of the paper rely on: rays of background, along their whole way through the box."""
+    blind = [replace(views, has_alpha=False) for views in objects]
+    whole, unmasked = build_ray_bank(objects, 4, GEOMETRY, 8, CPU), build_ray_bank(blind, 4, GEOMETRY, 0, CPU)
+    for name in ("directions", "near", "far", "pixel", "view", "occupancy"):
+        assert torch.equal(getattr(whole, name), getattr(unmasked, name)), name
+    missed = build_ray_bank(objects, 4, GEOMETRY, 0, CPU)
+    assert len(missed.near) < 0.8 * len(whole.near)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.train.row_adam import BETA1, BETA2, EPSILON, RowAdam
+from pipeline.train.row_adam import BETAS, EPSILON, RowAdam
 
 
 def _gradients(n: int) -> list[torch.Tensor]:
@@ -18,7 +18,7 @@ def test_each_row_goes_the_way_of_its_own_adam() -> None:
     gradients = _gradients(len(rows))
     for row in range(5):
         param = torch.nn.Parameter(expected[row].clone())
-        alone = torch.optim.Adam([param], lr=0.05, betas=(BETA1, BETA2), eps=EPSILON)
+        alone = torch.optim.Adam([param], lr=0.05, betas=BETAS, eps=EPSILON)
         for chosen, gradient in zip(rows, gradients, strict=True):
             if row in chosen:
                 param.grad = gradient[chosen.index(row)].clone()

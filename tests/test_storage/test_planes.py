@@ -8,7 +8,7 @@ import pytest
 import zarr
 
 from storage.errors import IntegrityError, ObjectUnavailableError, StoreMismatchError, UsageError
-from storage.planes import PlanesStore, list_fits, publish_fit, published_fit
+from storage.planes import PlanesStore, code_bytes, list_fits, publish_fit, published_fit
 from storage.records import ObjectFit
 from storage.store import Store
 
@@ -185,3 +185,9 @@ def test_fits_side_by_side_and_publishing(tmp_path: Path) -> None:
     for unknown in ("nothing", "../plan", ""):
         with pytest.raises(UsageError):
             publish_fit(store, unknown)
+
+
+def test_bytes_of_a_code_are_those_of_its_arrays() -> None:
+    micro, coefficients = np.zeros((3, 10, 64, 64), np.float16), np.zeros(50, np.float32)
+    assert code_bytes(10, 64, 50, "float16") == (micro.nbytes, coefficients.nbytes)
+    assert code_bytes(0, 64, 50, "float32") == (0, 200)
