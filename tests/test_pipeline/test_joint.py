@@ -250,7 +250,7 @@ def test_a_warmup_step_object_by_object_is_that_of_one_graph(extra: dict[str, An
     for at_once in (False, True):
         objects = [toy_object(seed).training() for seed in range(3)]
         trainer = JointTrainer(objects, toy_autoencoder(), settings, seed=0)
-        trainer._ranks.weight = lambda wanted: 0.25  # type: ignore[method-assign]  # as one of four ranks
+        trainer._ranks.fraction = lambda wanted: 0.25  # type: ignore[method-assign]  # as one of four ranks
         trainer.at_once = at_once
         losses = trainer.step().losses
         shared = [trainer.base_planes, *trainer.renderer.parameters()]
