@@ -111,7 +111,8 @@ class JointTrainer:
         self._codes = ObjectCodes(ids, settings, seed, self.device)
         self._init_shared()
         own = list(self.autoencoder.parameters())
-        # None where RGB is rendered without an autoencoder: there is nothing to train then.
+        # None where RGB is rendered without an autoencoder: there is nothing to train then. The first is
+        # dropped when its phase is over.
         self._autoencoder_trainer: AutoencoderTrainer | None = None
         self._ae_optimiser: torch.optim.Optimizer | None = None
         if own:
@@ -182,6 +183,7 @@ class JointTrainer:
         """
         started = time.perf_counter()
         phase = self.phase
+        self._drop_what_is_over(phase)
         try:
             losses = self._step(phase)
         except OtherRankError as error:
@@ -192,6 +194,14 @@ class JointTrainer:
         point = CurvePoint(self.step_count, phase, losses, time.perf_counter() - started)
         self.curve.append(point)
         return point
+
+    def _drop_what_is_over(self, phase: Phase) -> None:
+        """Free what later phases do not read: the autoencoder's own training, and the warm-up's latents."""
+        if phase != "autoencoder" and self._autoencoder_trainer is not None:
+            self._autoencoder_trainer = None
+            self.autoencoder.zero_grad(set_to_none=True)
+        if phase == "joint":
+            self._cache = None
 
     def _step(self, phase: Phase) -> dict[str, float]:
         first = self.settings.autoencoder.steps
@@ -376,10 +386,11 @@ class JointTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a continued run needs: tensors, plain numbers and strings."""
+        alone = self._autoencoder_trainer if self.phase == "autoencoder" else None
         return {
             "step_count": self.step_count,
             "curve": [(p.step, p.phase, p.losses, p.seconds) for p in self.curve],
-            "autoencoder_trainer": self._autoencoder_trainer and self._autoencoder_trainer.state_dict(),
+            "autoencoder_trainer": alone and alone.state_dict(),
             "autoencoder": self.autoencoder.state_dict(),
             "base_planes": self.base_planes.detach(),
             "renderer": self.renderer.state_dict(),
@@ -390,7 +401,7 @@ class JointTrainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state` was taken.
+        """Continue where `state` was taken; this trainer has not gone further itself.
 
         Raises:
             StoreMismatchError: If the state is of other objects.
@@ -400,7 +411,8 @@ class JointTrainer:
             raise StoreMismatchError(f"the checkpoint is of {len(given)} other objects than these {len(ids)}")
         self.step_count = int(state["step_count"])
         self.curve = [CurvePoint(*point) for point in state["curve"]]
-        if self._autoencoder_trainer is not None:
+        if self.phase == "autoencoder":
+            assert self._autoencoder_trainer is not None, "this trainer has gone further than the state"
             self._autoencoder_trainer.load_state_dict(state["autoencoder_trainer"])
         self.autoencoder.load_state_dict(state["autoencoder"])
         with torch.no_grad():
