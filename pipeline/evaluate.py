@@ -1,4 +1,4 @@
-"""Held-out evaluation: one object's figures, and the statistics of a whole data set.
+"""Held-out evaluation: one object's figures, and the statistics of a whole dataset.
 
 Figures are computed where an object is fitted, with what the store then holds, and kept beside the fit;
 `evaluate_dataset` aggregates them, or renders everything again from the store. Held-out views are read here
@@ -79,10 +79,10 @@ def evaluate_object(
 
 
 def evaluate_dataset(root: str | Path, fit: str | None = None, recompute: bool = False) -> dict[str, Any]:
-    """Statistics of one fit of a data set.
+    """Statistics of one fit of a dataset.
 
     Args:
-        root: Folder or URL of the data set.
+        root: Folder or URL of the dataset.
         fit: Name of the fit; None for the published one.
         recompute: Render every held-out view again from the store, instead of trusting the figures computed
             when the objects were fitted. LPIPS is null then.
@@ -91,7 +91,7 @@ def evaluate_dataset(root: str | Path, fit: str | None = None, recompute: bool =
         As `summarise`, with `fit` and `shared_version`.
 
     Raises:
-        UsageError: No such data set or fit.
+        UsageError: No such dataset or fit.
         IntegrityError: Stored bytes are damaged.
     """
     store = Store(root)
@@ -109,7 +109,7 @@ def recompute_figures(
     """Evaluate every stored fit again, from what the store holds.
 
     Args:
-        store: The data set.
+        store: The dataset.
         planes: The fit.
         renderer: Renders the codes; by default with the shared components that the fit names.
 

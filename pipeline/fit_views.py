@@ -28,10 +28,10 @@ class FitRenderer:
 
     @classmethod
     def open(cls, store: Store, shared_version: str, device: str = "cpu") -> FitRenderer:
-        """Load the shared components of a data set.
+        """Load the shared components of a dataset.
 
         Raises:
-            UsageError: The data set has no such version.
+            UsageError: The dataset has no such version.
             IntegrityError: A stored file is damaged.
         """
         return cls(load_shared(store, shared_version, device))

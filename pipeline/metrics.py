@@ -1,7 +1,7 @@
 """Image metrics and baselines: the one definition of PSNR and SSIM that every figure of fpipe uses.
 
 Images are sRGB in [0, 1], arrays of shape [V, H, W, 3] for V views of one object. Every metric comes back per
-view, float64 [V]; the mean over an object's views is the object's figure, and a data set's figures are
+view, float64 [V]; the mean over an object's views is the object's figure, and a dataset's figures are
 statistics over objects. Averaging the squared error over a batch first would give lower decibels (METHOD,
 section 5). NumPy only: metrics run on every object, on whatever machine fits it.
 """

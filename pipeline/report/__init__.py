@@ -1,4 +1,4 @@
-"""The report of a data set: one self-contained HTML page with its figures, pictures and history."""
+"""The report of a dataset: one self-contained HTML page with its figures, pictures and history."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ RENDER_REPORT: Final = "render"
 def write_report(
     root: str | Path, fit: str | None = None, renderer: FitRenderer | None = None, device: str = "cpu"
 ) -> str:
-    """Write the report of a data set, in place of an older one.
+    """Write the report of a dataset, in place of an older one.
 
     There is one as soon as anything is rendered: without a fit it goes to `reports/render.html`, with one to
     `reports/<fit>.html`, which has the sections on the views as well. Torch is needed for pictures of fits;
     without it and without a fit the report has everything that need not be rendered.
 
     Args:
-        root: Folder or URL of the data set.
+        root: Folder or URL of the dataset.
         fit: Name of the fit; None for the published one, where there is one.
         renderer: Renders the codes; by default with the shared components that the fit names.
         device: Where to render, without a renderer.
 
     Returns:
-        The page's path, or its URL where the data set is remote.
+        The page's path, or its URL where the dataset is remote.
 
     Raises:
-        UsageError: No such data set or fit, or nothing is rendered yet.
+        UsageError: No such dataset or fit, or nothing is rendered yet.
         IntegrityError: Stored bytes are damaged.
     """
     store = Store(root)

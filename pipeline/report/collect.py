@@ -1,4 +1,4 @@
-"""Reads the figures of a report out of a data set; what was not recorded is left out, never invented."""
+"""Reads the figures of a report out of a dataset; what was not recorded is left out, never invented."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def collect(store: Store, views: ViewsStore, status: Statuses, planes: PlanesSto
     """Gather everything that a report says.
 
     Args:
-        store: The data set.
+        store: The dataset.
         views: Its views.
         status: `Status` of every row of the views [N].
         planes: The fit to report on; None where there is none yet.
@@ -200,7 +200,7 @@ def _files(store: Store, prefix: str) -> Iterator[str]:
 def _facts(url: str, plan: Plan) -> dict[str, Any]:
     header = plan.header
     return {
-        "data set": url,
+        "dataset": url,
         "source": header.source.get("kind") or header.source.get("name") or "",
         "objects planned": header.n_objects,
         "classes": ", ".join(plan.classes),

@@ -1,7 +1,7 @@
-"""Reads the figures of the render section out of a data set, however large it is.
+"""Reads the figures of the render section out of a dataset, however large it is.
 
 Counts come from the arrays with one value per object, rates from the runs' events. What only the sidecars
-know (times, warnings) is read from all shards of a small data set and from a seeded sample of a large one.
+know (times, warnings) is read from all shards of a small dataset and from a seeded sample of a large one.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def collect_render(
     """Gather everything that the report says about the render stage.
 
     Args:
-        store: The data set.
+        store: The dataset.
         views: Its views.
         status: `Status` of every row [N].
         runs: Recorded runs of all stages.

@@ -27,7 +27,7 @@ Row = tuple[int, str, Failure]
 def collect_failures(
     views: ViewsStore, status: NDArray[np.uint8], planes: PlanesStore | None = None
 ) -> list[FailureKind]:
-    """Every failure of the data set, most frequent class first, stage by stage.
+    """Every failure of the dataset, most frequent class first, stage by stage.
 
     An object without views fails in every later stage, too: it is counted once, with the reason of the render
     stage.

@@ -1,4 +1,4 @@
-"""The top of the page of a data set without fits: what is rendered, and its key figures."""
+"""The top of the page of a dataset without fits: what is rendered, and its key figures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def opening(findings: Findings, sheets: ContactSheets) -> Html:
     """Title, what it is in a few sentences, some of the objects, and the key figures."""
     words = el(
         "div",
-        el("p", "Data set report", class_="eyebrow"),
+        el("p", "Dataset report", class_="eyebrow"),
         el("h1", _headline(findings.render)),
         el("p", _lead(findings), class_="lead"),
         class_="words",

@@ -92,7 +92,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class StoredPart:
-    """One part of the data set on disk, and over how many objects it spreads."""
+    """One part of the dataset on disk, and over how many objects it spreads."""
 
     label: str
     n_bytes: int

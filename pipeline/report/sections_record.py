@@ -17,7 +17,7 @@ _STAGE_ORDER: Final = ("render", "train-shared", "fit-objects", "evaluate", "rep
 
 def cost(findings: Findings) -> Html:
     """Time by stage and bytes by part."""
-    note = "Wall time of the runs that made this data set, and what it takes on disk. 1 KB is 1000 bytes."
+    note = "Wall time of the runs that made this dataset, and what it takes on disk. 1 KB is 1000 bytes."
     content: list[Child] = []
     times = _stage_times(findings)
     if times:

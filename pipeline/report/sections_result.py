@@ -31,7 +31,7 @@ def opening(findings: Findings, gallery: Gallery) -> Html:
     """Title, what it is in a few sentences, an object to turn, the key figures and the ruler."""
     words = el(
         "div",
-        el("p", "Data set report", class_="eyebrow"),
+        el("p", "Dataset report", class_="eyebrow"),
         el("h1", _headline(findings)),
         el("p", _lead(findings), class_="lead"),
         class_="words",

@@ -11,8 +11,13 @@ import torch
 
 def seeded_generator(*labels: object) -> torch.Generator:
     """A generator that depends on the labels alone (sha256), the same in every process."""
+    return torch.Generator().manual_seed(seeded_number(*labels))
+
+
+def seeded_number(*labels: object) -> int:
+    """A number below 2**63 that depends on the labels alone."""
     digest = hashlib.sha256("\x1f".join(str(label) for label in labels).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return int.from_bytes(digest[:8], "little") >> 1
 
 
 def cycle(n: int, count: int, position: int, *labels: object) -> list[int]:
@@ -75,3 +80,29 @@ class ObjectDraws:
     def generators(self, phase: str, step: int, rows: Sequence[int]) -> list[torch.Generator]:
         """One generator per object, which does not depend on the other objects of the step."""
         return [seeded_generator(phase, self.seed, step, self.object_ids[i]) for i in rows]
+
+
+def every_nth_window(
+    of_ranks: Sequence[ObjectDraws], shares: Sequence[int], rank: int, step: int, views: int, n: int
+) -> tuple[list[int], int]:
+    """Choose every n-th window of a step of all ranks, in a seeded order that does not depend on the ranks.
+
+    Args:
+        of_ranks: What each rank draws from.
+        shares: Objects per step of each.
+        rank: This rank.
+        step: Steps of the phase that are done.
+        views: Views per visit, each of which is a window.
+        n: The first window is chosen, and every n-th after it.
+
+    Returns:
+        The chosen ones among this rank's windows, ascending, and how many are chosen on all ranks.
+    """
+    windows = []
+    for owner, (draws, share) in enumerate(zip(of_ranks, shares, strict=True)):
+        drawn = [(row, view) for row, own in draws.views(step, share, views).items() for view in own]
+        for index, (row, view) in enumerate(drawn):
+            key = seeded_number("window", draws.seed, step, draws.object_ids[row], view)
+            windows.append((key, owner, index))
+    chosen = sorted(windows)[::n]
+    return sorted(index for _, owner, index in chosen if owner == rank), len(chosen)

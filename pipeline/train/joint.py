@@ -26,11 +26,11 @@ from pipeline.model.shared import RegimeOneCodes, SharedComponents
 from pipeline.train.autoencoder import AutoencoderTrainer
 from pipeline.train.batches import RayBatch, draw_pixels, view_pixels
 from pipeline.train.by_object import sum_by_object
-from pipeline.train.draws import ObjectDraws, seeded_generator
+from pipeline.train.draws import ObjectDraws, every_nth_window, seeded_generator
 from pipeline.train.latent_cache import LatentCache, encode_views
 from pipeline.train.losses import Rendered, latent_error, paste_pixels, render_pixels, total_variation
 from pipeline.train.object_codes import Leaves, ObjectCodes
-from pipeline.train.ranks import OtherRankError, Ranks, is_finite
+from pipeline.train.ranks import OtherRankError, Ranks, gather_from_all, is_finite
 from pipeline.train.ray_bank import RayBank, build_ray_bank
 from pipeline.train.row_adam import EPSILON
 from pipeline.train.schedule import Rates
@@ -107,24 +107,25 @@ class JointTrainer:
         self.size_px = (objects[0].rgba.shape[1], objects[0].rgba.shape[2])
         ids = [views.object_id for views in objects]
         self._draws = ObjectDraws(ids, [len(views.rgba) for views in objects], seed)
+        self._draws_of_ranks: list[ObjectDraws] = gather_from_all(self._draws)
         self._codes = ObjectCodes(ids, settings, seed, self.device)
         self._init_shared()
-        # One pass over memory instead of about ten; the same numbers up to rounding.
-        fused = self.device.type in ("cpu", "cuda")
         own = list(self.autoencoder.parameters())
-        # None where RGB is rendered without an autoencoder: there is nothing to train then.
+        # None where RGB is rendered without an autoencoder: there is nothing to train then. The first is
+        # dropped when its phase is over.
         self._autoencoder_trainer: AutoencoderTrainer | None = None
         self._ae_optimiser: torch.optim.Optimizer | None = None
         if own:
             batch = self._ranks.even_share(settings.autoencoder.batch_size)
             recipe = replace(settings.autoencoder, batch_size=batch)
             self._autoencoder_trainer = AutoencoderTrainer(self.autoencoder, AllViews(objects), recipe)
-            self._ae_optimiser = torch.optim.Adam(own, betas=(0.9, 0.99), fused=fused)
+            self._ae_optimiser = torch.optim.Adam(own, betas=(0.9, 0.99), fused=True)
         shared: list[dict[str, Any]] = [
             {"params": [self.base_planes]},
             {"params": list(self.renderer.parameters())},
         ]
-        self._optimiser = torch.optim.Adam(shared, betas=(0.9, 0.99), eps=EPSILON, fused=fused)
+        # Fused: one pass over memory instead of about ten; the same numbers up to rounding.
+        self._optimiser = torch.optim.Adam(shared, betas=(0.9, 0.99), eps=EPSILON, fused=True)
         self._cache: LatentCache | None = None
         self._bank = bank
         self._join_ranks()
@@ -146,10 +147,10 @@ class JointTrainer:
         filled = [tensor for tensor in (*shared, *self.autoencoder.buffers()) if tensor.numel()]
         self._ranks.broadcast(filled)  # base planes of a representation that has none are empty
         if self._autoencoder_trainer is not None and self._ae_optimiser is not None:
-            weight = self._ranks.even_weight(self.settings.autoencoder.batch_size)
-            self._ranks.sum_before(self._autoencoder_trainer.optimiser, weight)
+            fraction = self._ranks.even_fraction(self.settings.autoencoder.batch_size)
+            self._ranks.sum_before(self._autoencoder_trainer.optimiser, fraction)
             self._ranks.sum_before(self._ae_optimiser)
-        self._ranks.sum_before(self._optimiser)  # these losses are weighted by `_apply`
+        self._ranks.sum_before(self._optimiser)  # `_apply` multiplies these losses
 
     @property
     def n_objects(self) -> int:
@@ -182,6 +183,7 @@ class JointTrainer:
         """
         started = time.perf_counter()
         phase = self.phase
+        self._drop_what_is_over(phase)
         try:
             losses = self._step(phase)
         except OtherRankError as error:
@@ -192,6 +194,14 @@ class JointTrainer:
         point = CurvePoint(self.step_count, phase, losses, time.perf_counter() - started)
         self.curve.append(point)
         return point
+
+    def _drop_what_is_over(self, phase: Phase) -> None:
+        """Free what later phases do not read: the autoencoder's own training, and the warm-up's latents."""
+        if phase != "autoencoder" and self._autoencoder_trainer is not None:
+            self._autoencoder_trainer = None
+            self.autoencoder.zero_grad(set_to_none=True)
+        if phase == "joint":
+            self._cache = None
 
     def _step(self, phase: Phase) -> dict[str, float]:
         first = self.settings.autoencoder.steps
@@ -216,8 +226,8 @@ class JointTrainer:
             self.rates = {"autoencoder": self._autoencoder_trainer.learning_rate}
         if self._autoencoder_trainer.step == self.settings.autoencoder.steps:
             self._ranks.broadcast(self.autoencoder.buffers())  # the normaliser is of the first rank's views
-        weight = self._ranks.even_weight(self.settings.autoencoder.batch_size)
-        return self._ranks.sum({"ae": self._autoencoder_trainer.losses[-1]}, weight)
+        fraction = self._ranks.even_fraction(self.settings.autoencoder.batch_size)
+        return self._ranks.sum({"ae": self._autoencoder_trainer.losses[-1]}, fraction)
 
     def _warmup_step(self, step: int) -> dict[str, float]:
         s = self.settings
@@ -245,9 +255,9 @@ class JointTrainer:
             variation = total_variation(planes)
             parts["tv"] = float(variation.detach())
             loss = loss + s.tv_warmup * variation
-        weight = self._ranks.weight(s.warmup_objects)
-        self._apply(loss, weight, rows, leaves, s.warmup_rates.scaled(s.decay.at(step / s.warmup_steps)))
-        return self._reported(parts, weight)
+        fraction = self._ranks.fraction(s.warmup_objects)
+        self._apply(loss, fraction, rows, leaves, s.warmup_rates.scaled(s.decay.at(step / s.warmup_steps)))
+        return self._reported(parts, fraction)
 
     def _warmup_latents(self, batch: RayBatch, rows: list[int]) -> tuple[Tensor, Tensor]:
         """Background and target [P, C] of the latent pixels of a step, wherever bank and latents lie."""
@@ -273,34 +283,42 @@ class JointTrainer:
         leaves, planes = self._planes_of(rows)
         drawn = self._render(planes, batch.rays, rows, self._free_points(generators))
         rendered = paste_pixels(drawn.value, drawn.opacity, batch, background)
-        # The reconstruction loss has a tenth of the weight and costs a decoding: a part of the views is
-        # enough.
-        own, own_rgb = target[:: s.ae_every], rgb[:: s.ae_every]
+        # The reconstruction loss counts a tenth and costs a decoding: a part of the windows is enough.
+        chosen, n_chosen = every_nth_window(
+            self._draws_of_ranks,
+            self._ranks.shares(s.joint_objects),
+            self._ranks.rank,
+            step,
+            s.joint_views,
+            s.ae_every,
+        )
+        own, own_rgb = target[chosen], rgb[chosen]
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=s.dtype == "bfloat16"):
             decoded = self.autoencoder.decode(torch.cat([rendered, own])).float()
         latent = latent_error(rendered, target).mean()
         squared = (decoded - torch.cat([rgb, own_rgb])).square().flatten(1).mean(1)
-        rgb_loss, ae = squared[: len(rgb)].mean(), squared[len(rgb) :].mean()
+        # The mean over all ranks' windows, of which this rank's part is multiplied by its fraction later.
+        fraction = self._ranks.fraction(s.joint_objects)
+        rgb_loss, ae = squared[: len(rgb)].mean(), squared[len(rgb) :].sum() / (n_chosen * fraction)
         free = drawn.free.mean()
         loss = s.lambda_latent * latent + s.lambda_rgb * rgb_loss + s.lambda_ae * ae + s.lambda_free * free
         parts = {"latent": latent, "rgb": rgb_loss, "ae": ae, "free": free}
         if s.tv_joint:
             parts["tv"] = total_variation(planes)
             loss = loss + s.tv_joint * parts["tv"]
-        weight = self._ranks.weight(s.joint_objects)
-        self._apply(loss, weight, rows, leaves, s.joint_rates.scaled(s.decay.at(step / s.joint_steps)))
-        return self._reported({name: float(part.detach()) for name, part in parts.items()}, weight)
+        self._apply(loss, fraction, rows, leaves, s.joint_rates.scaled(s.decay.at(step / s.joint_steps)))
+        return self._reported({name: float(part.detach()) for name, part in parts.items()}, fraction)
 
     def _apply(
         self,
         loss: Tensor,
-        weight: float,
+        fraction: float,
         rows: list[int],
         leaves: Leaves,
         rates: Rates,
     ) -> None:
-        """Backward, then one optimiser step of what it reached and has a rate; `weight` is the rank's."""
-        value = self._ranks.sum({"loss": float(loss.detach())}, weight)["loss"]
+        """Backward, then one optimiser step of what it reached and has a rate; `fraction` is the rank's."""
+        value = self._ranks.sum({"loss": float(loss.detach())}, fraction)["loss"]
         if not math.isfinite(value):
             raise FloatingPointError(
                 f"the loss of step {self.step_count} ({self.phase}) is {value} at learning rates {rates}"
@@ -308,7 +326,7 @@ class JointTrainer:
         self._optimiser.zero_grad(set_to_none=True)
         if self._ae_optimiser is not None:
             self._ae_optimiser.zero_grad(set_to_none=True)
-        (loss * weight).backward()  # type: ignore[no-untyped-call]
+        (loss * fraction).backward()  # type: ignore[no-untyped-call]
         self._require_finite_gradients(leaves, rates)
         self.rates = {name: rate for name, rate in asdict(rates).items() if rate}
         if self._codes.micro is None:
@@ -330,11 +348,11 @@ class JointTrainer:
                 f"a gradient of step {self.step_count} ({self.phase}) is not finite at learning rates {rates}"
             )
 
-    def _reported(self, parts: dict[str, float], weight: float) -> dict[str, float]:
+    def _reported(self, parts: dict[str, float], fraction: float) -> dict[str, float]:
         """Losses of the whole step, all ranks; free space only where the loss looks at it."""
         if not self.settings.lambda_free:
             del parts["free"]
-        return self._ranks.sum(parts, weight)
+        return self._ranks.sum(parts, fraction)
 
     def _planes_of(self, rows: list[int]) -> tuple[Leaves, Tensor]:
         """Fuse the planes of a step's objects; their codes become leaves of the step's graph."""
@@ -368,10 +386,11 @@ class JointTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a continued run needs: tensors, plain numbers and strings."""
+        alone = self._autoencoder_trainer if self.phase == "autoencoder" else None
         return {
             "step_count": self.step_count,
             "curve": [(p.step, p.phase, p.losses, p.seconds) for p in self.curve],
-            "autoencoder_trainer": self._autoencoder_trainer and self._autoencoder_trainer.state_dict(),
+            "autoencoder_trainer": alone and alone.state_dict(),
             "autoencoder": self.autoencoder.state_dict(),
             "base_planes": self.base_planes.detach(),
             "renderer": self.renderer.state_dict(),
@@ -382,7 +401,7 @@ class JointTrainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state` was taken.
+        """Continue where `state` was taken; this trainer has not gone further itself.
 
         Raises:
             StoreMismatchError: If the state is of other objects.
@@ -392,7 +411,8 @@ class JointTrainer:
             raise StoreMismatchError(f"the checkpoint is of {len(given)} other objects than these {len(ids)}")
         self.step_count = int(state["step_count"])
         self.curve = [CurvePoint(*point) for point in state["curve"]]
-        if self._autoencoder_trainer is not None:
+        if self.phase == "autoencoder":
+            assert self._autoencoder_trainer is not None, "this trainer has gone further than the state"
             self._autoencoder_trainer.load_state_dict(state["autoencoder_trainer"])
         self.autoencoder.load_state_dict(state["autoencoder"])
         with torch.no_grad():

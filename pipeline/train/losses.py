@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from pipeline.model.compositing import stratified_depths
 from pipeline.model.renderer import Geometry, PlaneTable, Renderer, render_rays, render_rays_twice
+from pipeline.model.shapes import Bool, Float, Int
 from pipeline.train.batches import RayBatch, ViewBatch
 from pipeline.train.ray_bank import RayBank
 
@@ -30,9 +31,9 @@ class Rendered:
         free: [B] mean opacity of each object at random points that are known to be empty.
     """
 
-    value: Tensor
-    opacity: Tensor
-    free: Tensor
+    value: Float[Tensor, "p c"]
+    opacity: Float[Tensor, " p"]
+    free: Float[Tensor, " b"]
 
 
 def render_pixels(
@@ -40,8 +41,8 @@ def render_pixels(
     table: PlaneTable,
     bank: RayBank,
     batch: RayBatch,
-    objects: Tensor,
-    random: Tensor,
+    objects: Int[Tensor, " b"],
+    random: Float[Tensor, "b n 3"],
     geometry: Geometry,
     n_fine: int = 0,
 ) -> Rendered:
@@ -54,8 +55,8 @@ def render_pixels(
         table: Planes of the step's objects.
         bank: Rays and hulls.
         batch: Latent pixels of the step.
-        objects: [B] indices of the step's objects in the bank.
-        random: [B, n, 3] uniform in [0, 1); n may be 0.
+        objects: Indices of the step's objects in the bank.
+        random: Uniform in [0, 1); n may be 0.
         geometry: Plane box and sampling.
         n_fine: How many of the batch's samples per ray are importance samples; the others are stratified.
     """
@@ -78,9 +79,14 @@ def render_pixels(
 
 
 def free_opacity(
-    renderer: Renderer, table: PlaneTable, bank: RayBank, objects: Tensor, random: Tensor, geometry: Geometry
-) -> Tensor:
-    """[B] mean opacity at random points of free space; arguments as of `render_pixels`."""
+    renderer: Renderer,
+    table: PlaneTable,
+    bank: RayBank,
+    objects: Int[Tensor, " b"],
+    random: Float[Tensor, "b n 3"],
+    geometry: Geometry,
+) -> Float[Tensor, " b"]:
+    """Mean opacity of each object at random points of free space; arguments as of `render_pixels`."""
     n_objects, n_points = random.shape[:2]
     if n_points == 0:
         return random.new_zeros(n_objects)
@@ -91,24 +97,31 @@ def free_opacity(
     return free_space(raw, is_free, geometry).view(n_objects, n_points).mean(1)
 
 
-def free_space(raw: Tensor, is_free: Tensor, geometry: Geometry) -> Tensor:
+def free_space(
+    raw: Float[Tensor, " n"], is_free: Bool[Tensor, " n"], geometry: Geometry
+) -> Float[Tensor, " n"]:
     """Opacity of points that are known to be empty, over one step of a coarse march; zero at other points."""
     step_world = 2.0 * geometry.box_half / _COARSE_STEPS
     sigma = geometry.sigma_scale * functional.softplus(raw - 1.0)
     return -torch.expm1(-sigma * step_world) * is_free
 
 
-def paste_pixels(value: Tensor, opacity: Tensor, batch: ViewBatch, background: Tensor) -> Tensor:
+def paste_pixels(
+    value: Float[Tensor, "p c"],
+    opacity: Float[Tensor, " p"],
+    batch: ViewBatch,
+    background: Float[Tensor, "n c h w"],
+) -> Float[Tensor, "n c h w"]:
     """Put rendered pixels over the background latents of their windows.
 
     Args:
-        value: [P, C] premultiplied.
-        opacity: [P].
+        value: Premultiplied.
+        opacity: In [0, 1].
         batch: Windows.
-        background: [n, C, h, w] background latent of each window.
+        background: Background latent of each window.
 
     Returns:
-        [n, C, h, w]; latent pixels that no ray of the batch meets are the background latent exactly.
+        Latents of the windows; where no ray of the batch goes they are the background latent exactly.
     """
     flat = background.permute(0, 2, 3, 1).reshape(-1, background.shape[1])
     pixels = value + (1.0 - opacity[:, None]) * flat[batch.cell]
@@ -116,8 +129,8 @@ def paste_pixels(value: Tensor, opacity: Tensor, batch: ViewBatch, background: T
     return images.view(len(background), batch.height, batch.width, -1).permute(0, 3, 1, 2)
 
 
-def total_variation(planes: Tensor) -> Tensor:
-    """Squared differences of neighbouring texels of planes [B, 3, F, K, K], rows and columns.
+def total_variation(planes: Float[Tensor, "b 3 f k k"]) -> Float[Tensor, ""]:
+    """Squared differences of neighbouring texels of planes, rows and columns.
 
     Averaged over objects too: the released code sums over the batch, so that its strength depends on the
     batch's size (METHOD section 3).
@@ -125,6 +138,6 @@ def total_variation(planes: Tensor) -> Tensor:
     return planes.diff(dim=-1).square().mean() + planes.diff(dim=-2).square().mean()
 
 
-def latent_error(a: Tensor, b: Tensor) -> Tensor:
+def latent_error(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Squared error of normalised latents in [-1, 1] units, not reduced."""
     return 4.0 * (a - b).square()

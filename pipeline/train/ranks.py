@@ -1,9 +1,11 @@
 """What the ranks of a joint training do together: share a step's work, add gradients, agree on failures.
 
 A step sees the same number of objects whatever the number of ranks, so that more ranks take less time per
-step and leave the schedule as it is. Each rank draws its share from its own objects and weighs its losses by
-that share: sums over the ranks are then the means over the whole step, and two ranks equal one up to the
-order of additions where a step sees every object (with fewer, the draws differ). Without an initialised
+step and leave the schedule as it is. Each rank draws its share from its own objects and multiplies its losses
+by its fraction of the step: sums over the ranks are then the means over the whole step, and in the warm-up
+and the joint phase two ranks equal one up to the order of additions where a step sees every object (with
+fewer, the draws differ). Not so where the autoencoder is trained alone: each rank draws crops of its own
+objects' views, and the linear start and the normaliser are of the first rank's. Without an initialised
 `torch.distributed` there is one rank, and nothing here does anything.
 """
 
@@ -59,31 +61,32 @@ class Ranks:
 
     def share(self, wanted: int) -> int:
         """Objects that this rank draws in a step of `wanted` in all: at least one, at most all it has."""
-        return self._share(wanted, self.rank)
+        return self.shares(wanted)[self.rank]
 
-    def weight(self, wanted: int) -> float:
+    def shares(self, wanted: int) -> list[int]:
+        """The same of every rank."""
+        return [min(size, self._even_share(wanted, rank)) for rank, size in enumerate(self._sizes)]
+
+    def fraction(self, wanted: int) -> float:
         """This rank's part of the objects of such a step; the parts of all ranks add up to 1."""
-        return self.share(wanted) / sum(self._share(wanted, rank) for rank in range(self.world))
+        return self.share(wanted) / sum(self.shares(wanted))
 
     def even_share(self, wanted: int) -> int:
         """Views that this rank takes of `wanted` in all, however many objects it has: at least one."""
         return self._even_share(wanted, self.rank)
 
-    def even_weight(self, wanted: int) -> float:
+    def even_fraction(self, wanted: int) -> float:
         """This rank's part of such views."""
         return self.even_share(wanted) / sum(self._even_share(wanted, rank) for rank in range(self.world))
-
-    def _share(self, wanted: int, rank: int) -> int:
-        return min(self._sizes[rank], self._even_share(wanted, rank))
 
     def _even_share(self, wanted: int, rank: int) -> int:
         return max(1, wanted // self.world + (rank < wanted % self.world))
 
-    def sum(self, values: dict[str, float], weight: float = 1.0) -> dict[str, float]:
-        """Add up each value times the rank's weight; not finite on all ranks where it is so on one."""
+    def sum(self, values: dict[str, float], fraction: float = 1.0) -> dict[str, float]:
+        """Add up each value times the rank's fraction; not finite on all ranks where it is so on one."""
         if self.world == 1:
             return values
-        total = torch.tensor(list(values.values()), dtype=torch.float64) * weight
+        total = torch.tensor(list(values.values()), dtype=torch.float64) * fraction
         distributed.all_reduce(total)
         return dict(zip(values, total.tolist(), strict=True))
 
@@ -93,13 +96,13 @@ class Ranks:
             for tensor in tensors:
                 distributed.broadcast(tensor.data, 0)
 
-    def sum_before(self, optimiser: torch.optim.Optimizer, weight: float = 1.0) -> None:
-        """Add the gradients of all ranks, times their weights, before every step of an optimiser.
+    def sum_before(self, optimiser: torch.optim.Optimizer, fraction: float = 1.0) -> None:
+        """Add the gradients of all ranks, times their fractions, before every step of an optimiser.
 
         The step then raises FloatingPointError on all ranks where one has a gradient that is not finite.
         """
         if self.world > 1:
-            optimiser.register_step_pre_hook(lambda *_: self._sum_gradients(optimiser, weight))
+            optimiser.register_step_pre_hook(lambda *_: self._sum_gradients(optimiser, fraction))
 
     def fail(self, optimiser: torch.optim.Optimizer) -> None:
         """Take part in an optimiser's step that this rank cannot do, so that no other rank waits for it."""
@@ -108,12 +111,12 @@ class Ranks:
                 param.grad = torch.full_like(param, torch.nan)
             _add_gradients(list(_params(optimiser)))
 
-    def _sum_gradients(self, optimiser: torch.optim.Optimizer, weight: float) -> None:
+    def _sum_gradients(self, optimiser: torch.optim.Optimizer, fraction: float) -> None:
         params = [param for param in _params(optimiser) if param.grad is not None]
-        if weight != 1.0:
+        if fraction != 1.0:
             for param in params:
                 assert param.grad is not None
-                param.grad.mul_(weight)
+                param.grad.mul_(fraction)
         if not _add_gradients(params):
             raise OtherRankError("a rank's gradients are not finite any more")
 

@@ -133,7 +133,8 @@ def measure(name: str) -> dict[str, float]:
         trainer.step()
         peaks[phase] = max(peaks.get(phase, 0.0), status_bytes("VmHWM") - before["VmRSS"])
         peaks[f"{phase} kept"] = status_bytes("RssAnon") - before["RssAnon"]
-        peaks["files"] = file_bytes() - files_before
+        # By phase: the latents' file goes with the warm-up.
+        peaks[f"{phase} files"] = file_bytes() - files_before
     bank = trainer._ray_bank()
     cells = sum(len(views.rgba) for views in trainer.objects) * bank.grid[0] * bank.grid[1]
     return {**peaks, "program": before["VmRSS"], "ray_share": len(bank.near) / cells}
@@ -172,8 +173,8 @@ def compare(name: str) -> dict[str, float | dict[str, float]]:
     load = replace(load, ray_share=found["ray_share"])
     predicted = training_footprint(settings, architecture(size, factor, None), load)
     # The kernel counts resident pages of mapped files, too, although it may drop them.
-    growth = max(found[phase] for phase in ("autoencoder", "warmup", "joint") if phase in found)
-    growth -= found["files"]
+    phases = [phase for phase in ("autoencoder", "warmup", "joint") if phase in found]
+    growth = max(found[phase] - found[f"{phase} files"] for phase in phases)
     expected = predicted.total - predicted.program
     planned, total = planned_total(name), growth + found["program"]
     return {

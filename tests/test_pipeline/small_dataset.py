@@ -1,4 +1,4 @@
-"""A small data set of coloured discs, written through the real storage API, and a renderer that stands in for
+"""A small dataset of coloured discs, written through the real storage API, and a renderer that stands in for
 the trained one: tests of evaluation and report need a store, not a training.
 """
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.train.draws import ObjectDraws, cycle, seeded_generator
+from pipeline.train.draws import ObjectDraws, cycle, every_nth_window, seeded_generator
 
 
 def test_seeds_do_not_depend_on_the_process() -> None:
@@ -49,6 +49,28 @@ def test_every_view_is_seen_equally_often(per_step: int, views: int) -> None:
         assert (seen.max(1) - seen.min(1) <= 1).all(), step
     assert (seen == n_steps * per_step * views // 720).all()
     assert per_step != 12 or (seen == 1).all()
+
+
+def test_every_nth_window_does_not_depend_on_the_ranks() -> None:
+    ids, n_views = ["a", "b", "c"], [5, 6, 7]
+    whole = ObjectDraws(ids, n_views, seed=3)
+    parts = [ObjectDraws(ids[rank::2], n_views[rank::2], seed=3) for rank in range(2)]
+    seen = set()
+    for step in range(30):
+        windows = [(ids[row], view) for row, own in whole.views(step, 3, 2).items() for view in own]
+        chosen, count = every_nth_window([whole], [3], 0, step, 2, 4)
+        assert len(chosen) == count == 2, "of six windows the first and the fifth, in a seeded order"
+        together = []
+        for rank, part in enumerate(parts):
+            drawn = part.views(step, [2, 1][rank], 2)
+            own = [(part.object_ids[row], view) for row, some in drawn.items() for view in some]
+            found, everyone = every_nth_window(parts, [2, 1], rank, step, 2, 4)
+            assert everyone == count
+            together += [own[index] for index in found]
+        assert sorted(together) == sorted(windows[index] for index in chosen)
+        seen.update(together)
+    assert len(seen) >= 16, "all views have their turn"
+    assert every_nth_window([whole], [3], 0, 0, 2, 1) == (list(range(6)), 6)
 
 
 def test_generators_do_not_depend_on_company() -> None:

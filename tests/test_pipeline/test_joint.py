@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import math
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -79,6 +81,40 @@ def test_a_continued_run_has_the_same_bits(stop: int) -> None:
     _same(second.state_dict(), whole.state_dict())
     losses = [[point.losses for point in trainer.curve] for trainer in (second, whole)]
     assert losses[0] == losses[1]
+
+
+def test_what_a_phase_leaves_behind_is_freed() -> None:
+    trainer = toy_trainer()
+    _run(trainer, 2)
+    within = trainer.state_dict()
+    assert within["autoencoder_trainer"]["optimiser"]["state"]
+    own = weakref.ref(trainer._autoencoder_trainer)
+    _run(trainer, 1)
+    assert trainer.state_dict()["autoencoder_trainer"] is None, "a checkpoint at the border has no use for it"
+    _run(trainer, 1)
+    del within
+    gc.collect()
+    assert own() is None
+    assert all(param.grad is None for param in trainer.autoencoder.parameters())
+    latents = weakref.ref(trainer._latent_cache().latents)
+    _run(trainer, 4)
+    assert trainer.phase == "joint"
+    gc.collect()
+    assert latents() is None
+
+
+def test_a_checkpoint_that_still_has_the_autoencoders_training_is_continued() -> None:
+    """As older versions wrote it in every phase."""
+    whole = toy_trainer()
+    _run(whole, 2)
+    old = copy.deepcopy(whole.state_dict()["autoencoder_trainer"])
+    _run(whole, 3)
+    state = copy.deepcopy(whole.state_dict()) | {"autoencoder_trainer": old}
+    _run(whole, 5)
+    again = toy_trainer()
+    again.load_state_dict(state)
+    _run(again, 5)
+    _same(again.state_dict(), whole.state_dict())
 
 
 def test_a_checkpoint_of_other_objects_is_refused() -> None:
@@ -250,7 +286,7 @@ def test_a_warmup_step_object_by_object_is_that_of_one_graph(extra: dict[str, An
     for at_once in (False, True):
         objects = [toy_object(seed).training() for seed in range(3)]
         trainer = JointTrainer(objects, toy_autoencoder(), settings, seed=0)
-        trainer._ranks.weight = lambda wanted: 0.25  # type: ignore[method-assign]  # as one of four ranks
+        trainer._ranks.fraction = lambda wanted: 0.25  # type: ignore[method-assign]  # as one of four ranks
         trainer.at_once = at_once
         losses = trainer.step().losses
         shared = [trainer.base_planes, *trainer.renderer.parameters()]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tests.test_pipeline.two_ranks import both
 N_OBJECTS = 3  # two on the first rank, one on the second
 
 
-def settings() -> JointSettings:
+def settings(ae_every: int = 1) -> JointSettings:
     return replace(
         toy_settings(),
         autoencoder=AutoencoderRecipe(steps=0),
@@ -33,6 +34,7 @@ def settings() -> JointSettings:
         warmup_objects=N_OBJECTS,
         joint_steps=4,
         joint_objects=N_OBJECTS,
+        ae_every=ae_every,
     )
 
 
@@ -58,13 +60,14 @@ def planes_after(trainer: JointTrainer, steps: int) -> dict[str, Any]:
     }
 
 
-def _train(rank: int, folder: Path) -> dict[str, Any]:
-    return planes_after(trainer_of(list(range(N_OBJECTS))[rank::2], settings()), 10)
+def _train(ae_every: int, rank: int, folder: Path) -> dict[str, Any]:
+    return planes_after(trainer_of(list(range(N_OBJECTS))[rank::2], settings(ae_every)), 10)
 
 
-def test_two_ranks_equal_one_with_the_same_global_batch(tmp_path: Path) -> None:
-    first, second = both(_train, tmp_path)
-    one = planes_after(trainer_of(list(range(N_OBJECTS)), settings()), 10)
+@pytest.mark.parametrize("ae_every", [1, 4])
+def test_two_ranks_equal_one_with_the_same_global_batch(tmp_path: Path, ae_every: int) -> None:
+    first, second = both(partial(_train, ae_every), tmp_path)
+    one = planes_after(trainer_of(list(range(N_OBJECTS)), settings(ae_every)), 10)
     for name in ("base", "renderer", "autoencoder"):
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
     for step, (mine, theirs) in enumerate(zip(first["losses"], one["losses"], strict=True)):
@@ -81,7 +84,7 @@ def test_two_ranks_equal_one_with_the_same_global_batch(tmp_path: Path) -> None:
         # Seen: 6e-7 at most, of values up to 1.7, after ten steps.
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
     # Adam makes a part of a step (5e-4 long) of a gradient that is nothing but rounding: seen beyond 1e-5 in
-    # 2 of 339,328 weights, 1.6e-5 at most.
+    # 2 of 339,328 params, 1.6e-5 at most.
     torch.testing.assert_close(first["autoencoder"], one["autoencoder"], rtol=1e-5, atol=5e-5)
 
 
@@ -179,7 +182,7 @@ def test_a_gradient_that_is_not_finite_on_one_rank_stops_all(tmp_path: Path) -> 
 def test_one_rank_does_nothing_and_work_is_dealt_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = Ranks(5)
     assert (alone.rank, alone.world) == (0, 1)
-    assert (alone.share(3), alone.share(8), alone.weight(3), alone.even_share(16)) == (3, 5, 1.0, 16)
+    assert (alone.share(3), alone.share(8), alone.fraction(3), alone.even_share(16)) == (3, 5, 1.0, 16)
     losses = {"a": float("nan")}
     assert alone.sum(losses) is losses
     # 7 objects on 3 ranks, 3 + 2 + 2: of a step's 4 the first takes 2, of 9 each takes all that it has.
@@ -188,5 +191,5 @@ def test_one_rank_does_nothing_and_work_is_dealt_evenly(monkeypatch: pytest.Monk
     shares = []
     for rank in range(3):
         monkeypatch.setattr(alone, "rank", rank)
-        shares.append([alone.share(4), alone.share(9), alone.share(1), alone.weight(4)])
+        shares.append([alone.share(4), alone.share(9), alone.share(1), alone.fraction(4)])
     assert shares == [[2, 3, 1, 0.5], [1, 2, 1, 0.25], [1, 2, 1, 0.25]]

@@ -1,4 +1,4 @@
-"""The report of a data set without fits: bounded reading, throughput, pictures of failures, hostile text."""
+"""The report of a dataset without fits: bounded reading, throughput, pictures of failures, hostile text."""
 
 from __future__ import annotations
 
