@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-all lint types layers bench-render bench-autoencoder bench-warmup doctor clean
+.PHONY: help setup demo test test-all lint types layers bench-render bench-autoencoder bench-warmup bench-kernels doctor clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -41,6 +41,9 @@ bench-autoencoder: $(STAMP)  ## PSNR of small autoencoders on unseen objects ove
 
 bench-warmup: $(STAMP)  ## CPU of a training step at the paper's sizes, against plain torch
 	$(BIN)/python -m tests.benchmarks.bench_warmup
+
+bench-kernels: $(STAMP)  ## sampling and decoding of a fit step: our code against grid_sample and others
+	$(BIN)/python -m tests.benchmarks.bench_kernels
 
 doctor: $(STAMP)  ## check this machine
 	$(BIN)/fpipe doctor
