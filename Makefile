@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-all lint types layers bench-render bench-autoencoder bench-warmup bench-fit doctor clean
+.PHONY: help setup demo test test-all lint types layers bench-render bench-autoencoder bench-warmup bench-kernels bench-fit doctor clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -44,6 +44,9 @@ bench-warmup: $(STAMP)  ## CPU of a training step at the paper's sizes, against 
 
 bench-fit: $(STAMP)  ## quality of fits over CPU-seconds per object, against the paper's recipe: JSON line and plot
 	$(BIN)/python -m tests.benchmarks.bench_fit --size small
+
+bench-kernels: $(STAMP)  ## sampling and decoding of a fit step: our code against grid_sample and others
+	$(BIN)/python -m tests.benchmarks.bench_kernels
 
 doctor: $(STAMP)  ## check this machine
 	$(BIN)/fpipe doctor

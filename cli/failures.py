@@ -155,10 +155,11 @@ def repro(
         if path is not None:
             raise UsageError("--path belongs to --stage render")
         from pipeline.fit.repro import repro_fit
+        from pipeline.fit.resources import FitResources
 
-        device = "cuda" if config.compute.fit_gpus else "cpu"
-        threads = max(1, int(config.compute.fit_cpus))
-        found = repro_fit(store.url, name, object_id, threads, device, out)
+        compute = config.compute
+        resources = FitResources.of(compute.fit_cpus, compute.fit_gpus, compute.kernel)
+        found = repro_fit(store.url, name, object_id, resources, out)
     if as_json:
         values = {
             "object_id": object_id,

@@ -94,6 +94,11 @@ class ComputeConfig(BaseModel):
     )
     fit_cpus: float = Field(default=1.0, gt=0, description="Cores, and torch threads, per fit task.")
     fit_gpus: float = Field(default=0.0, ge=0, description="GPUs per fit task, fractions allowed.")
+    kernel: Literal["torch", "auto", "fused"] = Field(
+        default="torch",
+        description="What decodes points: torch's operations, or on CUDA the Triton kernel; auto takes it"
+        " where it gives torch's results, fused insists.",
+    )
     max_attempts: int = Field(
         default=3, ge=1, description="Tries per shard for failures that may pass (lost node, store)."
     )

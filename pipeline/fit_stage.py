@@ -9,6 +9,7 @@ from pipeline.compute import ComputeSession
 from pipeline.config import PipelineConfig
 from pipeline.executor import TaskResources
 from pipeline.fit.job import fit_shard
+from pipeline.fit.resources import FitResources
 from pipeline.progress import Progress
 from pipeline.run import record_run
 from pipeline.shard_spec import parse_shards
@@ -102,8 +103,7 @@ def fit_objects(
             {
                 "root_url": store.url,
                 "fit_name": name,
-                "threads": max(1, int(compute.fit_cpus)),
-                "device": "cuda" if compute.fit_gpus else "cpu",
+                "resources": FitResources.of(compute.fit_cpus, compute.fit_gpus, compute.kernel),
             },
             chosen,
             {shard: len(planes.shard_rows(shard)) for shard in chosen},

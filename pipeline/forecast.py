@@ -100,7 +100,7 @@ def forecast(config: PipelineConfig, calibrate: bool = True) -> dict[str, Any]:
             "planes_per_object": planes_bytes,
             "shared": measured.shared_bytes if measured else None,
         },
-        "memory": worker_memory(config, n, choose_objects_per_shard(n, planes_bytes, workers)),
+        "memory": worker_memory(config, n),
         "workers": workers,
         "seconds": None,
     }

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from pipeline.train.settings import JointSettings
 
 
-def worker_memory(
-    config: PipelineConfig, n_objects: int, objects_per_fit_shard: int
-) -> dict[str, dict[str, int]] | None:
+def worker_memory(config: PipelineConfig, n_objects: int) -> dict[str, dict[str, int]] | None:
     """Returns the bytes of one worker of train-shared and of fit-objects by part, None without torch here.
 
     With a GPU they are the host's and the GPU's memory together: views lie on the host; state, steps, and the
@@ -25,9 +23,9 @@ def worker_memory(
     Args:
         config: resolved configuration.
         n_objects: objects of the dataset.
-        objects_per_fit_shard: objects whose views a fit task reads.
     """
     try:
+        from pipeline.fit.resources import MOST_ON_CPU
         from pipeline.train.footprint import RAY_SHARE, WorkerLoad, fit_footprint, training_footprint
     except ImportError:
         return None
@@ -49,10 +47,9 @@ def worker_memory(
         load(per_rank, config.train.dilate, compute.train_memory_bytes),
         compute.gradient_checkpointing,
     )
-    fit = fit_footprint(
-        config.fit.settings(), settings, autoencoder, load(config.fit.batch, config.fit.dilate)
-    )
-    read = objects_per_fit_shard * render.views * size[0] * size[1] * 4
+    batch = config.fit.batch or MOST_ON_CPU
+    fit = fit_footprint(config.fit.settings(), settings, autoencoder, load(batch, config.fit.dilate))
+    read = batch * render.views * size[0] * size[1] * 4  # held-out views too, until an object is judged
     return {"train": train.to_dict(), "fit": replace(fit, views=fit.views + read).to_dict()}
 
 

@@ -166,6 +166,7 @@ def retry_fit(
         UsageError: No dataset or fit, unknown object, or one whose shard is not done.
         LeaseHeldError, ShardsFailedError: See `retry_render`.
     """
+    from pipeline.fit.resources import FitResources
     from pipeline.fit.retry import can_be_fitted, retry_fit_shard  # needs torch
 
     read_plan(store)
@@ -180,8 +181,7 @@ def retry_fit(
         {
             "root_url": store.url,
             "fit_name": planes.header.name,
-            "threads": max(1, int(compute.fit_cpus)),
-            "device": "cuda" if compute.fit_gpus else "cpu",
+            "resources": FitResources.of(compute.fit_cpus, compute.fit_gpus, compute.kernel),
         },
         TaskResources(cpus=compute.fit_cpus, gpus=compute.fit_gpus, deadline_s=compute.fit_deadline_s),
         (),

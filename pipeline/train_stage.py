@@ -130,6 +130,7 @@ def _run(
         checkpoints=compute.checkpoints,
         memory_bytes=compute.train_memory_bytes,
         gradient_checkpointing=compute.gradient_checkpointing,
+        kernel=compute.kernel,
     )
     executor = session.executor
     if executor.name == "ray":

@@ -35,7 +35,10 @@ class FitConfig(ContentConfig):
         default="float16", description="Stored type of the micro planes."
     )
     batch: int = Field(
-        default=8, ge=1, description="Objects in one tensor step; objects do not influence each other."
+        default=8,
+        ge=0,
+        description="Objects in one tensor step, which do not influence each other; 0 plans it from the"
+        " device's memory.",
     )
     latent_steps: int = Field(default=1000, ge=0, description="Steps against latents that are encoded once.")
     latent_pixels: int = Field(default=512, ge=1, description="Latent pixels per object and step.")

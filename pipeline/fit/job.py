@@ -14,7 +14,7 @@ import shlex
 import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from pipeline import metrics
 from pipeline.evaluate import evaluate_object
 from pipeline.fit.config import FitConfig
 from pipeline.fit.optimise import fit_stream
+from pipeline.fit.resources import ONE_CORE, FitResources, planned_batch
 from pipeline.fit.settings import FittedCode
 from pipeline.fit_views import FitRenderer
 from pipeline.model.shared import RegimeOneCodes, SharedComponents, load_regime_one, load_shared
@@ -39,7 +40,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 def fit_shard(
-    root_url: str, fit_name: str, shard: int, attempt: str, threads: int = 1, device: str = "cpu"
+    root_url: str, fit_name: str, shard: int, attempt: str, resources: FitResources = ONE_CORE
 ) -> dict[str, Any]:
     """Fit one shard and commit it; a shard that is done is skipped, a committed one only published.
 
@@ -48,8 +49,7 @@ def fit_shard(
         fit_name: Name of the fit; its header says which shared components and configuration.
         shard: Shard number of the fit.
         attempt: Names this attempt; a random part is added, so that a repeated call is another attempt.
-        threads: torch threads on the CPU.
-        device: "cpu" or "cuda".
+        resources: What the task computes with.
 
     Returns:
         shard, attempt, n_ok, n_failed, skipped, and seconds, psnr_db, n_bytes when it was fitted now.
@@ -59,7 +59,7 @@ def fit_shard(
         IntegrityError: Stored shared components are damaged.
         TransientError: The store kept failing; worth another attempt.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(resources.threads)
     store = Store(root_url)
     planes, views = PlanesStore.open(store, fit_name), ViewsStore.open(store)
     rows = planes.shard_rows(shard)
@@ -68,11 +68,11 @@ def fit_shard(
         return {"shard": shard, "attempt": attempt, "skipped": True, **_counts(planes, shard)}
     _require_views(views, rows)
     started = time.monotonic()
-    worker = ShardFitter.of_fit(store, planes, device)
+    worker = ShardFitter.of_fit(store, planes, resources)
     with planes.builder(shard, f"{attempt}-{secrets.token_hex(4)}") as builder:
         figures = worker.add(builder, views, rows)
         seconds = time.monotonic() - started
-        commit = builder.commit({"seconds": seconds, "host": socket.gethostname(), "device": device})
+        commit = builder.commit({"seconds": seconds, **worker.circumstances()})
     summary = {"shard": shard, "attempt": commit.attempt, "skipped": False, **_counts(planes, shard)}
     psnr = float(np.nanmean(figures)) if np.isfinite(figures).any() else None
     return {**summary, "seconds": seconds, "psnr_db": psnr, "n_bytes": commit.n_bytes}
@@ -109,6 +109,8 @@ class ShardFitter:
         shared: Frozen shared components.
         codes: Codes of the jointly trained objects, from which these start.
         config: How objects are fitted.
+        resources: What it computes with.
+        batch: Objects at a time: the configured number, or as many as there is memory for.
         root_url: The dataset, for the command that reproduces a failure.
         fit_name: The fit, for the same.
     """
@@ -116,16 +118,25 @@ class ShardFitter:
     shared: SharedComponents
     codes: RegimeOneCodes
     config: FitConfig
+    resources: FitResources
+    batch: int
     root_url: str
     fit_name: str
 
     @classmethod
-    def of_fit(cls, store: Store, planes: PlanesStore, device: str) -> ShardFitter:
+    def of_fit(cls, store: Store, planes: PlanesStore, resources: FitResources) -> ShardFitter:
         """Load what the header of a fit names."""
         version = planes.header.shared_version
         config = FitConfig.model_validate(planes.header.fit_config)
-        shared, codes = load_shared(store, version, device), load_regime_one(store, version)
-        return cls(shared, codes, config, store.url, planes.header.name)
+        shared, codes = load_shared(store, version, resources.device), load_regime_one(store, version)
+        shared.renderer.kernel = resources.kernel
+        n_views = planes.plan.header.n_views  # some of them are held out
+        batch = config.batch or planned_batch(shared, config.settings(), n_views, resources)
+        return cls(shared, codes, config, resources, batch, store.url, planes.header.name)
+
+    def circumstances(self) -> dict[str, Any]:
+        """What a shard's record says of how it was made."""
+        return {"host": socket.gethostname(), "batch": self.batch, **asdict(self.resources)}
 
     def add(self, builder: PlanesShardBuilder, views: ViewsStore, rows: Sequence[int]) -> list[float]:
         """Fit rows and put them into a shard; return their PSNR."""
@@ -168,7 +179,7 @@ class ShardFitter:
         return replace(failure, repro=repro_command(self.root_url, self.fit_name, object_id))
 
     def fit(self, objects: Iterable[tuple[str, ObjectViews]]) -> Iterator[FittedCode]:
-        """Fit objects, as many at a time as the configuration says; yield each when it is done.
+        """Fit objects, as many at a time as `batch` says; yield each when it is done.
 
         Jointly trained objects start from their own codes.
         """
@@ -179,7 +190,7 @@ class ShardFitter:
             )
             for object_id, v in objects
         )
-        return fit_stream(self.shared, starts, self.config.settings(), self.config.seed, self.config.batch)
+        return fit_stream(self.shared, starts, self.config.settings(), self.config.seed, self.batch)
 
     def _store(
         self,

@@ -14,6 +14,7 @@ import torch
 
 from pipeline import metrics
 from pipeline.fit.job import ShardFitter
+from pipeline.fit.resources import ONE_CORE, FitResources
 from pipeline.fit_views import FitRenderer
 from render_jobs.repro import Reproduction, make_folder, planned_object, save_picture
 from storage.errors import IntegrityError, ObjectUnavailableError
@@ -29,8 +30,7 @@ def repro_fit(
     root_url: str,
     fit_name: str | None,
     object_id: str,
-    threads: int = 1,
-    device: str = "cpu",
+    resources: FitResources = ONE_CORE,
     out: Path | None = None,
 ) -> Reproduction:
     """Fit one object.
@@ -39,15 +39,14 @@ def repro_fit(
         root_url: The dataset.
         fit_name: Name of the fit, None for the published one.
         object_id: The object.
-        threads: torch threads on the CPU.
-        device: "cpu" or "cuda".
+        resources: What the fit computes with.
         out: Folder for pictures of held-out views beside the fit's; None for none.
 
     Raises:
         UsageError: No dataset, no such fit or object.
         EnvironmentProblem: The folder for pictures cannot be written.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(resources.threads)
     if out is not None:
         make_folder(out)
     store = Store(root_url)
@@ -59,7 +58,7 @@ def repro_fit(
         return Reproduction(Failure(NO_VIEWS, f"there is nothing to fit: {error.reason}"))
     except IntegrityError as error:
         return Reproduction(Failure("damaged_views", str(error)))
-    fitter = ShardFitter.of_fit(store, planes, device)
+    fitter = ShardFitter.of_fit(store, planes, resources)
     (result,) = fitter.fit([(object_id, own)])
     try:
         if result.failure is not None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import secrets
-import socket
 import time
 from typing import Any
 
 import torch
 
 from pipeline.fit.job import ShardFitter
+from pipeline.fit.resources import ONE_CORE, FitResources
 from render_jobs.retry import is_selected
 from storage.planes import PlanesStore
 from storage.records import NO_VIEWS, Failure, Status
@@ -33,8 +33,7 @@ def retry_fit_shard(
     generation: int,
     kinds: list[str] | None = None,
     objects: list[str] | None = None,
-    threads: int = 1,
-    device: str = "cpu",
+    resources: FitResources = ONE_CORE,
 ) -> dict[str, Any]:
     """Fit failed objects of a shard that is done, and replace it if any of them ends otherwise now.
 
@@ -49,8 +48,7 @@ def retry_fit_shard(
         generation: Of the open round of replacements.
         kinds: Failure classes to try again, None for all.
         objects: Object ids to try again, None for all.
-        threads: torch threads on the CPU.
-        device: "cpu" or "cuda".
+        resources: What the task computes with.
 
     Returns:
         shard, n_ok (mended), n_failed (tried in vain), skipped, seconds.
@@ -59,7 +57,7 @@ def retry_fit_shard(
         LeaseLostError: The driver is gone, and somebody else may replace shards.
         IntegrityError, TransientError: See `pipeline.fit.job.fit_shard`.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(resources.threads)
     started = time.monotonic()
     store = Store(root_url)
     planes, views = PlanesStore.open(store, fit_name), ViewsStore.open(store)
@@ -74,8 +72,9 @@ def retry_fit_shard(
     with planes.builder(shard, f"{attempt}-{secrets.token_hex(4)}") as builder:
 
         def work(rows: list[int]) -> dict[str, Any]:
-            ShardFitter.of_fit(store, planes, device).add(builder, views, rows)
-            return {"seconds": time.monotonic() - started, "host": socket.gethostname(), "device": device}
+            worker = ShardFitter.of_fit(store, planes, resources)
+            worker.add(builder, views, rows)
+            return {"seconds": time.monotonic() - started, **worker.circumstances()}
 
         redone = redo_objects(planes, builder, Round(token, generation), is_chosen, work)
         mended = [record for record in builder.records if record.row in (redone or ()) and not record.failure]

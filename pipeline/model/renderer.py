@@ -22,8 +22,9 @@ from pipeline.model.compositing import (
     sample_weights,
     stratified_depths,
 )
+from pipeline.model.kernel_choice import Kernel, takes_fused
 from pipeline.model.mlp import mlp
-from pipeline.model.planes import Axes, lookup, plane_cells, plane_table, rows_per_object
+from pipeline.model.planes import Axes, plane_table, sample_table
 from pipeline.model.rays import ray_span, view_rays
 from pipeline.model.shapes import Float, Int
 
@@ -66,17 +67,40 @@ class Geometry:
 
 
 class Renderer(nn.Module):
-    """Linear(F, width) → Softplus → Linear(width, 1 + C): features to raw density and colour."""
+    """Linear(F, width) → Softplus → Linear(width, 1 + C): features to raw density and colour.
+
+    Attributes:
+        kernel: What computes it, see `pipeline.model.kernel_choice`. Not a parameter, and not stored.
+    """
 
     def __init__(self, n_features: int, n_channels: int, width: int = 64) -> None:
         super().__init__()
+        self.kernel: Kernel = "auto"
         self.n_features, self.n_channels, self.width = n_features, n_channels, width
         self.hidden = nn.Linear(n_features, width)
         self.out = nn.Linear(width, 1 + n_channels)
 
     def forward(self, features: Float[Tensor, "n f"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n c"]]:
         """Decode features to raw density (unbounded) and colour in [0, 1]."""
-        out = mlp(features, self.hidden.weight, self.hidden.bias, self.out.weight, self.out.bias)
+        return self._activate(mlp(features, *self._params()))
+
+    def decode(
+        self, table: PlaneTable, points: Float[Tensor, "n 3"], object_index: Int[Tensor, " n"]
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n c"]]:
+        """Raw density and colour at points, each in the planes of its object. No gradient for the points."""
+        place = (table.resolution, table.box_half, table.axes)
+        params = self._params()
+        if not takes_fused(self.kernel, table.rows, params):
+            found: tuple[Tensor, Tensor] = self(sample_table(table.rows, points, object_index, *place))
+            return found
+        from pipeline.model.fused_kernel import fused_decode
+
+        return self._activate(fused_decode(table.rows, points, object_index, params, *place))
+
+    def _params(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.hidden.weight, self.hidden.bias, self.out.weight, self.out.bias
+
+    def _activate(self, out: Tensor) -> tuple[Tensor, Tensor]:
         raw, logits = torch.split(out, [1, self.n_channels])
         colour = torch.sigmoid(logits) * _COLOUR_RANGE - 0.5 * (_COLOUR_RANGE - 1.0)
         return raw[0], colour.T
@@ -102,12 +126,6 @@ class PlaneTable:
     def of(planes: Float[Tensor, "b 3 f k k"], geometry: Geometry) -> PlaneTable:
         """Build the table of fused planes."""
         return PlaneTable(plane_table(planes), planes.shape[-1], geometry.box_half, geometry.axes)
-
-    def sample(self, points: Float[Tensor, "n 3"], object_index: Int[Tensor, " n"]) -> Float[Tensor, "n f"]:
-        """Features of points, each in the planes of its object. Differentiable in the table."""
-        cells, weights = plane_cells(points, self.resolution, self.box_half, self.axes)
-        offset = (object_index * rows_per_object(self.resolution)).to(cells.dtype)
-        return lookup(self.rows, cells + offset, weights, self.resolution)
 
 
 def render_rays(
@@ -135,7 +153,7 @@ def render_rays(
     """
     n_rays, n_samples = depths.shape
     points = ray_points(origins, directions, depths)
-    raw, colour = renderer(table.sample(points, object_index.repeat_interleave(n_samples)))
+    raw, colour = renderer.decode(table, points, object_index.repeat_interleave(n_samples))
     weights = midpoint_weights(raw.view(n_rays, n_samples), depths, sigma_scale)
     value, opacity = composite(weights, colour.view(n_rays, n_samples, -1))
     return value, opacity, weights
@@ -174,7 +192,7 @@ def render_rays_twice(
 
     def decode(at: Tensor) -> tuple[Tensor, Tensor]:
         points = ray_points(origins, directions, at)
-        raw, colour = renderer(table.sample(points, object_index.repeat_interleave(at.shape[1])))
+        raw, colour = renderer.decode(table, points, object_index.repeat_interleave(at.shape[1]))
         return raw.view(at.shape), colour.view(*at.shape, -1)
 
     raw, colour = decode(depths)

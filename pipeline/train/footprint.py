@@ -32,7 +32,7 @@ from pipeline.train.training_views import TrainingViews
 
 PROGRAM_BYTES = 550 * 2**20
 """A worker's memory before it has data: the interpreter with torch, diffusers and zarr; seen: 500 to 600."""
-OVERHEAD_SHARE = 0.15
+OVERHEAD_SHARE = 0.22
 """Of tensors but the views: gaps of the allocator, workspaces of convolutions; seen on CPUs: 0.15 to 0.3."""
 RAY_SHARE = 0.3
 """Latent pixels of a view that can meet the object; seen on procedural cars: 0.21 to 0.37."""
@@ -137,9 +137,10 @@ def training_footprint(
     kept = _kept(autoencoder, load, s.geometry)
     planes = 4 * s.n_base * 3 * s.f_mac * s.resolution**2
     codes = load.objects * 4 * (3 * s.f_mic * s.resolution**2 + s.n_base)
-    trainings = (s.autoencoder.steps > 0) + (s.joint_steps > 0)
-    state = 3 * codes + 4 * planes + ae * (1 + (trainings > 0) + 2 * trainings)
-    checkpoint = 3 * codes + 3 * planes + ae * (1 + 2 * trainings)
+    trains = s.autoencoder.steps > 0 or s.joint_steps > 0
+    # The autoencoder's own phase and the joint one never keep their moments at the same time.
+    state = 3 * codes + 4 * planes + ae * (4 if trains else 1)
+    checkpoint = 3 * codes + 3 * planes + ae * (3 if trains else 1)
     cost = rendering_cost(settings, autoencoder)
     steps = [_encoding(autoencoder, load), checkpoint - planes]
     if s.autoencoder.steps:
@@ -161,10 +162,15 @@ def fit_footprint(
     settings: FitSettings, shared: JointSettings, autoencoder: Autoencoder, load: WorkerLoad
 ) -> Footprint:
     """Predict a worker that fits a batch of `load.objects` to shared components of the training's sizes."""
-    s, same = settings, replace(shared, n_samples=settings.n_samples, free_points=settings.free_points)
-    kept = _kept(autoencoder, load, shared.geometry)
+    s = settings
+    same = replace(shared, n_samples=s.n_samples, n_fine=s.n_fine, free_points=s.free_points)
+    views, rays, latents = _kept(autoencoder, load, shared.geometry)
+    # An object keeps its own rays and targets, and what a step of all reads is a copy, with backgrounds.
+    targets = int(latents * load.ray_share)
+    kept = (views, 2 * rays, latents + 3 * targets)
     planes = 4 * shared.n_base * 3 * shared.f_mac * shared.resolution**2
-    codes = load.objects * 4 * (3 * shared.f_mic * shared.resolution**2 + shared.n_base)
+    texels = sum((shared.resolution >> level) ** 2 for level in range(s.levels))
+    codes = load.objects * 4 * (3 * shared.f_mic * texels + shared.n_base)
     cost = rendering_cost(same, autoencoder)
     latent = cost.evaluate(cost.backward, load.objects, s.latent_pixels)
     height, width = _window(s.crop_px, autoencoder, load)

@@ -20,6 +20,7 @@ from torch import distributed
 
 from pipeline.model.autoencoder import Autoencoder, load_autoencoder, new_autoencoder
 from pipeline.model.identity import IdentityAutoencoder
+from pipeline.model.kernel_choice import Kernel
 from pipeline.model.shared import RegimeOneCodes, SharedComponents
 from pipeline.train.autoencoder import check_sizes
 from pipeline.train.checkpoints import Checkpoints, require_finite
@@ -70,6 +71,7 @@ class TrainResources:
         checkpoints: How many are kept.
         memory_bytes: Memory for views, rays and latents, None for any amount; what is beyond lies in files.
         gradient_checkpointing: Whether the autoencoder's activations are computed twice instead of kept.
+        kernel: What decodes points, see `pipeline.model.kernel_choice`.
     """
 
     threads: int
@@ -78,6 +80,7 @@ class TrainResources:
     checkpoints: int = 2
     memory_bytes: int | None = None
     gradient_checkpointing: bool = False
+    kernel: Kernel = "torch"
 
 
 def train_hash(plan: Plan, train: dict[str, Any]) -> str:
@@ -171,6 +174,7 @@ def train_rank(
     trainer = build_trainer(objects, config, resources.device, arrays)
     if resources.gradient_checkpointing:
         trainer.autoencoder.enable_gradient_checkpointing()
+    trainer.renderer.kernel = resources.kernel
     resumed = _resume(trainer, checkpoints)
     with contextlib.ExitStack() as watched:
         watcher = None

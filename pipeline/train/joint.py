@@ -32,7 +32,7 @@ from pipeline.train.losses import Rendered, latent_error, paste_pixels, render_p
 from pipeline.train.object_codes import Leaves, ObjectCodes
 from pipeline.train.ranks import OtherRankError, Ranks, gather_from_all, is_finite
 from pipeline.train.ray_bank import RayBank, build_ray_bank
-from pipeline.train.row_adam import EPSILON
+from pipeline.train.row_adam import BETAS, EPSILON
 from pipeline.train.schedule import Rates
 from pipeline.train.scratch_arrays import ScratchArrays
 from pipeline.train.settings import JointSettings
@@ -119,13 +119,13 @@ class JointTrainer:
             batch = self._ranks.even_share(settings.autoencoder.batch_size)
             recipe = replace(settings.autoencoder, batch_size=batch)
             self._autoencoder_trainer = AutoencoderTrainer(self.autoencoder, AllViews(objects), recipe)
-            self._ae_optimiser = torch.optim.Adam(own, betas=(0.9, 0.99), fused=True)
+            self._ae_optimiser = torch.optim.Adam(own, betas=BETAS, fused=True)
         shared: list[dict[str, Any]] = [
             {"params": [self.base_planes]},
             {"params": list(self.renderer.parameters())},
         ]
         # Fused: one pass over memory instead of about ten; the same numbers up to rounding.
-        self._optimiser = torch.optim.Adam(shared, betas=(0.9, 0.99), eps=EPSILON, fused=True)
+        self._optimiser = torch.optim.Adam(shared, betas=BETAS, eps=EPSILON, fused=True)
         self._cache: LatentCache | None = None
         self._bank = bank
         self._join_ranks()

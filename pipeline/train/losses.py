@@ -92,7 +92,7 @@ def free_opacity(
         return random.new_zeros(n_objects)
     points = ((2.0 * random - 1.0) * geometry.box_half).reshape(-1, 3)
     slot = torch.arange(n_objects, device=objects.device).repeat_interleave(n_points)
-    raw, _ = renderer(table.sample(points, slot))
+    raw, _ = renderer.decode(table, points, slot)
     is_free = ~bank.is_occupied(points, objects[slot])
     return free_space(raw, is_free, geometry).view(n_objects, n_points).mean(1)
 

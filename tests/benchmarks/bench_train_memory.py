@@ -159,7 +159,7 @@ def planned_total(name: str) -> int:
     settings, size, factor, load = CASES[name]
     if name not in PLANNED:
         return training_footprint(settings, architecture(size, factor, None), load).total
-    memory = worker_memory(load_config(read_preset("demo"), settings=PLANNED[name]), 2 * load.objects, 1)
+    memory = worker_memory(load_config(read_preset("demo"), settings=PLANNED[name]), 2 * load.objects)
     assert memory is not None
     return memory["train"]["total"]
 

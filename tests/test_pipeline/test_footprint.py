@@ -13,6 +13,7 @@ from pipeline.forecast_memory import worker_memory
 from pipeline.model.autoencoder import new_autoencoder
 from pipeline.model.identity import IdentityAutoencoder
 from pipeline.train.footprint import (
+    OVERHEAD_SHARE,
     RenderingCost,
     WorkerLoad,
     architecture,
@@ -97,7 +98,7 @@ def test_what_is_kept_is_counted() -> None:
     assert small.total == found.total - small.files - (found.overhead - small.overhead)
     # On the disk rays have room for all latent pixels: 28 bytes each.
     assert small.disk == small.files + 3 * 5 * 64 * 28 // 2
-    assert found.overhead == int(0.15 * (found.rays + found.latents + found.state + found.step))
+    assert found.overhead == int(OVERHEAD_SHARE * (found.rays + found.latents + found.state + found.step))
 
 
 @pytest.mark.parametrize("supersample", [1, 3])
@@ -147,7 +148,7 @@ def test_more_ranks_and_checkpointing_take_less_per_worker() -> None:
     found = []
     for compute in ({}, {"train_workers": 2}, {"gradient_checkpointing": True}, {"train_memory_bytes": 0}):
         config = base.model_copy(update={"compute": base.compute.model_copy(update=compute)})
-        memory = worker_memory(config, 40, 4)
+        memory = worker_memory(config, 40)
         assert memory is not None
         found.append(memory["train"])
     one, two, again, files = found
@@ -159,7 +160,7 @@ def test_more_ranks_and_checkpointing_take_less_per_worker() -> None:
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_has_a_forecast(name: str) -> None:
-    memory = worker_memory(load_config(read_preset(name)), 40, 4)
+    memory = worker_memory(load_config(read_preset(name)), 40)
     assert memory is not None
     for worker in memory.values():
         assert all(part > 0 for what, part in worker.items() if what not in ("files", "disk")), worker
@@ -170,7 +171,7 @@ def test_without_a_hull_every_latent_pixel_has_a_ray() -> None:
     for dilate in (1, 32):  # views of 64 × 64 latent pixels, then of 32 × 32
         factor = 2 if dilate == 1 else 4
         settings = [f"train.dilate={dilate}", f"fit.dilate={dilate}", f"train.autoencoder.factor={factor}"]
-        memory = worker_memory(load_config(read_preset("demo"), settings=settings), 40, 4)
+        memory = worker_memory(load_config(read_preset("demo"), settings=settings), 40)
         assert memory is not None
         found.append((memory["train"]["rays"] - 20 * 64**3) / (20 * 36 * (128 // factor) ** 2 * 28))
     assert found == pytest.approx([0.3, 1.0], rel=1e-3)

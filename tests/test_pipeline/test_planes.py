@@ -78,6 +78,23 @@ def test_gradient_of_the_lookup() -> None:
     assert torch.autograd.gradcheck(lambda t: lookup(t, cells, weights, 3), (table,))
 
 
+# One bag per row where few samples meet a small table; four where samples outnumber the 3·7² = 147 rows, and
+# where rows do not fit 16 bits (K = 147: 3·149² = 66,603).
+@pytest.mark.parametrize(("resolution", "n_points"), [(5, 100), (5, 400), (147, 60)])
+def test_gradient_equals_that_of_grid_sample(resolution: int, n_points: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shape, wide = (1, 3, 6, resolution, resolution), {"generator": generator, "dtype": torch.float64}
+    planes = torch.randn(shape, **wide, requires_grad=True)
+    points = torch.rand(1, n_points, 3, **wide) * 2.4 - 1.2
+    upstream = torch.randn(n_points, 6, **wide)
+    grid = torch.stack([points[0][:, list(pair)] for pair in PLANE_AXES["xyz"]])[:, :, None]
+    plain = torch.nn.functional.grid_sample(planes[0], grid, align_corners=False)[..., 0].sum(0).T
+    (expected,) = torch.autograd.grad(plain, planes, upstream)
+    found = [torch.autograd.grad(sample_planes(planes, points, 1.0)[0], planes, upstream)[0] for _ in "ab"]
+    torch.testing.assert_close(found[0], expected)
+    assert torch.equal(*found)  # additions in one order, always
+
+
 def test_gradient_of_sampling_reaches_each_object_alone() -> None:
     planes = torch.randn(2, 3, 2, 4, 4, requires_grad=True)
     points = torch.rand(2, 9, 3) - 0.5
