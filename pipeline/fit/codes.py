@@ -93,10 +93,10 @@ class CodeSlots:
             self._coefficients.update(slots, leaves.coefficients.grad, coefficients)
 
     def code(self, slot: int) -> InitCode:
-        """The code in a slot."""
+        """The code in a slot, as it is now."""
         levels = [level.values[slot : slot + 1] for level in self._levels]
-        micro = summed(levels)[0].cpu().numpy() if levels else None
-        return micro, self._coefficients.values[slot].cpu().numpy()
+        micro = _copied(summed(levels)[0]) if levels else None
+        return micro, _copied(self._coefficients.values[slot])
 
 
 def summed(levels: Sequence[Float[Tensor, "b p f _ _"]]) -> Float[Tensor, "b p f k k"]:
@@ -107,6 +107,11 @@ def summed(levels: Sequence[Float[Tensor, "b p f _ _"]]) -> Float[Tensor, "b p f
         enlarged = functional.interpolate(level.flatten(0, 1), (K, K), mode="bilinear", align_corners=False)
         planes = planes + enlarged.view(planes.shape)
     return planes
+
+
+def _copied(tensor: Tensor) -> npt.NDArray[np.float32]:
+    """Not a view of the slot, which the next object changes."""
+    return np.array(tensor.cpu().numpy(), np.float32)
 
 
 def _zeros(n: int, like: Tensor) -> Tensor:

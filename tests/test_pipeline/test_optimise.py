@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.fit.optimise import fit_objects
+from pipeline.fit.optimise import fit_objects, fit_stream
+from pipeline.fit.pace import Stopping
 from pipeline.fit.settings import FittedCode
 from pipeline.model.shared import SharedComponents
 from pipeline.train.joint import JointTrainer
-from pipeline.train.training_views import over_white
+from pipeline.train.training_views import TrainingViews, over_white
 from tests.test_pipeline.toy import (
     ToyObject,
     psnr,
@@ -26,6 +29,14 @@ from tests.test_pipeline.toy import (
 @pytest.fixture(scope="module")
 def shared() -> SharedComponents:
     return trained_shared(toy_trainer())
+
+
+@pytest.fixture(scope="module")
+def trained() -> SharedComponents:
+    """Components that have learned something, so that fits converge."""
+    settings = replace(toy_settings(), warmup_steps=120, warmup_pixels=128, joint_steps=10)
+    objects = [toy_object(seed).training() for seed in range(3)]
+    return trained_shared(JointTrainer(objects, toy_autoencoder(), settings, seed=0))
 
 
 def _distance(a: FittedCode, b: FittedCode) -> float:
@@ -120,13 +131,89 @@ def _heldout_psnr(shared: SharedComponents, toy: ToyObject, fit: FittedCode) -> 
     return psnr(rendered, truth), psnr(torch.ones_like(truth), truth)
 
 
-def test_one_object_overfits_and_its_heldout_view_is_right() -> None:
-    trained = replace(toy_settings(), warmup_steps=120, warmup_pixels=128, joint_steps=10)
-    objects = [toy_object(seed).training() for seed in range(3)]
-    shared = trained_shared(JointTrainer(objects, toy_autoencoder(), trained, seed=0))
+def test_one_object_overfits_and_its_heldout_view_is_right(trained: SharedComponents) -> None:
     toy = toy_object(11, views=14, heldout=2)
     settings = toy_fit_settings(latent_steps=120, latent_pixels=256, rgb_steps=20, n_samples=16)
-    fit = fit_objects(shared, [toy.training()], settings)[0]
-    found, white = _heldout_psnr(shared, toy, fit)
+    fit = fit_objects(trained, [toy.training()], settings)[0]
+    found, white = _heldout_psnr(trained, toy, fit)
     assert fit.curve[0][1] > 2 * fit.curve[settings.latent_steps // settings.curve_every - 1][1]
     assert found > white + 5
+
+
+def _stream(shared: SharedComponents, seeds: Sequence[int], batch: int, **values: object) -> list[FittedCode]:
+    starts = ((toy_object(seed).training(), None) for seed in seeds)
+    return list(fit_stream(shared, starts, toy_fit_settings(**values), 0, batch))
+
+
+def test_a_slot_is_refilled_and_nothing_of_its_last_object_remains(shared: SharedComponents) -> None:
+    few = _stream(shared, (7, 8, 9, 10), batch=2)
+    assert sorted(fit.object_id for fit in few) == ["toy-10", "toy-7", "toy-8", "toy-9"]
+    for fit in few:
+        alone = fit_objects(shared, [toy_object(int(fit.object_id[4:])).training()], toy_fit_settings())[0]
+        assert _distance(fit, alone) < 1e-4
+        assert [step for step, _ in fit.curve] == [step for step, _ in alone.curve] == [4, 6]
+        assert fit.steps == (4, 2)
+
+
+def test_objects_are_taken_when_there_is_room_for_them(shared: SharedComponents) -> None:
+    taken: list[int] = []
+
+    def source() -> Iterator[tuple[TrainingViews, None]]:
+        for seed in (7, 8, 9, 10, 11):
+            taken.append(seed)
+            yield toy_object(seed).training(), None
+
+    results = fit_stream(shared, source(), toy_fit_settings(), 0, 2)
+    next(results)
+    assert taken == [7, 8]
+    next(results)
+    next(results)
+    assert taken == [7, 8, 9, 10]
+
+
+def test_an_object_that_gains_nothing_ends_early_and_the_others_go_on(
+    trained: SharedComponents,
+) -> None:
+    """The batch is packed again: an object that ends makes room, the next ones are as if alone."""
+    rule = {"curve_every": 5, "latent_steps": 60, "stopping": Stopping(gain=0.1, lowered=1)}
+    fits = _stream(trained, (7, 8, 9, 10), batch=2, **rule)
+    taken = {fit.object_id: fit.steps for fit in fits}
+    assert all(10 <= latent < 60 and latent % 5 == 0 for latent, _ in taken.values()), taken
+    assert len(set(taken.values())) > 1, "the objects should not all end at once"
+    for fit in fits:
+        alone = _stream(trained, (int(fit.object_id[4:]),), batch=1, **rule)[0]
+        assert alone.steps == fit.steps
+        assert _distance(fit, alone) < 1e-4
+        assert [step for step, _ in fit.curve] == [*range(5, fit.steps[0] + 1, 5), sum(fit.steps)]
+
+
+def test_an_object_without_rays_is_refused_and_the_others_are_fitted(shared: SharedComponents) -> None:
+    empty = replace(toy_object(8).training(), rgba=np.zeros_like(toy_object(8).training().rgba))
+    objects = [toy_object(7).training(), empty, toy_object(9).training()]
+    first, bad, last = fit_objects(shared, objects, toy_fit_settings())
+    assert bad.failure_kind == "empty_hull"
+    assert bad.failure is not None
+    assert "toy-8" in bad.failure
+    for fit, seed in ((first, 7), (last, 9)):
+        assert fit.failure is None
+        assert (
+            _distance(fit, fit_objects(shared, [toy_object(seed).training()], toy_fit_settings())[0]) < 1e-4
+        )
+
+
+def test_views_without_alpha_are_fitted_along_whole_rays(trained: SharedComponents) -> None:
+    toy = toy_object(11, views=14, heldout=2)
+    blind = replace(toy.training(), has_alpha=False)
+    settings = toy_fit_settings(latent_steps=120, latent_pixels=256, rgb_steps=20, n_samples=16)
+    fit = fit_objects(trained, [blind], settings)[0]
+    found, white = _heldout_psnr(trained, toy, fit)
+    assert fit.failure is None
+    assert found > white + 5
+
+
+def test_costs_are_those_of_each_object(shared: SharedComponents) -> None:
+    began = time.process_time()
+    fits = _stream(shared, (7, 8, 9), batch=2)
+    spent = time.process_time() - began
+    assert all(0 < fit.cpu_seconds < spent for fit in fits)
+    assert 0.5 * spent < sum(fit.cpu_seconds for fit in fits) <= spent

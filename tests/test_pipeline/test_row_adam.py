@@ -62,3 +62,28 @@ def test_a_continued_state_has_the_same_bits(dtype: torch.dtype) -> None:
     ours.load_state_dict(state)
     ours.update([1, 0], third, 0.1)
     assert torch.equal(ours.values, whole.values)
+
+
+@pytest.mark.parametrize("way", ["update", "_vectorised"])
+def test_rows_take_rates_of_their_own(way: str) -> None:
+    """Also as a GPU computes it, in a few operations for all rows."""
+    values = torch.randn(3, 3, 4, generator=torch.Generator().manual_seed(0))
+    rows, rates = [2, 0], [0.05, 0.01]
+    ours, expected = RowAdam(values.clone(), (0.8, 0.95)), RowAdam(values.clone(), (0.8, 0.95))
+    for gradient in _gradients(3):
+        getattr(ours, way)(rows, gradient, rates)
+        for i, (row, rate) in enumerate(zip(rows, rates, strict=True)):
+            expected.update([row], gradient[i : i + 1], rate)
+    torch.testing.assert_close(ours.values, expected.values, rtol=1e-6, atol=1e-7)
+    assert ours.steps.tolist() == [3, 0, 3]
+
+
+def test_a_row_that_begins_anew_has_forgotten() -> None:
+    first, second = _gradients(2)
+    used, new = RowAdam(torch.ones(2, 3, 4)), RowAdam(torch.ones(2, 3, 4))
+    used.update([0, 1], first, 0.1)
+    used.reset(1, torch.ones(3, 4))
+    for adam in (used, new):
+        adam.update([1], second[1:], 0.1)
+    assert torch.equal(used.values[1], new.values[1])
+    assert not torch.equal(used.values[0], torch.ones(3, 4))
