@@ -249,7 +249,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         "ours": "fpipe",
     }
     curves = {names[name]: curve for name, curve in result["curves"].items()}
-    levels = {"autoencoder alone": result["ceiling_db"], "all-white images": result["white_db"]}
+    levels = {"autoencoder alone": result["ceiling_db"]}
     save_plot(path, curves, f"{result['unit']} per object", "held-out PSNR, dB", log_x=True, levels=levels)
     sys.stderr.write(f"plot: {path}\n")
 

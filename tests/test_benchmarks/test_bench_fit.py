@@ -18,6 +18,7 @@ from tests.benchmarks.bench_fit import draw, first_reach, overridden, summary
 from tests.benchmarks.fit_case import CaseObject, FitCase, load_case, save_case
 from tests.benchmarks.fit_fixture import Size, make_case, preset_settings
 from tests.benchmarks.paper_fit import PaperFit, PaperRecipe
+from tests.benchmarks.plot import log_ticks
 from tests.test_pipeline.toy import toy_fit_settings, toy_object, toy_trainer, trained_shared
 
 FORBIDDEN = ["diffusers", "ray", "zarr", "pydantic", "yaml", "bpy", "fsspec", "safetensors", "google_crc32c"]
@@ -180,6 +181,12 @@ def test_ours_is_compared_with_the_better_baseline() -> None:
     assert found["best_db"] == {"published": 18.0, "reference": 22.0, "ours": 23.0}
     never = summary({**curves, "ours": [(1.0, 20.9)]})
     assert never["ours_reach"] is never["ratio_first"] is never["ratio_whole"] is None
+
+
+def test_ticks_of_a_logarithmic_axis_enclose_the_points() -> None:
+    assert log_ticks(0.08, 1.5) == [0.05, 0.1, 0.2, 0.5, 1.0, 2.0]
+    assert log_ticks(1.0, 5.0) == [1.0, 2.0, 5.0]
+    assert log_ticks(3.0, 3.0) == [2.0, 5.0]
 
 
 def test_settings_are_changed_by_name() -> None:
