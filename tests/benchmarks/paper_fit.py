@@ -1,15 +1,18 @@
 """Regime 2 as the paper has it, on our renderer, with all shared components frozen: bench_fit's baselines.
 
 Micro planes and coefficients start from N(0, 1). 30 epochs of latent loss against latents encoded once, then
-50 of RGB loss through the frozen decoder. Every ray of a view is marched from near to far, whatever the
-object: 48 stratified and 48 importance samples. Adam with a rate of 1e-2, in the RGB epochs 1e-3 for micro
-planes and 1e-2 for coefficients; times 0.941 after every epoch; the RGB epochs start with new moments.
+50 of RGB loss through the frozen decoder. Every ray of a view takes 48 stratified and 48 importance samples,
+whatever the object. Adam with a rate of 1e-2, in the RGB epochs 1e-3 for micro planes and 1e-2 for
+coefficients; times 0.941 after every epoch; the RGB epochs start with new moments.
 
 Where the paper leaves a choice, the one that is kinder to it is taken:
 
 - Its batches hold 32 views drawn from hundreds of objects, mostly of different ones. So a step here holds one
   view of every object (at most 32), and an object gets one update per view, 30 V + 50 V in all. 32 views of
   few objects in a step would give them a tenth as many updates.
+- A ray's samples lie between near and far and where planes and judge reach (`ray_span`); one that meets
+  nothing costs as much as any other. The paper's planes fill the whole range. Ours end at the object, what
+  the frozen renderer makes of nothing is fog, and marching through it cost the sane baseline 1.7 dB.
 - Only the step's objects are updated: a dense Adam over hundreds of objects spends more on the others than on
   these.
 - Losses are means over a view and summed over objects, not divided by the batch: Adam's epsilon weighs least.
@@ -27,7 +30,7 @@ from torch import Tensor
 
 from pipeline.model.compositing import stratified_depths
 from pipeline.model.planes import fuse
-from pipeline.model.rays import view_rays
+from pipeline.model.rays import ray_span, view_rays
 from pipeline.model.renderer import PlaneTable, render_rays_twice
 from pipeline.model.shared import SharedComponents
 from pipeline.train.by_object import sum_by_object
@@ -164,15 +167,16 @@ class PaperFit:
         jitter = torch.cat(
             [torch.rand(n_pixels, r.n_coarse + r.n_fine, generator=own) for own in self._generators[part]]
         ).to(self.device)
-        near, far = (
-            torch.full((b * n_pixels,), end, device=self.device) for end in (geometry.near, geometry.far)
+        directions = directions.reshape(-1, 3)
+        near, far = ray_span(
+            origins, directions, geometry.box_half, geometry.near, geometry.far, geometry.clip_radius
         )
         value, opacity = render_rays_twice(
             shared.renderer,
             PlaneTable.of(planes, geometry),
             torch.arange(b, device=self.device).repeat_interleave(n_pixels),
             origins,
-            directions.reshape(-1, 3),
+            directions,
             stratified_depths(near, far, r.n_coarse, jitter[:, : r.n_coarse]),
             r.n_fine,
             jitter[:, r.n_coarse :],

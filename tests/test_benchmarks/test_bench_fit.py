@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.config import load_config, read_preset
 from pipeline.model.shared import SharedComponents
 from tests.benchmarks import paper_fit
 from tests.benchmarks.bench_fit import draw, first_reach, overridden, summary
 from tests.benchmarks.fit_case import CaseObject, FitCase, load_case, save_case
+from tests.benchmarks.fit_fixture import Size, make_case, preset_settings
 from tests.benchmarks.paper_fit import PaperFit, PaperRecipe
+from tests.benchmarks.plot import log_ticks
 from tests.test_pipeline.toy import toy_fit_settings, toy_object, toy_trainer, trained_shared
 
 FORBIDDEN = ["diffusers", "ray", "zarr", "pydantic", "yaml", "bpy", "fsspec", "safetensors", "google_crc32c"]
@@ -55,6 +58,17 @@ def test_a_case_comes_back_from_its_file(shared: SharedComponents, case_file: Pa
     )
 
 
+def test_the_last_objects_are_fitted_and_the_others_trained_on() -> None:
+    objects = [case_object(seed) for seed in range(3)]
+    size = Size(2, 1, 3, n_base=2, ae_steps=3, warmup_steps=2, joint_steps=1, objects_per_step=2)
+    case = make_case(objects, size, "small", None, "cpu")
+    assert case.objects == objects[2:]
+    assert case.shared.base_planes.shape == (2, 3, 22, 64, 64)
+    assert case.shared.f_mic == 10
+    assert case.settings == preset_settings("default")
+    assert case.settings.latent_rates.micro == load_config(read_preset("default"), {}, (), {}).fit.lr_micro
+
+
 def test_the_papers_rates_epochs_and_views(shared: SharedComponents) -> None:
     fit = PaperFit(shared, [case_object(7).training()], PaperRecipe())  # two training views
     rates = {}
@@ -69,14 +83,14 @@ def test_the_papers_rates_epochs_and_views(shared: SharedComponents) -> None:
     assert rates[80] == pytest.approx((1e-3 * 0.941**49, 1e-2 * 0.941**49))
 
 
-def test_every_pixel_of_every_view_is_marched_from_near_to_far(
+def test_every_pixel_of_every_view_is_marched_through_the_planes(
     shared: SharedComponents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[tuple[torch.Tensor, torch.Tensor, int]] = []
+    seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]] = []
     render = paper_fit.render_rays_twice
 
     def watched(*arguments: Any) -> Any:
-        seen.append((arguments[3], arguments[5], arguments[6]))  # origins, depths, fine samples
+        seen.append(arguments[3:7])  # origins, directions, depths, fine samples
         return render(*arguments)
 
     monkeypatch.setattr(paper_fit, "render_rays_twice", watched)
@@ -84,16 +98,20 @@ def test_every_pixel_of_every_view_is_marched_from_near_to_far(
     for _ in PaperFit(shared, objects, PaperRecipe(latent_epochs=1, rgb_epochs=1)).run():
         pass
     assert len(seen) == 2 * 3 * 2  # epochs, views, objects: one after the other on a CPU
-    geometry = shared.geometry
-    for _, depths, n_fine in seen:
+    radius = shared.geometry.clip_radius
+    assert radius is not None
+    for origins, directions, depths, n_fine in seen:
         assert depths.shape == (8 * 8, 48)
         assert n_fine == 48
-        step = (geometry.far - geometry.near) / 48
-        starts = geometry.near + step * torch.arange(48)
-        assert (depths >= starts - 1e-5).all()
-        assert (depths <= starts + step + 1e-5).all()
+        # By Pythagoras a ray at distance d from the centre has a chord of 2 sqrt(r² - d²) in the clip sphere,
+        # which lies within the planes' box here. 48 samples, one in each part, spread over most of it.
+        closest = (origins + (-origins * directions).sum(1, keepdim=True) * directions).norm(dim=1)
+        chord = 2 * (radius**2 - closest**2).clamp(min=0).sqrt()
+        spread = depths[:, -1] - depths[:, 0]
+        assert (spread <= chord + 1e-5).all()
+        assert (spread >= chord * 46 / 48 - 1e-5).all()
     for epoch in (seen[:6], seen[6:]):
-        places = {tuple(origins[0].tolist()) for origins, _, _ in epoch}
+        places = {tuple(found[0][0].tolist()) for found in epoch}
         assert places == {tuple(pose[:3, 3].tolist()) for own in objects for pose in own.cam2world}
 
 
@@ -163,6 +181,12 @@ def test_ours_is_compared_with_the_better_baseline() -> None:
     assert found["best_db"] == {"published": 18.0, "reference": 22.0, "ours": 23.0}
     never = summary({**curves, "ours": [(1.0, 20.9)]})
     assert never["ours_reach"] is never["ratio_first"] is never["ratio_whole"] is None
+
+
+def test_ticks_of_a_logarithmic_axis_enclose_the_points() -> None:
+    assert log_ticks(0.08, 1.5) == [0.05, 0.1, 0.2, 0.5, 1.0, 2.0]
+    assert log_ticks(1.0, 5.0) == [1.0, 2.0, 5.0]
+    assert log_ticks(3.0, 3.0) == [2.0, 5.0]
 
 
 def test_settings_are_changed_by_name() -> None:
