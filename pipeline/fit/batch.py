@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.fit.codes import CodeSlots, InitCode
+from pipeline.fit.codes import CodeSlots, InitCode, Leaves
 from pipeline.fit.draws import uniform
 from pipeline.fit.lane import Lane, Phase, join_banks, open_lane
 from pipeline.fit.settings import FitSettings, FittedCode
@@ -143,7 +143,7 @@ class FitBatch:
             return (error + s.lambda_free * rendered.free).sum()
 
         sum_by_object(loss_of, leaves.planes).backward()  # type: ignore[no-untyped-call]
-        self._codes.update(group.slots, leaves, [self._rates(lane) for lane in group.lanes])
+        self._update(group, leaves)
         return losses
 
     def _rgb_step(self, group: _Group) -> Tensor:
@@ -172,8 +172,12 @@ class FitBatch:
             own = latent_error(latents, target).reshape(len(lanes), -1).mean(1)
             losses = losses + s.lambda_latent * own
         (losses + s.lambda_free * rendered.free).sum().backward()  # type: ignore[no-untyped-call]
-        self._codes.update(group.slots, leaves, [self._rates(lane) for lane in lanes])
+        self._update(group, leaves)
         return error.detach()
+
+    def _update(self, group: _Group, leaves: Leaves) -> None:
+        rates = [self._rates(lane) for lane in group.lanes]
+        self._codes.update(group.slots, leaves, rates, self.settings.lambda_tv)
 
     def _drawn(self, group: _Group) -> tuple[RayBatch, Tensor]:
         """Latent pixels [n·P] of the lanes with their jitter, and points of space [n, free, 3]."""

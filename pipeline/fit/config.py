@@ -24,6 +24,7 @@ class FitConfig(ContentConfig):
             "levels",
             "beta1",
             "beta2",
+            "lambda_tv",
             "stop_gain",
             "stop_factor",
             "stop_lowered",
@@ -77,6 +78,12 @@ class FitConfig(ContentConfig):
     lambda_latent: float = Field(default=1.0, ge=0, description="Weight of the latent loss in RGB steps.")
     lambda_rgb: float = Field(default=1.0, ge=0, description="Weight of the RGB loss in RGB steps.")
     lambda_free: float = Field(default=0.1, ge=0, description="Weight of opacity outside the visual hull.")
+    lambda_tv: float = Field(
+        default=0.0,
+        ge=0,
+        description="Weight of the micro planes' total variation: against fitting the training views at the"
+        " cost of others.",
+    )
     free_points: int = Field(
         default=256, ge=1, description="Random points outside the hull per object and step."
     )

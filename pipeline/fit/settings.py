@@ -33,6 +33,7 @@ class FitSettings:
     lambda_latent: float = 1.0
     lambda_rgb: float = 1.0
     lambda_free: float = 0.1
+    lambda_tv: float = 0.0
     free_points: int = 256
     curve_every: int = 20
     stopping: Stopping = field(default_factory=Stopping)

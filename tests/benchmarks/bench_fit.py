@@ -41,7 +41,8 @@ import numpy as np
 import torch
 
 from pipeline import metrics
-from pipeline.fit.optimise import FitSettings, fit_objects
+from pipeline.fit.optimise import fit_objects
+from pipeline.fit.settings import FitSettings
 from pipeline.model.shared import SharedComponents
 from tests.benchmarks.fit_case import CaseObject, FitCase, load_case
 from tests.benchmarks.paper_fit import PaperFit, PaperRecipe

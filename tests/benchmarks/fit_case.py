@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.fit.optimise import FitSettings
+from pipeline.fit.pace import Stopping
+from pipeline.fit.settings import FitSettings
 from pipeline.model.autoencoder import Autoencoder
 from pipeline.model.renderer import Geometry, Renderer
 from pipeline.model.shared import SharedComponents
@@ -148,7 +149,7 @@ def _below(tensors: Mapping[str, torch.Tensor], prefix: str) -> Iterator[tuple[s
 
 
 def _settings(values: Mapping[str, Any], path: Path) -> FitSettings:
-    kinds = {"rates": Rates, "decay": Decay}
+    kinds = {"rates": Rates, "decay": Decay, "stopping": Stopping}
     made = {name: _made(kinds.get(name.rsplit("_", 1)[-1]), value) for name, value in values.items()}
     try:
         return FitSettings(**made)
@@ -158,5 +159,5 @@ def _settings(values: Mapping[str, Any], path: Path) -> FitSettings:
 
 def _made(kind: Any, value: Any) -> Any:
     if kind is None or not isinstance(value, dict):
-        return value
+        return tuple(value) if isinstance(value, list) else value
     return kind(**{name: tuple(own) if isinstance(own, list) else own for name, own in value.items()})

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.fit.optimise import FitSettings
+from pipeline.fit.settings import FitSettings
 from pipeline.model.autoencoder import Autoencoder, load_autoencoder, new_autoencoder
 from pipeline.model.renderer import Geometry
 from pipeline.train.autoencoder import AutoencoderRecipe

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.fit.codes import CodeSlots, summed
+from pipeline.fit.codes import CodeSlots, add_variation_gradient, summed
 from pipeline.model.shared import SharedComponents
+from pipeline.train.losses import total_variation
 from pipeline.train.schedule import Rates
 from tests.test_pipeline.toy import toy_trainer, trained_shared
 
@@ -71,3 +72,18 @@ def test_without_micro_planes_there_are_coefficients_alone(shared: SharedCompone
     codes.start(0, None)
     assert codes.code(0)[0] is None
     assert codes.leaves([0]).planes.shape == (1, 3, 4, 16, 16)
+
+
+def test_the_written_out_gradient_is_that_of_total_variation() -> None:
+    planes = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    (0.3 * sum(total_variation(planes[i : i + 1]) for i in range(2))).backward()
+    found = torch.ones(2, 3, 4, 5, 5)
+    add_variation_gradient(found, planes.detach(), 0.3)
+    assert planes.grad is not None
+    torch.testing.assert_close(found, 1 + planes.grad)
+
+
+def test_planes_of_one_texel_have_no_variation() -> None:
+    grad = torch.zeros(1, 3, 2, 1, 1)
+    add_variation_gradient(grad, torch.ones_like(grad), 1.0)
+    assert not grad.any()
