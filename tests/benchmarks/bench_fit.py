@@ -266,7 +266,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--fixture", type=Path, help="input made elsewhere; its settings are ours' then")
     parser.add_argument(
-        "--preset", default="default", help="whose fit settings are ours', unless --fixture is given"
+        "--preset", default="coarse", help="whose fit settings are ours', unless --fixture is given"
     )
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=NUMBER", help="fields of FitSettings")
     parser.add_argument("--recipes", nargs="+", choices=(*RECIPES, "ours"), default=[*RECIPES, "ours"])

@@ -32,6 +32,8 @@ from pipeline.train.settings import JointSettings
 from tests.benchmarks.fit_case import VIEW_ARRAYS, CaseObject, FitCase, save_case
 from tests.benchmarks.plain_vae import STABLE_DIFFUSION, random_vae
 
+PRESET = "coarse"
+"""Whose fit settings are made for latents like these."""
 HELDOUT = {"small": 0.2, "paper": 0.1}
 _GEOMETRY = Geometry(sigma_scale=10.0)
 _RATES = Rates(micro=0.06, coefficients=0.04, base=0.04, renderer=0.005)
@@ -139,7 +141,7 @@ def make_case(
         "train_seconds": round(time.time() - began),
         "train_on": f"{device}, {torch.get_num_threads()} threads, {platform.machine()}",
     }
-    return FitCase(trainer.shared_components().freeze(), fitted, preset_settings("default"), info)
+    return FitCase(trainer.shared_components().freeze(), fitted, preset_settings(PRESET), info)
 
 
 def preset_settings(preset: str) -> FitSettings:

@@ -65,7 +65,7 @@ def test_the_last_objects_are_fitted_and_the_others_trained_on() -> None:
     assert case.objects == objects[2:]
     assert case.shared.base_planes.shape == (2, 3, 22, 64, 64)
     assert case.shared.f_mic == 10
-    assert case.settings == preset_settings("default")
+    assert case.settings == preset_settings("coarse")
     assert case.settings.latent_rates.micro == load_config(read_preset("default"), {}, (), {}).fit.lr_micro
 
 
