@@ -18,8 +18,8 @@ from pipeline.report.collect_render import collect_render
 from pipeline.report.curves import recorded_losses, training_curves
 from pipeline.report.failures import collect_failures
 from pipeline.report.records import Findings, ObjectRecord, StageRun, StoredPart
-from pipeline.report.sidecars import REQUESTS
 from pipeline.report.training_gallery import monitor_record
+from pipeline.sidecars import REQUESTS
 from storage.errors import FpipeError
 from storage.layout import run_folder, shared_key
 from storage.passes import PassStore, stored_passes
