@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluate import summarise
+from pipeline.flags import fit_flags
 from pipeline.report.collect_render import collect_render
 from pipeline.report.curves import recorded_losses, training_curves
 from pipeline.report.failures import collect_failures
@@ -90,6 +91,7 @@ def _with_fit(findings: Findings, store: Store, planes: PlanesStore) -> Findings
         fit_name=header.name,
         fit_config=header.fit_config,
         objects=objects,
+        flags=fit_flags(planes, planes.metrics()["psnr_db"]),
         summary=summarise(planes.metrics(), regime, provenance),
         parts=[*findings.parts, *_fit_parts(store, planes, len(objects))],
         facts={**findings.facts, **_fit_facts(planes)},
