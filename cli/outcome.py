@@ -48,6 +48,8 @@ def finish_stage(result: StageResult, root: str, as_json: bool, options: str = "
 
 def refine_text(result: RefineResult, root: str) -> str:
     """Says how many objects a refinement improved, PSNR before and after, and what it could not do."""
+    from pipeline.refinements import times_text
+
     name = f"refine {result.fit}"
     before = f", {result.skipped} of them before" if result.skipped else ""
     lines = [
@@ -66,8 +68,3 @@ def refine_text(result: RefineResult, root: str) -> str:
             f"  {result.without_fit} objects have no fit: fpipe retry {root} --stage fit --name {result.fit}"
         )
     return "\n".join(lines)
-
-
-def times_text(times: int) -> str:
-    """Returns "once", "twice", "3 times"."""
-    return {1: "once", 2: "twice"}.get(times, f"{times} times")

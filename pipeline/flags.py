@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.refinements import OBJECT_NOTE
 from pipeline.sidecars import REQUESTS
 from storage.planes import PlanesStore
 from storage.records import Status
@@ -142,7 +143,7 @@ def convergence(info: Mapping[str, Any]) -> tuple[Curve, int]:
     Args:
         info: Of the object: that of the first fit, and what its last refinement noted.
     """
-    refined = info.get("refined", {})
+    refined = info.get(OBJECT_NOTE, {})
     record = refined if refined.get("improved") else info
     curve = [(int(step), loss) for step, loss in record.get("curve", [])]
     steps = record.get("steps") or [curve[-1][0] if curve else 0]

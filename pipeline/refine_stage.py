@@ -15,8 +15,9 @@ from typing import Any, Final, TypeVar
 from pipeline.compute import ComputeSession
 from pipeline.config import PipelineConfig
 from pipeline.executor import TaskResources
-from pipeline.fit.refine import OBJECT_NOTE, refine_shard, refinements
+from pipeline.fit.refine import refine_shard
 from pipeline.progress import Progress
+from pipeline.refinements import OBJECT_NOTE, refinements
 from pipeline.run import Run, record_run
 from pipeline.shard_spec import parse_shards
 from pipeline.sidecars import REQUESTS
@@ -130,12 +131,12 @@ def refine_fit(
     if not chosen:
         return RefineResult(name)
     with Lease(store, command) as lease:
-        finish_round(planes, lease.token)  # of a command that was killed
+        planes.refresh()
         found = dict(zip(chosen, _each_sidecar(planes, chosen, _shard), strict=True))
         times = min(shard.times for shard in found.values()) + 1
         _require_same_settings(config, [shard for shard in found.values() if shard.times == times])
         done = frozenset(shard for shard in chosen if found[shard].times >= times)
-        current = open_round(planes, lease.token, set(chosen) - done, command)
+        current = open_round(planes, lease.token, set(chosen) - done, command)  # ends one that was killed
         sizes = {shard: found[shard].n_objects for shard in chosen}
         with record_run(store, "refine-fit", config.model_dump(mode="json")) as run:
             unfinished = None
@@ -215,7 +216,7 @@ def _each_sidecar(planes: PlanesStore, shards: Sequence[int], take: Callable[[Si
 def _shard(sidecar: Sidecar) -> _Shard:
     notes = refinements(sidecar)
     n_objects = int((sidecar.status == Status.OK).sum())
-    return _Shard(len(notes), notes[-1]["fit_config"] if notes else {}, n_objects)
+    return _Shard(len(notes), notes[-1].fit_config if notes else {}, n_objects)
 
 
 def _require_same_settings(config: PipelineConfig, done: Sequence[_Shard]) -> None:

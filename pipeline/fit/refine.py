@@ -2,7 +2,7 @@
 
 An object whose error on its judged training views (see `pipeline.fit.judge`) does not fall keeps its code,
 byte for byte. What was tried is noted either way: in the info of the object, and in that of the shard, one
-entry per refinement (`RefinementNote`). Objects that have no fit are left to a retry.
+entry per refinement (see `pipeline.refinements`). Objects that have no fit are left to a retry.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import secrets
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,46 +25,17 @@ from pipeline.fit.job import ShardFitter
 from pipeline.fit.judge import training_error
 from pipeline.fit.settings import FittedCode
 from pipeline.fit_views import FitRenderer
+from pipeline.refinements import OBJECT_NOTE, RefinementNote, with_refinement
 from storage.documents import content_hash
 from storage.errors import IntegrityError, ObjectUnavailableError
 from storage.planes import PlanesShardBuilder, PlanesStore
 from storage.records import ObjectFit, ObjectViews, Status
 from storage.replacement import Round, rework_shard
-from storage.shards import ShardFile, Sidecar
+from storage.shards import ShardFile
 from storage.store import Store
 from storage.views import ViewsStore
 
 LOGGER = logging.getLogger(__name__)
-
-SHARD_NOTES = "refinements"
-"""In the info of a shard: what `RefinementNote` holds, oldest first."""
-
-OBJECT_NOTE = "refined"
-"""In the info of an object: its last refinement."""
-
-
-@dataclass(frozen=True)
-class RefinementNote:
-    """What a shard says about one refinement.
-
-    Attributes:
-        fit_config: Configuration that it was made with.
-        fit_config_hash: Of the same.
-        seconds: Wall time.
-        host: Machine.
-        device: "cpu" or "cuda".
-    """
-
-    fit_config: dict[str, Any]
-    fit_config_hash: str
-    seconds: float
-    host: str
-    device: str
-
-
-def refinements(sidecar: Sidecar) -> list[dict[str, Any]]:
-    """The `RefinementNote`s of a shard, oldest first."""
-    return list(sidecar.info.get(SHARD_NOTES, []))
 
 
 def refine_shard(
@@ -112,8 +83,7 @@ def refine_shard(
             tried.extend(ShardRefiner(fitter, planes, views, builder).run(old))
             seconds = time.monotonic() - started
             note = RefinementNote(fit_config, content_hash(fit_config), seconds, socket.gethostname(), device)
-            info = old.tail.sidecar.info
-            return {**info, SHARD_NOTES: [*refinements(old.tail.sidecar), asdict(note)]}
+            return with_refinement(old.tail.sidecar, note)
 
         skipped = not rework_shard(planes, builder, Round(token, generation), work)
     n_failed = sum("failure" in note for note in tried)

@@ -90,7 +90,7 @@ def _losses(curves: Sequence[Curve]) -> list[Html]:
     return [
         el(
             "figure",
-            curve(data, 300),
+            curve(data, 420),
             el("figcaption", f"{data.name} over steps, {data.values[-1]:.3g} at the end"),
         )
         for data in curves

@@ -14,6 +14,7 @@ from pipeline.evaluate import recompute_figures
 from pipeline.fit.judge import JUDGED_VIEWS, judged_views
 from pipeline.fit_views import FitRenderer
 from pipeline.refine_stage import RefineResult, refine_fit
+from pipeline.report.collect import collect
 from pipeline.stages import ShardsFailedError
 from pipeline.status import dataset_status
 from storage.errors import ConfigError, LeaseHeldError, StaleSnapshotError, StoreMismatchError, UsageError
@@ -96,6 +97,13 @@ def test_objects_are_fitted_further(tmp_path: Path) -> None:
     assert note["fit_config"]["latent_steps"] == 60
     assert planes.header.fit_config["latent_steps"] == 3
     assert verify(store, full=True) == []
+    assert collect_facts(store)["refined"] == "once: 2 shards"
+
+
+def collect_facts(store: Store) -> Any:
+    """What a report says about the fit."""
+    views = ViewsStore.open(store)
+    return collect(store, views, views.status(), PlanesStore.open(store, "base")).facts
 
 
 def test_an_object_that_gets_worse_keeps_its_code(tmp_path: Path) -> None:
@@ -167,6 +175,7 @@ def test_the_same_command_goes_on_after_an_interruption(
     assert dataset_status(store)["next"] == f"fpipe fit-objects {store.url} --refine"
     with pytest.raises(StoreMismatchError, match=r"fit.latent_steps: 60 \(existing\) -> 61 \(asked for\)"):
         refine(store, **{**MORE, "latent_steps": 61})
+    assert dataset_status(store)["next"] == f"fpipe fit-objects {store.url} --refine", "refused, nothing done"
     result = refine(store, **MORE, batch=1)
     assert (result.shards, result.skipped, result.times, result.improved) == (2, 1, 1, 5)
     planes, other = PlanesStore.open(store, "base"), PlanesStore.open(whole, "base")
@@ -177,6 +186,8 @@ def test_the_same_command_goes_on_after_an_interruption(
     behind = refine(store, "1", latent_steps=4)
     assert (behind.times, behind.skipped) == (2, 0)
     assert verify(store, full=True) == []
+    refine(store, "0", **MORE)
+    assert collect_facts(store)["refined"] == "3 times: 1 shard; twice: 1 shard"
 
 
 def test_a_shard_that_could_not_be_done_is_reported_and_the_round_is_closed(
