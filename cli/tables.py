@@ -111,12 +111,6 @@ def status_text(found: dict[str, Any]) -> str:
         lines += [f"{name}: {f['object_id']}: {f['kind']}: {f['reason']}" for f in shown]
     if any(stage["failed"] for stage in (*found["stages"].values(), *found["fits"].values())):
         lines.append(f"all failures: fpipe failures {found['root']}")
-    for name, fit in found["fits"].items():
-        if fit["far_below_class"]:
-            lines.append(
-                f"fit {name}: {_objects(fit['far_below_class'])} far below their class: "
-                f"fpipe evaluate {found['root']} --name {name}"
-            )
     if found["changed_by"]:
         lines.append(f"being changed by {found['changed_by']}")
     if found["next"]:

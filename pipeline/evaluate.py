@@ -101,7 +101,7 @@ def evaluate_dataset(root: str | Path, fit: str | None = None, recompute: bool =
     header = planes.header
     provenance = {"fit": header.name, "shared_version": header.shared_version}
     regime = np.where(planes.status() == Status.OK, planes.regime(), 0)
-    flags = flags_as_json(planes, fit_flags(planes, figures["psnr_db"]))
+    flags = flags_as_json(planes, fit_flags(planes, figures["psnr_db"], regime))
     return {**summarise(figures, regime, provenance), "flags": flags}
 
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from pipeline.refinements import OBJECT_NOTE
 from pipeline.sidecars import REQUESTS
 from storage.planes import PlanesStore
-from storage.records import Status
 from storage.shards import Sidecar
 
 FAR_BELOW_CLASS: Final = "far_below_class"
@@ -150,20 +149,19 @@ def convergence(info: Mapping[str, Any]) -> tuple[Curve, int]:
     return curve, int(steps[0])
 
 
-def fit_flags(planes: PlanesStore, psnr_db: NDArray[Any], with_curves: bool = True) -> list[Flag]:
-    """Flags of a fit.
+def fit_flags(planes: PlanesStore, psnr_db: NDArray[Any], regime: NDArray[Any]) -> list[Flag]:
+    """Flags of a fit; reads the sidecar of every shard.
 
     Args:
         planes: The fit.
         psnr_db: Per row [N], its own or recomputed.
-        with_curves: Read every object's curve, too: one more request per shard.
+        regime: See `flag_fits`.
 
     Raises:
         IntegrityError, StaleSnapshotError: See `PlanesStore`.
     """
     names = [row.class_name for row in planes.plan.rows]
-    regime = np.where(planes.status() == Status.OK, planes.regime(), 0)
-    return flag_fits(psnr_db, names, regime, _falls(planes) if with_curves else {})
+    return flag_fits(psnr_db, names, regime, _falls(planes))
 
 
 def _falls(planes: PlanesStore) -> dict[int, float]:

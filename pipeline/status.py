@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from pipeline.flags import fit_flags
 from storage.errors import UsageError
 from storage.lease import lease_holder
 from storage.plan import Plan, read_plan
@@ -32,7 +31,7 @@ def dataset_status(store: Store) -> dict[str, Any]:
         if views
         else _nothing(plan.n_views_shards, plan.header.n_objects)
     }
-    fits = {name: _fit_status(PlanesStore.open(store, name), plan) for name in list_fits(store)}
+    fits = {name: _shards_status(PlanesStore.open(store, name), plan) for name in list_fits(store)}
     trained = read_published_shared(store)
     holder = lease_holder(store)
     return {
@@ -96,12 +95,6 @@ def _shards_status(data: ViewsStore | PlanesStore, plan: Plan) -> dict[str, Any]
             for row, object_id, failure in failures
         ],
     }
-
-
-def _fit_status(planes: PlanesStore, plan: Plan) -> dict[str, Any]:
-    """As of any stage, and how many objects are far below their class: known without a sidecar."""
-    flags = fit_flags(planes, planes.metrics()["psnr_db"], with_curves=False)
-    return {**_shards_status(planes, plan), "far_below_class": len(flags)}
 
 
 def _interrupted(store: Store, views: ViewsStore | None, fits: dict[str, Any]) -> str | None:

@@ -94,7 +94,7 @@ def _with_fit(findings: Findings, store: Store, planes: PlanesStore) -> Findings
         fit_name=header.name,
         fit_config=header.fit_config,
         objects=objects,
-        flags=fit_flags(planes, planes.metrics()["psnr_db"]),
+        flags=fit_flags(planes, planes.metrics()["psnr_db"], regime),
         summary=summarise(planes.metrics(), regime, provenance),
         parts=[*findings.parts, *_fit_parts(store, planes, len(objects))],
         facts={**findings.facts, **_fit_facts(planes)},

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cli.tables import evaluation_text
 from pipeline.evaluate import evaluate_dataset
 from pipeline.flags import FAR_BELOW_CLASS, NOT_CONVERGED, convergence, fall_db, flag_fits
-from pipeline.status import dataset_status
 from storage.plan import read_plan
 from tests.test_pipeline.small_dataset import write_fit, write_small_dataset
 
@@ -79,7 +79,7 @@ def test_the_record_is_that_of_the_code_that_is_stored() -> None:
     assert convergence({}) == ([], 0)
 
 
-def test_evaluation_and_status_name_them(tmp_path: Path) -> None:
+def test_evaluation_names_them(tmp_path: Path) -> None:
     store = write_small_dataset(tmp_path / "data", n_objects=26, classes=("car",))
     write_fit(store, read_plan(store), "spoilt", bad=20)
     found = evaluate_dataset(store.url)["flags"]
@@ -88,5 +88,8 @@ def test_evaluation_and_status_name_them(tmp_path: Path) -> None:
     assert (bad["object_id"], bad["class_name"], bad["kind"]) == ("object-020", "car", "far_below_class")
     assert bad["by_db"] == pytest.approx(bad["class_median_db"] - bad["psnr_db"], abs=2e-3)
     assert (falling["object_id"], falling["kind"], falling["by_db"]) == ("object-022", "not_converged", 3.01)
-    fits = dataset_status(store)["fits"]
-    assert (fits["spoilt"]["far_below_class"], fits["base"]["far_below_class"]) == (1, 0)
+    text = evaluation_text(evaluate_dataset(store.url))
+    assert "1 object far below their class:\n  object-020 (car): " in text
+    assert "object-022 (car): " in text
+    assert "3.01 dB fallen at last" in text
+    assert "far below" not in evaluation_text(evaluate_dataset(store.url, "base"))
