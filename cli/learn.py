@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,10 +17,14 @@ from cli.options import (
     Settings,
     Shard,
     Workers,
+    command_line,
     compute_overrides,
     print_json,
     resolve_config,
 )
+
+if TYPE_CHECKING:
+    from storage.store import Store
 
 FitName = Annotated[str, typer.Option("--name", help="Name of the fit; several stand side by side.")]
 
@@ -63,6 +67,9 @@ def fit_objects(
     root: Root,
     shard: Shard = "all",
     name: FitName = "default",
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Fit a finished fit further from its stored codes.")
+    ] = False,
     shared: Annotated[
         str | None, typer.Option(help="shared_version to fit to; default: the last one trained.")
     ] = None,
@@ -73,17 +80,26 @@ def fit_objects(
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fit objects to the frozen shared components and write them to the store. Done shards are skipped."""
+    """Fit objects to the frozen shared components and write them to the store. Done shards are skipped.
+
+    --refine goes on from the codes of a finished fit, with its own configuration or --set fit.…; an object
+    that does not get better on its training views keeps its code.
+    """
     from cli.logs import make_progress
     from cli.outcome import finish_stage
     from pipeline.compute import ComputeSession
     from pipeline.fit_stage import fit_objects as run_fit
+    from storage.errors import UsageError
     from storage.shared import read_published_shared
     from storage.store import Store
 
     store = Store(root)
-    trained = read_published_shared(store)
     overrides = compute_overrides(executor, ray_address, workers)
+    if refine:
+        if shared is not None:
+            raise UsageError("--shared belongs to new fits: a refinement keeps the fit's shared components")
+        sys.exit(_refine(store, root, shard, name, preset, settings, overrides, as_json))
+    trained = read_published_shared(store)
     config = resolve_config(
         store, preset, settings, overrides, ("fit",), stored=trained and trained["config"]
     )
@@ -92,3 +108,35 @@ def fit_objects(
     options = "" if name == "default" else f" --name {name}"
     options += "" if shared is None else f" --shared {shared}"
     sys.exit(finish_stage(result, root, as_json, options))
+
+
+def _refine(
+    store: Store,
+    root: str,
+    shard: str,
+    name: str,
+    preset: str | None,
+    settings: list[str] | None,
+    overrides: dict[str, Any],
+    as_json: bool,
+) -> int:
+    """Fits a finished fit further; returns the exit code."""
+    from cli.logs import make_progress, say
+    from cli.outcome import refine_text
+    from pipeline.compute import ComputeSession
+    from pipeline.planned import stored_config
+    from pipeline.refine_stage import refine_fit
+    from storage.errors import UsageError
+    from storage.planes import read_fit_header
+
+    for setting in settings or ():
+        if not setting.strip().startswith(("fit.", "compute.")):
+            raise UsageError(f"--set {setting}: a refinement takes fit.… and compute.… alone")
+    stored = {**(stored_config(store) or {}), "fit": read_fit_header(store, name).fit_config}
+    config = resolve_config(store, preset, settings, overrides, ("fit",), stored=stored)
+    with ComputeSession(config.compute) as session:
+        result = refine_fit(store, config, name, shard, session, make_progress(), command_line(), os.environ)
+    if as_json:
+        print_json("refine", result.as_json())
+    say(refine_text(result, root))
+    return result.exit_code

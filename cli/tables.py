@@ -8,6 +8,9 @@ from typing import Any
 STATUS_FAILURES = 10
 """Failed objects that the status names; `fpipe failures` lists all."""
 
+NAMED_FLAGS = 10
+"""Flagged objects that an evaluation names, of each kind; `--json` has all."""
+
 
 def table(rows: Sequence[Sequence[str]], right: bool = True) -> str:
     """Aligns rows of cells; the first row is the header, the first column is left-aligned."""
@@ -51,7 +54,34 @@ def evaluation_text(found: dict[str, Any]) -> str:
     for label, key, statistic, digits in lines:
         values = [found[name][key] if statistic is None else found[name][key][statistic] for name in regimes]
         rows.append([label, *("—" if value is None else f"{value:.{digits}f}" for value in values)])
-    return table(rows)
+    return "\n".join([table(rows), *_flag_lines(found["flags"])])
+
+
+FLAGGED = {
+    "far_below_class": "far below their class",
+    "not_converged": "with a loss that was still falling at the end",
+}
+
+
+def _objects(count: int) -> str:
+    return "1 object" if count == 1 else f"{count} objects"
+
+
+def _flag_lines(flags: dict[str, Any]) -> list[str]:
+    """Objects that deserve a look: their number, and the worst of each kind."""
+    lines = []
+    for kind, words in FLAGGED.items():
+        chosen = [flag for flag in flags["objects"] if flag["kind"] == kind]
+        if not chosen:
+            continue
+        lines += ["", f"{_objects(len(chosen))} {words}:"]
+        for flag in chosen[:NAMED_FLAGS]:
+            psnr = "—" if flag["psnr_db"] is None else f"{flag['psnr_db']:.2f} dB"
+            by = "below the median" if kind == "far_below_class" else "fallen at last"
+            lines.append(f"  {flag['object_id']} ({flag['class_name']}): {psnr}, {flag['by_db']:.2f} dB {by}")
+        if len(chosen) > NAMED_FLAGS:
+            lines.append(f"  … and {len(chosen) - NAMED_FLAGS} more; --json lists all")
+    return lines
 
 
 def status_text(found: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import metrics
+from pipeline.flags import fit_flags, flags_as_json
 from storage.planes import METRIC_NAMES, PlanesStore
 from storage.records import Status
 from storage.store import Store
@@ -88,7 +89,7 @@ def evaluate_dataset(root: str | Path, fit: str | None = None, recompute: bool =
             when the objects were fitted. LPIPS is null then.
 
     Returns:
-        As `summarise`, with `fit` and `shared_version`.
+        As `summarise`, with `fit`, `shared_version` and `flags` (see `pipeline.flags`).
 
     Raises:
         UsageError: No such dataset or fit.
@@ -100,7 +101,8 @@ def evaluate_dataset(root: str | Path, fit: str | None = None, recompute: bool =
     header = planes.header
     provenance = {"fit": header.name, "shared_version": header.shared_version}
     regime = np.where(planes.status() == Status.OK, planes.regime(), 0)
-    return summarise(figures, regime, provenance)
+    flags = flags_as_json(planes, fit_flags(planes, figures["psnr_db"], regime))
+    return {**summarise(figures, regime, provenance), "flags": flags}
 
 
 def recompute_figures(

@@ -207,7 +207,8 @@ def _retry(
         result, sizes = _choose(work, selection)
         if not sizes:
             return result
-        generations = {each.spec.kind: open_round(each, lease.token, sizes).generation for each in groups}
+        rounds = {each.spec.kind: open_round(each, lease.token, sizes, command) for each in groups}
+        generations = {kind: opened.generation for kind, opened in rounds.items()}
         current = Round(lease.token, generations.pop(group.spec.kind))
         with record_run(store, f"retry-{work.stage}", config.model_dump(mode="json")) as run:
             arguments = {**work.arguments, **selection.arguments(), **vars(current)}

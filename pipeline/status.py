@@ -41,7 +41,7 @@ def dataset_status(store: Store) -> dict[str, Any]:
         "shared_version": trained["shared_version"] if trained else None,
         "fits": fits,
         "changed_by": holder,
-        "next": (None if holder else _interrupted_retry(store, views, fits))
+        "next": (None if holder else _interrupted(store, views, fits))
         or _next_command(store, stages["render"], trained is not None, fits)
         or _refit_command(store, views, fits)
         or f"fpipe report {store.url}",
@@ -97,13 +97,13 @@ def _shards_status(data: ViewsStore | PlanesStore, plan: Plan) -> dict[str, Any]
     }
 
 
-def _interrupted_retry(store: Store, views: ViewsStore | None, fits: dict[str, Any]) -> str | None:
-    """Returns the command that finishes a retry which was killed while it replaced shards."""
-    if views is not None and views.journal().open:
-        return f"fpipe retry {store.url}"
+def _interrupted(store: Store, views: ViewsStore | None, fits: dict[str, Any]) -> str | None:
+    """Returns the command that goes on with a retry or refinement killed while it replaced shards."""
+    if views is not None and (journal := views.journal()).open:
+        return journal.command or f"fpipe retry {store.url}"
     for name in fits:
-        if PlanesStore.open(store, name).journal().open:
-            return f"fpipe retry {store.url} --stage fit --name {name}"
+        if (journal := PlanesStore.open(store, name).journal()).open:
+            return journal.command or f"fpipe retry {store.url} --stage fit --name {name}"
     return None
 
 

@@ -6,6 +6,7 @@ A builder can also start from the shard's present file (`keep_all`), to make the
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any, Self
 
 from .arrays import chunk_checksum
@@ -88,6 +89,10 @@ class ShardBuilder:
             values[position] = self._target.spec.derived_spec(name).fill
         row_class = self._target.plan.rows[row].class_name
         self._arrays[CLASS][position] = self._target.plan.classes.index(row_class)
+
+    def note(self, row: int, info: dict[str, Any]) -> None:
+        """Replace what is noted about a row that has a result; its data stay as they are."""
+        self._records[row] = replace(self._records[row], info=plain(info))
 
     def commit(self, info: dict[str, Any] | None = None) -> Commit:
         """Commit the shard and publish it, whoever's file it is now.

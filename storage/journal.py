@@ -21,10 +21,12 @@ class Journal:
     Attributes:
         generation: Number of the last round of replacements, 0 when there was none.
         open: Shards whose derived arrays may differ from their files at the moment.
+        command: What opened the last round, for people: the command that goes on with it.
     """
 
     generation: int = 0
     open: frozenset[int] = frozenset()
+    command: str = ""
 
 
 def read_journal(store: Store, group: str) -> Journal:
@@ -35,10 +37,14 @@ def read_journal(store: Store, group: str) -> Journal:
     except FileNotFoundError:
         return Journal()
     values = parse_document(data, key)
-    return Journal(int(values["generation"]), frozenset(values["open"]))
+    return Journal(int(values["generation"]), frozenset(values["open"]), str(values.get("command", "")))
 
 
 def write_journal(store: Store, group: str, journal: Journal) -> None:
     """Write the journal of a group."""
-    values = {"generation": journal.generation, "open": sorted(journal.open)}
+    values = {
+        "generation": journal.generation,
+        "open": sorted(journal.open),
+        "command": journal.command,
+    }
     store.replace(layout.journal(group), dump_document({"schema_version": SCHEMA_VERSION, **values}))

@@ -43,20 +43,21 @@ class Round:
     generation: int
 
 
-def open_round(group: ShardedStore, token: str, shards: Iterable[int]) -> Round:
+def open_round(group: ShardedStore, token: str, shards: Iterable[int], command: str = "") -> Round:
     """Begin to replace shards of a group, after finishing what an earlier round left behind.
 
     Args:
         group: The group; its snapshot is renewed.
         token: Of the lease, which the caller holds.
         shards: Those that may be replaced; all are done.
+        command: What goes on with the round if it is interrupted.
 
     Raises:
         LeaseLostError: the caller does not hold the lease.
     """
     group.store.sweep()
     generation = finish_round(group, token).generation + 1
-    write_journal(group.store, group.spec.group, Journal(generation, frozenset(shards)))
+    write_journal(group.store, group.spec.group, Journal(generation, frozenset(shards), command))
     group.refresh()
     return Round(token, generation)
 
@@ -104,17 +105,47 @@ def redo_objects(
     Raises:
         LeaseLostError, StaleSnapshotError, TransientError: See `replace_shard`.
     """
+    rows: list[int] = []
+
+    def redo(old: ShardFile) -> dict[str, Any] | None:
+        rows.extend(record.row for record in old.tail.sidecar.objects if is_chosen(record))
+        for row in rows:
+            builder.reopen(row)
+        note = work(rows) if rows else {}
+        return None if _same_outcome(old, builder) else {**old.tail.sidecar.info, "redone": note}
+
+    return rows if rework_shard(group, builder, current, redo) else None
+
+
+def rework_shard(
+    group: ShardedStore,
+    builder: ShardBuilder,
+    current: Round,
+    work: Callable[[ShardFile], dict[str, Any] | None],
+) -> bool:
+    """Replace a shard by what becomes of its present file, once in a round.
+
+    Args:
+        group: The group.
+        builder: A fresh builder of the shard; it takes over every object of the present file.
+        current: The open round.
+        work: Changes what the builder holds; returns the info about the new shard as a whole, or None to
+            leave the present file where it is.
+
+    Returns:
+        False when this round has replaced the shard already, so that nothing was done.
+
+    Raises:
+        LeaseLostError, StaleSnapshotError, TransientError: See `replace_shard`.
+    """
     old = read_shard(group, builder.shard)
     if _is_replaced(group, builder.shard, old, current):
-        return None
-    rows = [record.row for record in old.tail.sidecar.objects if is_chosen(record)]
+        return False
     builder.keep_all(old)
-    for row in rows:
-        builder.reopen(row)
-    note = work(rows) if rows else {}
-    if not _same_outcome(old, builder):
-        replace_shard(group, old, builder, current, {**old.tail.sidecar.info, "redone": note})
-    return rows
+    info = work(old)
+    if info is not None:
+        replace_shard(group, old, builder, current, info)
+    return True
 
 
 def replace_shard(

@@ -13,7 +13,7 @@ import secrets
 import shlex
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ import torch
 
 from pipeline import metrics
 from pipeline.evaluate import evaluate_object
+from pipeline.fit.codes import InitCode
 from pipeline.fit.config import FitConfig
 from pipeline.fit.optimise import fit_stream
 from pipeline.fit.resources import ONE_CORE, FitResources, planned_batch
@@ -178,15 +179,21 @@ class ShardFitter:
     def _with_repro(self, failure: Failure, object_id: str) -> Failure:
         return replace(failure, repro=repro_command(self.root_url, self.fit_name, object_id))
 
-    def fit(self, objects: Iterable[tuple[str, ObjectViews]]) -> Iterator[FittedCode]:
+    def fit(
+        self,
+        objects: Iterable[tuple[str, ObjectViews]],
+        start_of: Callable[[str], InitCode | None] | None = None,
+    ) -> Iterator[FittedCode]:
         """Fit objects, as many at a time as `batch` says; yield each when it is done.
 
-        Jointly trained objects start from their own codes.
+        They start from the codes that ``start_of`` gives for their ids; without it jointly trained objects
+        start from their own codes, others from the mean object.
         """
+        start_of = start_of or self.codes.of
         starts = (
             (
                 TrainingViews.of(object_id, v.images, v.cam2world, v.intrinsics, v.heldout, v.has_alpha),
-                self.codes.of(object_id),
+                start_of(object_id),
             )
             for object_id, v in objects
         )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pipeline.report.collect import collect
 from pipeline.report.contact_sheets import read_contact_sheets
+from pipeline.report.flagged import read_flagged
 from pipeline.report.gallery import GalleryMaker
 from pipeline.report.page import page
 from pipeline.report.records import Findings, Gallery
@@ -100,4 +102,5 @@ def _gallery(
 ) -> Gallery:
     if planes is None or not findings.objects or renderer is None:
         return Gallery()
-    return GalleryMaker(views, planes, renderer).make(findings)
+    gallery = GalleryMaker(views, planes, renderer).make(findings)
+    return replace(gallery, flagged=read_flagged(findings, views, planes, renderer))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,12 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluate import summarise
+from pipeline.flags import fit_flags
+from pipeline.refinements import refinements, times_text
 from pipeline.report.collect_render import collect_render
 from pipeline.report.curves import recorded_losses, training_curves
 from pipeline.report.failures import collect_failures
 from pipeline.report.records import Findings, ObjectRecord, StageRun, StoredPart
-from pipeline.report.sidecars import REQUESTS
 from pipeline.report.training_gallery import monitor_record
+from pipeline.report.wording import plural
+from pipeline.sidecars import REQUESTS, each_sidecar
 from storage.errors import FpipeError
 from storage.layout import run_folder, shared_key
 from storage.passes import PassStore, stored_passes
@@ -90,6 +94,7 @@ def _with_fit(findings: Findings, store: Store, planes: PlanesStore) -> Findings
         fit_name=header.name,
         fit_config=header.fit_config,
         objects=objects,
+        flags=fit_flags(planes, planes.metrics()["psnr_db"], regime),
         summary=summarise(planes.metrics(), regime, provenance),
         parts=[*findings.parts, *_fit_parts(store, planes, len(objects))],
         facts={**findings.facts, **_fit_facts(planes)},
@@ -210,12 +215,25 @@ def _facts(url: str, plan: Plan) -> dict[str, Any]:
     }
 
 
+def _refined(planes: PlanesStore) -> dict[str, str]:
+    """How often which part of a fit was refined; nothing where it never was."""
+    shards = sorted(planes.done())
+    times = Counter(each_sidecar(planes, shards, lambda sidecar: len(refinements(sidecar))))
+    if not any(times):
+        return {}
+    parts = [
+        f"{times_text(n) if n else 'never'}: {plural(times[n], 'shard')}" for n in sorted(times, reverse=True)
+    ]
+    return {"refined": "; ".join(parts)}
+
+
 def _fit_facts(planes: PlanesStore) -> dict[str, Any]:
     fit = planes.header
     micro = f"3 × {fit.f_mic} × {fit.resolution} × {fit.resolution} micro"
     return {
         "fit": fit.name,
         "fit config": fit.fit_config_hash,
+        **_refined(planes),
         "shared version": fit.shared_version,
         "planes per object": f"{micro}, {fit.n_base} coefficients",
     }

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from pipeline.report.records import StageRun
 from pipeline.report.render_records import ClassCount, RenderedObject, RenderFindings, ShardTimes
-from pipeline.report.sidecars import each_sidecar
 from pipeline.report.throughput import Event, throughput
+from pipeline.sidecars import each_sidecar
 from pipeline.warning_kinds import WarningCounter
 from storage.layout import run_folder
 from storage.plan import Plan

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.report.images import safe_picture
 from pipeline.report.records import FailedObject, FailureKind
-from pipeline.report.sidecars import each_sidecar
+from pipeline.sidecars import each_sidecar
 from storage.plan import Plan
 from storage.planes import PlanesStore
 from storage.records import Failure, Status

@@ -7,6 +7,7 @@ from importlib import resources
 from pipeline.report import (
     opening_render,
     sections_failures,
+    sections_flagged,
     sections_pictures,
     sections_record,
     sections_render,
@@ -39,6 +40,7 @@ def page(findings: Findings, gallery: Gallery, sheets: ContactSheets, trained: T
     sections = {
         "Accuracy": sections_result.accuracy(findings) if fitted else None,
         "Objects": sections_pictures.comparisons(gallery),
+        "Flagged": sections_flagged.flagged(findings, gallery),
         "Turntables": sections_pictures.turntables(gallery),
         "Between": sections_pictures.blends(gallery),
         "Render": sections_render.rendered(findings, sheets),

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.flags import Flag
 from pipeline.report.render_records import Picture, RenderFindings
 
 
@@ -91,6 +92,39 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class FlaggedView:
+    """One held-out view of a flagged object, as truth and as rendering."""
+
+    view: int
+    psnr_db: float
+    truth: Picture
+    render: Picture
+
+
+@dataclass(frozen=True)
+class FlaggedObject:
+    """One fit that deserves a look (see `pipeline.flags`): why, two of its held-out views, and its loss.
+
+    Attributes:
+        record: The object.
+        kinds: Why, one or both of the kinds of flags.
+        class_median_db: Of its class and regime; NaN where that says nothing.
+        fall_db: How far its loss fell in the last quarter of a phase; NaN where that is not flagged.
+        shard: Of the fit.
+        views: The worst of its held-out views, and one from the middle of the others.
+        curves: Latent and RGB loss of the fit, each in its phase; empty where they were not recorded.
+    """
+
+    record: ObjectRecord
+    kinds: Sequence[str]
+    class_median_db: float
+    fall_db: float
+    shard: int
+    views: Sequence[FlaggedView]
+    curves: Sequence[Curve]
+
+
+@dataclass(frozen=True)
 class StoredPart:
     """One part of the dataset on disk, and over how many objects it spreads."""
 
@@ -117,6 +151,7 @@ class Findings:
     fit_name: str = ""
     fit_config: Mapping[str, Any] = field(default_factory=dict)
     objects: Sequence[ObjectRecord] = ()
+    flags: Sequence[Flag] = ()
     summary: Mapping[str, Any] = field(default_factory=dict)
 
     def of_regime(self, regime: int) -> list[ObjectRecord]:
@@ -178,3 +213,4 @@ class Gallery:
     comparisons: Sequence[Comparison] = ()
     turntables: Sequence[Turntable] = ()
     blends: Sequence[Blend] = ()
+    flagged: Sequence[FlaggedObject] = ()

@@ -118,11 +118,14 @@ def colour(row: int) -> np.ndarray:
     return np.random.default_rng(row).random(3)
 
 
-def write_fit(store: Store, plan: Plan) -> None:
-    """The fit "base", evaluated as a fit job does; row 3 failed, and row 2 has no views."""
+def write_fit(store: Store, plan: Plan, name: str = "base", bad: int | None = None) -> None:
+    """A fit, evaluated as a fit job does; row 3 failed, and row 2 has no views.
+
+    With a bad row, all others are equally good, and the loss of the row after the next fell to the end.
+    """
     n_objects = plan.header.n_objects
     header = FitHeader(
-        name="base",
+        name=name,
         shared_version=SHARED_VERSION,
         fit_config={"latent_steps": 3},
         fit_config_hash="aa",
@@ -139,15 +142,19 @@ def write_fit(store: Store, plan: Plan) -> None:
             if row in (2, 3):
                 builder.fail(row, Failure("no_views" if row == 2 else "fit_diverged", "not finite"))
             else:
-                builder.add(row, evaluated_fit(row))
+                off = 0.01 * row if bad is None else 0.5 if row == bad else 0.02
+                first = 2.0 if bad is not None and row == bad + 2 else 1.0
+                curve = [[20 * (i + 1), first if i < 6 else 1.0] for i in range(8)]
+                builder.add(row, evaluated_fit(row, off), {"curve": curve, "steps": [160, 0]})
         builder.commit()
-    publish_fit(store, "base")
+    publish_fit(store, name)
 
 
-def evaluated_fit(row: int) -> ObjectFit:
-    """The fit of one object: the right colour, less right for higher rows."""
+def evaluated_fit(row: int, off: float | None = None) -> ObjectFit:
+    """The fit of one object: the right colour, off by so much, or the less right the higher the row."""
     own = object_views(row)
-    code = np.append(np.clip(colour(row) + 0.01 * row, 0, 1), 0.5).astype(np.float32)
+    off = 0.01 * row if off is None else off
+    code = np.append(np.clip(colour(row) + off, 0, 1), 0.5).astype(np.float32)
     renderer, heldout = DiscRenderer(), own.heldout
     figures = evaluate_object(
         renderer.render(None, code, own.cam2world[heldout], own.intrinsics[heldout]),

@@ -20,11 +20,12 @@ from pipeline.report.images import ERROR_MAX, data_uri, error_colours, error_map
 from pipeline.report.markup import Html, el, join
 from pipeline.report.wording import count, duration, fixed, nouns, signed, size
 from storage.errors import UsageError
+from storage.plan import read_plan
 from storage.planes import PlanesStore
 from storage.records import ObjectFit
 from storage.store import Store
 from tests.test_pipeline.html_page import HtmlPage
-from tests.test_pipeline.small_dataset import EVIL_ID, DiscRenderer, write_small_dataset
+from tests.test_pipeline.small_dataset import EVIL_ID, DiscRenderer, write_fit, write_small_dataset
 
 SECTIONS = {
     "accuracy",
@@ -101,6 +102,30 @@ def test_figures_on_the_page_are_those_of_the_store(report: tuple[str, DiscRende
     chosen = planes.metrics()["psnr_db"][planes.regime() == 2]
     figures = report[0].partition('class="key-figures"')[2].partition("</dl>")[0]
     assert f"<dd>{fixed(float(chosen.mean()), 2)}" in figures
+
+
+def test_flagged_objects_are_shown_with_pictures_losses_and_a_command(tmp_path: Path) -> None:
+    store = write_small_dataset(tmp_path / "flagged", n_objects=26, classes=("car",))
+    write_fit(store, read_plan(store), "spoilt", bad=20)
+    text = Path(write_report(store.url, "spoilt", renderer=DiscRenderer())).read_text()  # type: ignore[arg-type]
+    assert "flagged" in HtmlPage(text).ids
+    section = text.partition('id="flagged"')[2].partition("</section>")[0]
+    assert "1 object far below their class; 1 object not converged" in section
+    bad, falling = section.split('class="flagged-fit"')[1:]
+    assert "object-020" in bad
+    assert "Far below its class" in bad
+    assert (bad.count("<img"), falling.count("<img")) == (4, 4), "two held-out views, truth beside rendering"
+    assert bad.count("<svg") == falling.count("<svg") == 1
+    assert f"fpipe repro {store.url} object-020 --stage fit --name spoilt --out pictures" in bad
+    assert "object-022" in falling
+    assert "the loss fell by 3.0" in falling
+    assert f"fpipe fit-objects {store.url} --refine --name spoilt --shard 7" in falling
+    psnr = PlanesStore.open(store, "spoilt").metrics()["psnr_db"]
+    assert fixed(float(psnr[20]), 2) in bad
+
+
+def test_a_report_without_flags_has_no_such_section(report: tuple[str, DiscRenderer]) -> None:
+    assert "flagged" not in HtmlPage(report[0]).ids
 
 
 def test_turntables_use_cameras_of_no_view(report: tuple[str, DiscRenderer]) -> None:

@@ -25,8 +25,10 @@ from storage.replacement import (
     read_shard,
     redo_objects,
     replace_shard,
+    rework_shard,
 )
 from storage.sharded import ShardedStore
+from storage.shards import ShardFile
 from storage.store import Store
 from storage.verify import verify
 from storage.views import ViewsStore
@@ -109,6 +111,45 @@ def test_a_failed_object_gets_data_and_the_others_keep_their_bytes(store: Store,
     assert store.read(f"quarantine/{key}.{before.tail.sidecar.attempt}") == before.data
     assert verify(store, full=True) == []
     assert store.read(group.marker_key(SHARD[kind])).count(b'"generation":1') == 1
+
+
+def test_an_open_round_names_the_command_that_goes_on_with_it(store: Store) -> None:
+    planes = PlanesStore.open(store)
+    with Lease(store, "test") as lease:
+        open_round(planes, lease.token, [1], "fpipe retry /data")
+        assert read_journal(store, planes.spec.group).command == "fpipe retry /data"
+        finish_round(planes, lease.token)
+    assert read_journal(store, planes.spec.group).command == ""
+
+
+def test_what_is_noted_about_an_object_changes_nothing_else(store: Store) -> None:
+    planes = PlanesStore.open(store)
+    old = read_shard(planes, SHARD["planes"])
+    row = old.tail.sidecar.objects[0].row
+    with Lease(store, "test") as lease:
+        current = open_round(planes, lease.token, [SHARD["planes"]])
+        with planes.builder(SHARD["planes"], "left") as builder:
+            assert rework_shard(planes, builder, current, lambda file: None)
+        assert read_shard(planes, SHARD["planes"]).data == old.data, "nothing to replace"
+        with planes.builder(SHARD["planes"], "second") as builder:
+
+            def work(file: ShardFile) -> dict[str, Any]:
+                assert file.data == old.data
+                builder.note(row, {"seen": True})
+                return {"host": "here"}
+
+            assert rework_shard(planes, builder, current, work)
+        with planes.builder(SHARD["planes"], "third") as builder:
+            assert not rework_shard(planes, builder, current, work), "once in a round"
+        finish_round(planes, lease.token)
+    new = read_shard(planes, SHARD["planes"])
+    assert new.tail.sidecar.objects[0].info == {"seen": True}
+    assert new.tail.sidecar.objects[1:] == old.tail.sidecar.objects[1:]
+    assert new.tail.sidecar.info == {"host": "here"}
+    assert new.tail.index.tolist() == old.tail.index.tolist()
+    for name, values in old.tail.sidecar.arrays.items():
+        np.testing.assert_array_equal(new.tail.sidecar.arrays[name], values)
+    assert verify(store, full=True) == []
 
 
 def test_every_round_has_a_generation_of_its_own(store: Store) -> None:
