@@ -1,4 +1,4 @@
-"""`fpipe compare-frozen`: frozen shared components beside ones that blocks of objects train for themselves."""
+"""`fpipe compare-frozen`: frozen shared components beside ones that blocks of objects train themselves."""
 
 from __future__ import annotations
 

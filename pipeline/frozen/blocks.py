@@ -28,7 +28,7 @@ LATENT_RATES: Final = Rates(base=1e-2, renderer=1e-2)
 RGB_RATES: Final = Rates(base=1e-2, renderer=1e-3, autoencoder=1e-4)
 """Of what a block shares, as in the paper's regime 2 (METHOD section 4); codes have those of the fit."""
 
-PROBE_STEPS: Final = 6
+PROBE_STEPS: Final = 10
 
 
 @dataclass(frozen=True)

@@ -105,17 +105,18 @@ def choose_rows(
 
 
 def jobs_of(design: Design) -> list[BlockJob]:
-    """All blocks of a comparison, the frozen ones first.
+    """All blocks of a comparison.
 
-    A half has blocks of its own: an object that is fitted again comes in other company.
+    A half has blocks of its own: an object that is fitted again comes in other company. The modes take turns,
+    so that a machine's other load, which makes steps dearer, meets all of them.
     """
     jobs: list[BlockJob] = []
-    for mode in MODES:
-        for half in HALVES:
-            order = _permutation(len(design.rows), "blocks", design.seed, half)
-            shuffled = [design.rows[i] for i in order]
-            for block, start in enumerate(range(0, len(shuffled), design.block)):
-                rows = tuple(shuffled[start : start + design.block])
+    for half in HALVES:
+        order = _permutation(len(design.rows), "blocks", design.seed, half)
+        shuffled = [design.rows[i] for i in order]
+        for block, start in enumerate(range(0, len(shuffled), design.block)):
+            rows = tuple(shuffled[start : start + design.block])
+            for mode in MODES:
                 jobs.append(BlockJob(len(jobs), mode, half, block, rows))
     return jobs
 

@@ -128,11 +128,8 @@ def _mean_psnr(
     design: Design, jobs: Sequence[BlockJob], results: Mapping[str, BlockResult], mode: str
 ) -> NDArray[np.float64]:
     """[N] mean of an object's two fits."""
-    return np.mean(
-        [_by_object(design, jobs, results, mode, half, "psnr_db") for half in HALVES],
-        axis=0,
-        dtype=np.float64,
-    )
+    halves = [_by_object(design, jobs, results, mode, half, "psnr_db") for half in HALVES]
+    return np.asarray(np.mean(halves, axis=0), dtype=np.float64)
 
 
 def _by_object(
@@ -209,11 +206,11 @@ def note(design: Design) -> str:
     return (
         f"{n} objects of class {design.class_name}, none of them jointly trained, each fitted twice: to two "
         f"disjoint halves of its training views, with other random numbers, and in blocks of {design.block} "
-        "that are put together anew for the second. Figures are means over both fits, on held-out views, with "
-        "the decoder that the block has in the end. Seconds are the processor's (a GPU's: wall), steps are as "
-        "many as take the time of the frozen fit. Bytes are one object's code and its share of what its block "
-        f"trained for itself. Recall@1: the coefficients of the first fit find those of the second among {n} "
-        f"by {MEASURE} distance; interval: bootstrap over objects, {RESAMPLES:,} times; chance: 1/{n}."
+        "that are put together anew for the second. Figures are means over both fits, on held-out views, "
+        "with the decoder that the block has in the end. Seconds are the processor's (a GPU's: wall), steps "
+        "are as many as take the time of the frozen fit. Bytes are one object's code and its share of what "
+        "its block trained for itself. Recall@1: the coefficients of the first fit find those of the second "
+        f"among {n} by {MEASURE} distance; interval: objects drawn again {RESAMPLES:,} times; chance: 1/{n}."
     )
 
 
