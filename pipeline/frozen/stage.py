@@ -100,6 +100,9 @@ def compare_frozen(
     result = _run(store, config, question.name, arguments, jobs, session, progress)
     code = code_bytes(meta["f_mic"], meta["plane_resolution"], meta["n_base"], config.fit.dtype)
     rows = mode_rows(design, jobs, load_results(store, question.name, jobs), sum(code))
+    result.objects_failed = sum(len(row.failures) for row in rows)
+    for failure in (text for row in rows for text in row.failures):
+        progress.say(f"{STAGE}: {failure}")
     return design, rows, result
 
 

@@ -39,7 +39,8 @@ class ModeRow:
     Attributes:
         mode: Its name.
         objects: Objects that were fitted twice.
-        failed: Fits that cannot be used; such an object counts as not found.
+        failures: Fits that cannot be used, with block, row of the plan and reason; such an object counts as
+            not found.
         psnr_db: Held-out PSNR, mean of objects.
         psnr_gain_db: Mean difference to everything frozen, of the same objects.
         psnr_gain_interval_db: Its 95% bootstrap interval.
@@ -56,7 +57,7 @@ class ModeRow:
 
     mode: str
     objects: int
-    failed: int
+    failures: tuple[str, ...]
     psnr_db: float
     psnr_gain_db: float
     psnr_gain_interval_db: tuple[float, float]
@@ -93,7 +94,7 @@ def mode_rows(
             ModeRow(
                 mode=mode.name,
                 objects=n_objects,
-                failed=sum(int((block.failures != "").sum()) for block in own),
+                failures=_failures([job for job in jobs if job.mode == mode], results),
                 psnr_db=_mean([block.psnr_db for block in own]),
                 psnr_gain_db=_mean([gain]),
                 psnr_gain_interval_db=bootstrap_interval(gain, design.seed),
@@ -147,6 +148,11 @@ def _by_object(
     order = np.argsort(rows)
     assert tuple(rows[order].tolist()) == design.rows, "every object is in one block of each half"
     return np.asarray(values[order])
+
+
+def _failures(jobs: Sequence[BlockJob], results: Mapping[str, BlockResult]) -> tuple[str, ...]:
+    found = ((job.name, zip(results[job.name].rows, results[job.name].failures, strict=True)) for job in jobs)
+    return tuple(f"{name}: row {row}: {reason}" for name, block in found for row, reason in block if reason)
 
 
 def _mean(values: Sequence[NDArray[np.float64]]) -> float:

@@ -77,7 +77,7 @@ def test_the_comparison_from_command_to_table_and_again(toys: Toys) -> None:
     assert decoder["object_bytes"] == frozen["object_bytes"] + decoder["own_bytes"] / 2
     assert (found["class"], found["objects"], frozen["chance"]) == ("ball", 2, 0.5)
     for row in found["rows"]:
-        assert row["failed"] == 0
+        assert row["failures"] == []
         assert row["psnr_db"] > 5
         assert 0 <= row["recall_at_1"][found["measure"]] <= 1
     reports = toys.root / "reports"

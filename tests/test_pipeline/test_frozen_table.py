@@ -30,7 +30,7 @@ def _result(mode: str, half: str, rows: tuple[int, ...], block: int) -> BlockRes
         steps=np.tile([30, 5], (len(own), 1)),
         seconds=2.0,
         own_bytes=0 if mode == "frozen" else 1000,
-        failures=np.array(["", ""]),
+        failures=np.array(["", ""], "<U9"),
     )
 
 
@@ -66,7 +66,7 @@ def test_an_object_that_failed_is_counted_and_not_found() -> None:
     broken = results[job.name]
     broken.coefficients[at], broken.psnr_db[at], broken.failures[at] = np.nan, np.nan, "no"
     frozen = mode_rows(DESIGN, JOBS, results, code_bytes=48)[0]
-    assert frozen.failed == 1
+    assert frozen.failures == (f"{job.name}: row 2: no",)
     assert frozen.recall_at_1["euclidean"] == 0.75
     # Seven figures are left: 20, 21, 23 of half a and 21, 22, 23, 24 of half b.
     assert frozen.psnr_db == pytest.approx(154 / 7)
