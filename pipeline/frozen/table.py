@@ -15,7 +15,7 @@ from pipeline.frozen.design import HALVES, BlockJob, Design, Half
 from pipeline.frozen.job import BlockResult
 from pipeline.frozen.recall import MEASURE, MEASURES, RESAMPLES, bootstrap_interval, hits_at_1
 from pipeline.metrics import PSNR_DEFINITION, SSIM_DEFINITION
-from pipeline.report.wording import fixed, signed, size
+from pipeline.report.wording import MISSING, fixed, signed, size
 from storage.documents import plain
 from storage.layout import REPORTS, checked_name
 from storage.store import Store
@@ -175,7 +175,7 @@ def table_cells(rows: Sequence[ModeRow]) -> list[list[str]]:
         line = [
             LABELS[row.mode],
             fixed(row.psnr_db, 2),
-            signed(row.psnr_gain_db, 2) if row.mode != FROZEN.name else fixed(None, 2),
+            _gain(row),
             fixed(row.ssim, 4),
             f"{row.steps[0]} + {row.steps[1]}",
             fixed(row.seconds, 2),
@@ -186,6 +186,13 @@ def table_cells(rows: Sequence[ModeRow]) -> list[list[str]]:
         ]
         cells.append([cell.replace("\u202f", " ") for cell in line])
     return cells
+
+
+def _gain(row: ModeRow) -> str:
+    if row.mode == FROZEN.name:
+        return MISSING
+    low, high = (signed(bound, 2) for bound in row.psnr_gain_interval_db)
+    return f"{signed(row.psnr_gain_db, 2)} ({low} to {high})"
 
 
 def table_json(design: Design, rows: Sequence[ModeRow]) -> dict[str, Any]:
@@ -216,7 +223,8 @@ def note(design: Design) -> str:
         "with the decoder that the block has in the end. Seconds are the processor's (a GPU's: wall), steps "
         "are as many as take the time of the frozen fit. Bytes are one object's code and its share of what "
         "its block trained for itself. Recall@1: the coefficients of the first fit find those of the second "
-        f"among {n} by {MEASURE} distance; interval: objects drawn again {RESAMPLES:,} times; chance: 1/{n}."
+        f"among {n} by {MEASURE} distance; chance is 1/{n}. Intervals: 95%, objects drawn again "
+        f"{RESAMPLES:,} times."
     )
 
 

@@ -77,7 +77,7 @@ def test_the_table_as_text_and_json(tmp_path: Path) -> None:
     header, frozen, _, retrained = table_cells(rows)
     assert len(header) == len(frozen)
     assert frozen[1:3] == ["22.00", "–"]
-    assert retrained[1:3] == ["25.00", "+3.00"]
+    assert retrained[1:3] == ["25.00", "+3.00 (+3.00 to +3.00)"]
     assert frozen[4:7] == ["30 + 5", "2.00", "48 B"]
     store = Store(tmp_path)
     key = store_table(store, DESIGN, rows, "mine")
