@@ -142,7 +142,9 @@ class FitBatch:
             losses[part] = error.detach()
             return (error + s.lambda_free * rendered.free).sum()
 
-        sum_by_object(loss_of, leaves.planes).backward()  # type: ignore[no-untyped-call]
+        # Frozen in every fit; a block of `pipeline.frozen` may train it.
+        trained = [param for param in self.shared.renderer.parameters() if param.requires_grad]
+        sum_by_object(loss_of, leaves.planes, trained).backward()  # type: ignore[no-untyped-call]
         self._update(group, leaves)
         return losses
 
