@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.fit.config import FitConfig
 from pipeline.fit.job import ShardFitter
+from pipeline.fit.resources import ONE_CORE, FitResources
 from pipeline.fit.settings import FitSettings, FittedCode
 from pipeline.frozen.blocks import FROZEN, MODES, equal_time_steps, fit_block, step_seconds
 from pipeline.frozen.design import BlockJob, Design, half_of_views, jobs_of
@@ -99,14 +100,14 @@ class _Block:
         fit_config: dict[str, Any],
         design: dict[str, Any],
         job: BlockJob,
-        threads: int,
-        device: str,
+        resources: FitResources,
     ) -> _Block:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(resources.threads)
         store = Store(root_url)
         views = ViewsStore.open(store)
         found = {views.plan.rows[row].object_id: views.read(row) for row in job.rows}
-        shared = load_shared(store, shared_version, device)
+        shared = load_shared(store, shared_version, resources.device)
+        shared.renderer.kernel = resources.kernel
         return _Block(shared, FitConfig.model_validate(fit_config), store, Design.of_json(design), found)
 
     def training(self, job: BlockJob) -> list[TrainingViews]:
@@ -137,8 +138,7 @@ def fit_block_job(
     design: dict[str, Any],
     shard: int,
     attempt: str,
-    threads: int = 1,
-    device: str = "cpu",
+    resources: FitResources = ONE_CORE,
 ) -> dict[str, Any]:
     """Fit one block and store its figures.
 
@@ -150,18 +150,17 @@ def fit_block_job(
         design: As `Design.to_json` gives it.
         shard: Number of the job.
         attempt: Names this attempt; unused, results are replaced whole.
-        threads: torch threads on the CPU.
-        device: "cpu" or "cuda".
+        resources: What the task computes with.
 
     Returns:
         n_ok, n_failed, mode, psnr_db, seconds.
     """
     job = jobs_of(Design.of_json(design))[shard]
-    work = _Block.open(root_url, shared_version, fit_config, design, job, threads, device)
+    work = _Block.open(root_url, shared_version, fit_config, design, job, resources)
     settings = mode_settings(work.store, name, job, work.config.settings())
     seed = work.design.fit_seed(job.half)
     block = fit_block(work.shared, work.training(job), settings, job.mode, seed)
-    fitter = ShardFitter(block.shared, _NO_CODES, work.config, root_url, name)
+    fitter = ShardFitter(block.shared, _NO_CODES, work.config, resources, len(job.rows), root_url, name)
     figures = [work.figures(fitter, code) for code in block.codes]
     failures = [reason for _, _, reason in figures]
     coefficients = [
@@ -196,8 +195,7 @@ def measure_steps(
     shared_version: str,
     fit_config: dict[str, Any],
     design: dict[str, Any],
-    threads: int = 1,
-    device: str = "cpu",
+    resources: FitResources = ONE_CORE,
 ) -> dict[str, Any]:
     """Measure a step of every mode on the first block, and store how many steps each mode takes.
 
@@ -208,7 +206,7 @@ def measure_steps(
     """
     planned = Design.of_json(design)
     job = jobs_of(planned)[0]
-    work = _Block.open(root_url, shared_version, fit_config, design, job, threads, device)
+    work = _Block.open(root_url, shared_version, fit_config, design, job, resources)
     settings, views = work.config.settings(), work.training(job)
     seconds = {
         mode.name: step_seconds(work.shared, views, settings, mode, planned.fit_seed("a")) for mode in MODES

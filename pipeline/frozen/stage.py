@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.compute import ComputeSession
 from pipeline.config import PipelineConfig
 from pipeline.executor import Task, TaskResources
+from pipeline.fit.resources import FitResources
 from pipeline.frozen.design import BlockJob, Design, choose_rows, jobs_of
 from pipeline.frozen.job import (
     fit_block_job,
@@ -167,8 +168,7 @@ def _run(
     resources = TaskResources(cpus=compute.fit_cpus, gpus=compute.fit_gpus, deadline_s=compute.fit_deadline_s)
     arguments = {
         **arguments,
-        "threads": max(1, int(compute.fit_cpus)),
-        "device": "cuda" if compute.fit_gpus else "cpu",
+        "resources": FitResources.of(compute.fit_cpus, compute.fit_gpus, compute.kernel),
     }
     sizes = {job.number: len(job.rows) for job in jobs}
     with record_run(store, STAGE, config.model_dump(mode="json")) as run:
