@@ -49,13 +49,17 @@ def _write_views(store: Store, objects: list[ToyObject], shards: int) -> Plan:
     return plan
 
 
-def _dataset(root: Path, views_shards: int = 2, per_shard: int = 3, noise: bool = False) -> Store:
+def _dataset(
+    root: Path, views_shards: int = 2, per_shard: int = 3, noise: bool = False, spoil: Any = None
+) -> Store:
     """Objects toy-0 .. toy-5; toy-0 .. toy-2 are jointly trained; a fit "base" ready to be computed."""
     objects = [toy_object(seed) for seed in range(N)]
     if noise:
         for toy in objects:
             shape = toy.images[toy.heldout].shape
             toy.images[toy.heldout] = np.random.default_rng(0).integers(0, 256, shape)
+    if spoil is not None:
+        spoil(objects)
     store = Store(root)
     plan = _write_views(store, objects, views_shards)
     trainer = toy_trainer()
@@ -166,3 +170,26 @@ def test_an_object_that_cannot_be_stored_fails_alone(
     ((_, object_id, failure),) = PlanesStore.open(store, "base").failures()
     assert (object_id, failure.kind) == ("toy-1", "fit_diverged")
     assert reason in failure.reason
+
+
+def test_an_object_with_nothing_to_learn_from_is_recorded_and_the_others_are_fitted(tmp_path: Path) -> None:
+    def spoil(objects: list[ToyObject]) -> None:
+        objects[0].images[:] = 0  # no silhouette: no ray meets its hull
+        objects[1].heldout[:] = True
+
+    store = _dataset(tmp_path, spoil=spoil)
+    summary = fit_shard(store.url, "base", 0, "a")
+    assert (summary["n_ok"], summary["n_failed"]) == (1, 2)
+    planes = PlanesStore.open(store, "base")
+    failures = {object_id: failure for _, object_id, failure in planes.failures()}
+    assert failures["toy-0"].kind == "empty_hull"
+    assert "toy-0" in failures["toy-0"].reason
+    assert failures["toy-1"].kind == "no_training_views"
+    assert all("fpipe repro" in failure.repro for failure in failures.values())
+
+
+def test_a_shard_says_how_many_objects_it_fitted_at_a_time(tmp_path: Path) -> None:
+    store = _dataset(tmp_path)
+    fit_shard(store.url, "base", 0, "a")
+    info = PlanesStore.open(store, "base").sidecar(0).info
+    assert (info["batch"], info["device"], info["threads"], info["kernel"]) == (2, "cpu", 1, "torch")
