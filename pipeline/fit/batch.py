@@ -33,6 +33,8 @@ class _Group:
     targets: Tensor
     background: Tensor
     keys: Tensor
+    index: Tensor
+    steps: Tensor
     first: Tensor
     count: Tensor
 
@@ -46,6 +48,8 @@ class _Group:
             torch.cat([lane.targets for lane in lanes]),
             background.flatten(1).T[bank.pixel.long()],
             torch.tensor([lane.key for lane in lanes], device=bank.device),
+            torch.tensor([lane.slot for lane in lanes], device=bank.device),
+            torch.tensor([lane.steps for lane in lanes], device=bank.device),
             start[:-1],
             start.diff(),
         )
@@ -99,13 +103,12 @@ class FitBatch:
 
     def step(self) -> None:
         """One step of every object."""
-        for phase in ("latent", "rgb"):
-            group = self._group(phase)
-            if group is None:
-                continue
+        groups = [self._group(phase) for phase in ("latent", "rgb")]  # before an object changes its phase
+        for group in filter(None, groups):
             began = _now()
-            losses = self._latent_step(group) if phase == "latent" else self._rgb_step(group)
-            self._losses[torch.tensor(group.slots, device=losses.device)] += losses
+            losses = self._latent_step(group) if group is groups[0] else self._rgb_step(group)
+            self._losses[group.index] += losses
+            group.steps.add_(1)
             self._count_step(group)
             _charge(group.lanes, began)
 
@@ -129,7 +132,7 @@ class FitBatch:
         """A step on random latent pixels; returns the loss per object."""
         s, n = self.settings, len(group.lanes)
         batch, points = self._drawn(group)
-        leaves = self._codes.leaves(group.slots)
+        leaves = self._codes.leaves(group.index)
         index = torch.arange(n, device=group.keys.device)
         target, background = group.targets[batch.index], group.background[batch.index]
         losses = torch.empty(n, device=index.device)
@@ -156,9 +159,9 @@ class FitBatch:
         batch = view_pixels(
             group.bank, rows, [self._views(lane) for lane in lanes], generators, self._samples, s.crop_px
         )
-        leaves = self._codes.leaves(group.slots)
+        leaves = self._codes.leaves(group.index)
         index = torch.arange(len(lanes), device=group.keys.device)
-        points = self._free_points(uniform(group.keys, self._steps(group), self._n_free * 3))
+        points = self._free_points(uniform(group.keys, group.steps, self._n_free * 3))
         rendered = self._render(leaves.planes, group, batch.rays, index, points)
         latents = paste_pixels(
             rendered.value,
@@ -185,7 +188,7 @@ class FitBatch:
         """Latent pixels [n·P] of the lanes with their jitter, and points of space [n, free, 3]."""
         n, n_pixels = len(group.lanes), self.settings.latent_pixels
         n_jitter = n_pixels * group.bank.near.shape[1] * self._samples
-        numbers = uniform(group.keys, self._steps(group), n_pixels + n_jitter + self._n_free * 3)
+        numbers = uniform(group.keys, group.steps, n_pixels + n_jitter + self._n_free * 3)
         pixels, jitter, points = torch.split(numbers, [n_pixels, n_jitter, self._n_free * 3], dim=1)
         # A float32 product may round up to the count itself.
         own = torch.minimum((pixels * group.count[:, None]).long(), group.count[:, None] - 1)
@@ -203,9 +206,6 @@ class FitBatch:
 
     def _free_points(self, numbers: Tensor) -> Tensor:
         return numbers.reshape(len(numbers), self._n_free, 3)
-
-    def _steps(self, group: _Group) -> Tensor:
-        return torch.tensor([lane.steps for lane in group.lanes], device=group.keys.device)
 
     def _views(self, lane: Lane) -> list[int]:
         count = self.settings.rgb_views

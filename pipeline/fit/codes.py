@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.model.planes import fuse
-from pipeline.model.shapes import Float
+from pipeline.model.shapes import Float, Int
 from pipeline.model.shared import SharedComponents
 from pipeline.train.row_adam import RowAdam
 from pipeline.train.schedule import Rates
@@ -27,7 +27,7 @@ InitCode = tuple[npt.NDArray[np.float32] | None, npt.NDArray[np.float32]]
 
 
 class Leaves:
-    """The variables of one step of some slots.
+    """The variables of one step of some slots; takes tensors that are its own.
 
     Attributes:
         levels: Per level [B, 3, F_mic, K/2ˡ, K/2ˡ]; empty without micro planes.
@@ -36,8 +36,8 @@ class Leaves:
     """
 
     def __init__(self, levels: Sequence[Tensor], coefficients: Tensor, base_planes: Tensor) -> None:
-        self.levels = [level.clone().requires_grad_() for level in levels]
-        self.coefficients = coefficients.clone().requires_grad_()
+        self.levels = [level.requires_grad_() for level in levels]
+        self.coefficients = coefficients.requires_grad_()
         micro = summed(self.levels) if self.levels else None
         self.planes = fuse(micro, self.coefficients, base_planes)
 
@@ -77,9 +77,8 @@ class CodeSlots:
             assert micro is not None
             level.reset(slot, micro if i == 0 else torch.zeros_like(level.values[slot]))
 
-    def leaves(self, slots: Sequence[int]) -> Leaves:
+    def leaves(self, index: Int[Tensor, " b"]) -> Leaves:
         """Variables of slots in that order; `update` takes them back."""
-        index = torch.tensor(slots, device=self._coefficients.values.device)
         levels = [level.values[index] for level in self._levels]
         return Leaves(levels, self._coefficients.values[index], self._shared.base_planes)
 
@@ -89,7 +88,7 @@ class CodeSlots:
         """One step of Adam along the leaves' gradients.
 
         Args:
-            slots: As given to `leaves`.
+            slots: As given to `leaves`, on the host.
             leaves: After the backward of the objects' losses.
             rates: Of each slot.
             lambda_tv: Weight of each level's total variation in each object's loss.

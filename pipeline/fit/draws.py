@@ -1,7 +1,7 @@
 """Random numbers of a fit: pure functions of the object's key, its step and a position, on any device.
 
 SplitMix64 (Steele, Lea, Flood 2014), used as a hash of a counter: nothing is kept between steps, so an
-object's numbers do not depend on its company, on restarts or on the device, and no step waits for the host.
+object's numbers do not depend on its company, on restarts or on the device, and are made where they are used.
 """
 
 from __future__ import annotations

@@ -16,8 +16,9 @@ from pipeline.train.settings import JointSettings
 
 MEMORY_SHARE = 0.8
 """Of a device's memory that a batch is planned for."""
-MOST_ON_GPU, MOST_ON_CPU = 512, 8
-"""A CPU takes one object after the other in most of a step: more at a time cost memory and gain nothing."""
+MOST_ON_GPU, MOST_ON_CPU = 128, 8
+"""The host keeps all views of each object. A CPU takes one after the other in most of a step: more at a time
+cost memory and gain nothing."""
 
 
 @dataclass(frozen=True)
@@ -28,21 +29,24 @@ class FitResources:
         threads: torch threads on the CPU.
         device: "cpu" or "cuda".
         kernel: What decodes points, see `pipeline.model.kernel_choice`.
+        gpu_share: Of a GPU, where other tasks have the rest of it.
     """
 
     threads: int = 1
     device: str = "cpu"
     kernel: Kernel = "torch"
+    gpu_share: float = 1.0
 
     @staticmethod
     def of(cpus: float, gpus: float, kernel: Kernel) -> FitResources:
         """What a task of so many cores and GPUs has."""
-        return FitResources(max(1, int(cpus)), "cuda" if gpus else "cpu", kernel)
+        share = min(1.0, gpus) if gpus else 1.0
+        return FitResources(max(1, int(cpus)), "cuda" if gpus else "cpu", kernel, share)
 
     def memory_bytes(self) -> int:
         """The task's share of its device's whole memory, whatever of it is free at the moment."""
         if self.device != "cpu":
-            return int(torch.cuda.get_device_properties(self.device).total_memory)
+            return int(self.gpu_share * torch.cuda.get_device_properties(self.device).total_memory)
         share = min(1.0, self.threads / (os.cpu_count() or 1))
         return int(share * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from pipeline.fit.batch import FitBatch
+from pipeline.fit.pace import Stopping
 from pipeline.fit.settings import FitSettings, FittedCode
 from pipeline.model.shared import SharedComponents
 from pipeline.train.row_adam import BETAS, EPSILON
@@ -97,6 +98,8 @@ class BlockFit:
     ) -> None:
         self.shared = _trainable(shared, mode)
         self.step_count = 0
+        # What all objects share is trained on one schedule: no object ends a phase before the others.
+        settings = replace(settings, stopping=Stopping())
         self._settings = settings
         self._batch = FitBatch(self.shared, settings, seed, len(objects))
         refused = [self._batch.admit(views, None) for views in objects]

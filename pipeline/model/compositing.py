@@ -111,7 +111,9 @@ def importance_depths(
         n: Samples to draw.
         jitter: Uniform in [0, 1) per stratum; None takes the middles of n equal strata.
     """
-    mass = weights + 1e-5  # keeps empty rays uniform instead of dividing by zero
+    # Keeps empty rays uniform instead of dividing by zero. An object that diverged has weights that are no
+    # numbers: places that are none either would be read outside the planes, and end all objects of the step.
+    mass = weights.nan_to_num(0.0) + 1e-5
     cdf = functional.pad(torch.cumsum(mass / mass.sum(dim=1, keepdim=True), dim=1), (1, 0))
     strata = torch.arange(n, device=depths.device, dtype=depths.dtype)
     u = ((strata + (0.5 if jitter is None else jitter)) / n).expand(depths.shape[0], n).contiguous()

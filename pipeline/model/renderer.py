@@ -75,7 +75,7 @@ class Renderer(nn.Module):
 
     def __init__(self, n_features: int, n_channels: int, width: int = 64) -> None:
         super().__init__()
-        self.kernel: Kernel = "auto"
+        self.kernel: Kernel = "torch"
         self.n_features, self.n_channels, self.width = n_features, n_channels, width
         self.hidden = nn.Linear(n_features, width)
         self.out = nn.Linear(width, 1 + n_channels)
@@ -155,7 +155,7 @@ def render_rays(
     points = ray_points(origins, directions, depths)
     raw, colour = renderer.decode(table, points, object_index.repeat_interleave(n_samples))
     weights = midpoint_weights(raw.view(n_rays, n_samples), depths, sigma_scale)
-    value, opacity = composite(weights, colour.view(n_rays, n_samples, -1))
+    value, opacity = composite(weights, colour.view(n_rays, n_samples, renderer.n_channels))
     return value, opacity, weights
 
 
@@ -193,7 +193,7 @@ def render_rays_twice(
     def decode(at: Tensor) -> tuple[Tensor, Tensor]:
         points = ray_points(origins, directions, at)
         raw, colour = renderer.decode(table, points, object_index.repeat_interleave(at.shape[1]))
-        return raw.view(at.shape), colour.view(*at.shape, -1)
+        return raw.view(at.shape), colour.view(*at.shape, renderer.n_channels)
 
     raw, colour = decode(depths)
     first = midpoint_weights(raw.detach(), depths, sigma_scale)

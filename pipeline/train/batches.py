@@ -125,7 +125,7 @@ def view_pixels(
             part = torch.arange(
                 first + int(bank.view_start[i][view]), first + int(bank.view_start[i][view + 1])
             )
-            pixel = bank.pixel[part.to(bank.pixel.device)].cpu().long()
+            pixel = bank.pixel_on_host[part].long()
             row, col = pixel // bank.grid[1], pixel % bank.grid[1]
             top = _window_start(row, height, bank.grid[0], generator)
             left = _window_start(col, width, bank.grid[1], generator)

@@ -72,7 +72,7 @@ def render_pixels(
         value, opacity, _ = render_rays(renderer, table, *rays, depths, geometry.sigma_scale)
     n_pixels = len(batch.index)
     return Rendered(
-        value.view(n_pixels, n_sub, -1).mean(1),
+        value.view(n_pixels, n_sub, renderer.n_channels).mean(1),
         opacity.view(n_pixels, n_sub).mean(1),
         free_opacity(renderer, table, bank, objects, random, geometry),
     )

@@ -7,6 +7,7 @@ fit the images, or because it is thinner than a voxel. Nothing could be drawn fo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -80,6 +81,11 @@ class RayBank:
     grid: tuple[int, int]
     factor: int
     device: torch.device
+
+    @functools.cached_property
+    def pixel_on_host(self) -> Tensor:
+        """`pixel` where windows of views are chosen: fetched from the device once, not for every view."""
+        return self.pixel.cpu()
 
     @property
     def n_objects(self) -> int:

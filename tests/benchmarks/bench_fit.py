@@ -295,7 +295,7 @@ def main() -> None:
     common = (str(fixture), arguments.device, arguments.threads, arguments.objects, settings)
     jobs = [Job(name, *common) for name in arguments.recipes if name != "ours"]
     if "ours" in arguments.recipes:
-        jobs += [Job("ours", *common, budget) for budget in sorted(arguments.budgets)]
+        jobs += [Job("ours", *common, budget) for budget in sorted(arguments.budgets, reverse=True)]
     cores = len(os.sched_getaffinity(0))
     curves = run_jobs(jobs, arguments.jobs or (1 if arguments.device != "cpu" else min(cores, len(jobs))))
     objects = case.objects[: arguments.objects]

@@ -18,6 +18,7 @@ import resource
 import sys
 import time
 from dataclasses import replace
+from statistics import median
 
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ def measured(
         group.step()
         seconds.append(time.monotonic() - began)
         peaks.append(_peak_bytes())
-    latent_s, rgb_s = (min(part) for part in (seconds[: options.steps], seconds[options.steps :]))
+    latent_s, rgb_s = (median(part) for part in (seconds[: options.steps], seconds[options.steps :]))
     batches = -(-options.objects // batch)
     whole_s = preparation_s + latent_s * settings.latent_steps + rgb_s * settings.rgb_steps
     return {

@@ -35,7 +35,7 @@ def test_a_slot_begins_with_the_mean_object_or_a_code_whatever_it_held(
     codes = CodeSlots(shared, 2, levels, BETAS)
     given = (np.full_like(shared.mean_micro.numpy(), 2.0), np.full(2, 3.0, np.float32))
     codes.start(0, None)
-    leaves = codes.leaves([0])
+    leaves = codes.leaves(torch.tensor([0]))
     leaves.planes.square().sum().backward()
     codes.update([0], leaves, [Rates(0.1, 0.1)])
     moved, _ = codes.code(0)
@@ -56,7 +56,7 @@ def test_a_step_moves_the_named_slots_at_their_own_rates(shared: SharedComponent
     for slot in range(3):
         codes.start(slot, None)
     before = [codes.code(slot)[1] for slot in range(3)]
-    leaves = codes.leaves([2, 0])
+    leaves = codes.leaves(torch.tensor([2, 0]))
     leaves.planes.sum().backward()
     codes.update([2, 0], leaves, [Rates(0.1, 0.1), Rates(0.1, 0.02)])
     after = [codes.code(slot)[1] for slot in range(3)]
@@ -71,7 +71,7 @@ def test_without_micro_planes_there_are_coefficients_alone(shared: SharedCompone
     codes = CodeSlots(bare, 1, 2, BETAS)
     codes.start(0, None)
     assert codes.code(0)[0] is None
-    assert codes.leaves([0]).planes.shape == (1, 3, 4, 16, 16)
+    assert codes.leaves(torch.tensor([0])).planes.shape == (1, 3, 4, 16, 16)
 
 
 def test_the_written_out_gradient_is_that_of_total_variation() -> None:

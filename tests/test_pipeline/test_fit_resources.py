@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,7 +41,7 @@ def test_what_is_planned_fits_and_one_object_more_would_not(
     n = _planned(shared, monkeypatch, memory, "cuda")
     assert 1 < n < MOST_ON_GPU
     sizes = replace(toy_settings(), geometry=shared.geometry)
-    autoencoder, settings = shared.autoencoder, toy_fit_settings(latent_pixels=4096)
+    autoencoder, settings = copy.deepcopy(shared.autoencoder).to("meta"), toy_fit_settings(latent_pixels=4096)
     needed = [
         fit_footprint(settings, sizes, autoencoder, WorkerLoad(count, 200, shared.size_px)).total
         for count in (n, n + 2)
@@ -60,6 +62,16 @@ def test_a_tasks_share_of_the_memory_follows_its_threads(monkeypatch: pytest.Mon
     assert FitResources(threads=16).memory_bytes() == whole
 
 
+def test_a_part_of_a_gpu_has_that_part_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = SimpleNamespace(total_memory=80 * 2**30)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: card)
+    assert [FitResources.of(1, gpus, "torch").memory_bytes() >> 30 for gpus in (0.25, 1.0, 2.0)] == [
+        20,
+        80,
+        80,
+    ]
+
+
 def test_resources_are_those_of_the_configuration() -> None:
     assert FitResources.of(2.5, 0.0, "torch") == FitResources(2, "cpu", "torch")
-    assert FitResources.of(0.5, 0.25, "auto") == FitResources(1, "cuda", "auto")
+    assert FitResources.of(0.5, 0.25, "auto") == FitResources(1, "cuda", "auto", 0.25)

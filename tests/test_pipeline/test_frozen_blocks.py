@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipeline.fit.optimise import fit_objects
+from pipeline.fit.pace import Stopping
 from pipeline.frozen.blocks import FROZEN, MODES, BlockFit, Mode, equal_time_steps, fit_block, step_seconds
 from pipeline.model.shared import SharedComponents
 from tests.test_pipeline.toy import toy_fit_settings, toy_object, toy_trainer, trained_shared
@@ -72,6 +73,14 @@ def test_a_decoder_is_fine_tuned_in_rgb_steps_only(shared: SharedComponents) -> 
     # Adam's first step is the learning rate in every direction that has a gradient, and no longer anywhere.
     moved = (_parts(block.shared)["decoder"] - before).abs()
     assert float(moved.max()) == pytest.approx(1e-4, rel=0.05)
+
+
+def test_objects_of_a_block_do_not_end_early(shared: SharedComponents) -> None:
+    """What they share is trained on one schedule, in which no phase is left before its time."""
+    hasty = replace(SETTINGS, latent_steps=60, curve_every=5, stopping=Stopping(gain=0.9, lowered=0))
+    block = fit_block(shared, OBJECTS, hasty, DECODER, seed=1)
+    assert {code.steps for code in block.codes} == {(60, SETTINGS.rgb_steps)}
+    assert not torch.equal(_parts(block.shared)["decoder"], _parts(shared)["decoder"])
 
 
 def test_what_a_block_trains_helps_its_own_objects(shared: SharedComponents) -> None:

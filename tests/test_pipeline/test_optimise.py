@@ -13,6 +13,7 @@ from pipeline.fit.pace import Stopping
 from pipeline.fit.settings import FittedCode
 from pipeline.model.shared import SharedComponents
 from pipeline.train.joint import JointTrainer
+from pipeline.train.ray_bank import build_ray_bank
 from pipeline.train.training_views import TrainingViews, over_white
 from tests.test_pipeline.toy import (
     ToyObject,
@@ -217,3 +218,35 @@ def test_costs_are_those_of_each_object(shared: SharedComponents) -> None:
     spent = time.process_time() - began
     assert all(0 < fit.cpu_seconds < spent for fit in fits)
     assert 0.5 * spent < sum(fit.cpu_seconds for fit in fits) <= spent
+
+
+def test_views_that_no_ray_of_the_object_meets_cost_nothing(shared: SharedComponents) -> None:
+    """Imported views may look past the object; an RGB step of nothing but such views has no ray at all."""
+    seen = toy_object(7).training()
+    past = seen.cam2world.copy()
+    past[1:, :3, 2] *= -1.0  # all but the first view look away
+    past[1:, :3, 0] *= -1.0
+    alphas = seen.rgba.copy()
+    alphas[1:] = 0
+    views = replace(seen, cam2world=past, rgba=alphas)
+    bank = build_ray_bank([views], 4, shared.geometry, 1, torch.device("cpu"))
+    assert (bank.view_start[0].diff() > 0).tolist() == [True] + [False] * (len(alphas) - 1)
+    settings = toy_fit_settings(rgb_steps=6, rgb_views=1)
+    fit = fit_objects(shared, [views], settings)[0]
+    assert fit.failure is None, fit.failure
+    other = toy_object(8).training()
+    assert _distance(fit, fit_objects(shared, [views, other], settings)[0]) < 1e-4
+
+
+@pytest.mark.parametrize("n_fine", [0, 8])
+def test_values_that_are_no_numbers_stay_with_their_object(shared: SharedComponents, n_fine: int) -> None:
+    objects = [toy_object(7).training(), toy_object(8).training()]
+    assert shared.mean_micro is not None
+    broken = np.full_like(shared.mean_micro.numpy(), np.nan)
+    settings = toy_fit_settings(n_fine=n_fine)
+    bad, good = fit_objects(
+        shared, objects, settings, init=[(broken, shared.mean_coefficients.numpy()), None]
+    )
+    assert bad.failure is not None
+    assert good.failure is None
+    assert _distance(good, fit_objects(shared, objects[1:], settings)[0]) < 1e-4
