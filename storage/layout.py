@@ -6,6 +6,7 @@ import re
 
 from .errors import UsageError
 
+PLAN = "plan"
 PLAN_HEADER = "plan/header.json"
 PLAN_CONFIG = "plan/config.json"
 VIEWS_GROUP = "views.zarr"
