@@ -159,6 +159,25 @@ def damaged_metadata(store: Store, spec: GroupSpec) -> dict[str, str]:
     return found
 
 
+def rebuild_metadata(store: Store, spec: GroupSpec) -> list[str]:
+    """Write the metadata of arrays anew where they are damaged; returns the keys.
+
+    Only exactly what was there: another version of zarr may write metadata otherwise, and then they stay.
+    """
+    damaged = damaged_metadata(store, spec)
+    own = zarr_metadata(spec.group)
+    if not damaged or own in damaged:
+        return []
+    checksums = json.loads(store.read(own))["attributes"]["array_checksums"]
+    rebuilt = []
+    for name, document in array_metadata(spec.arrays).items():
+        key = zarr_metadata(spec.group, name)
+        if key in damaged and crc32c(document) == checksums[name]:
+            store.replace(key, document)
+            rebuilt.append(key)
+    return rebuilt
+
+
 def check_group(store: Store, spec: GroupSpec) -> None:
     """Raise unless the stored group is the one that `spec` describes.
 

@@ -69,6 +69,11 @@ def fit_group(name: str) -> str:
     return f"{fit_folder(name)}/planes.zarr"
 
 
+def fit_of_group(group: str) -> str:
+    """Name of the fit that has this Zarr group."""
+    return group.split("/")[1]
+
+
 def fit_done(name: str) -> str:
     """Folder of the done markers of one fit."""
     return f"{fit_folder(name)}/done"

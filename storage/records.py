@@ -118,7 +118,7 @@ class Commit:
     n_bytes: int
 
 
-Mend = Literal["publish", "redo", "restore"]
+Mend = Literal["rebuild", "redo", "restore", "wait"]
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,11 @@ class Problem:
         key: The file.
         message: What is wrong with it.
         objects: Ids of the objects that it concerns; none where it concerns the whole dataset.
-        mend: "publish": a derived file, made again from the shard's sidecar. "redo": results of the objects,
-            which must be computed again. "restore": nothing in the dataset says what it held.
-        group: Zarr group of a shard, else empty.
-        shard: Its number.
+        mend: "rebuild": it follows from other files that are sound. "redo": results of the objects, which
+            must be computed again. "restore": nothing in the dataset says what it held. "wait": no damage, it
+            changed while it was checked.
+        group: Zarr group of a shard or array, else empty.
+        shard: Number of the shard.
     """
 
     key: str

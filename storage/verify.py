@@ -19,7 +19,7 @@ from .group import damaged_metadata
 from .passes import PASSES, PassStore
 from .plan import read_plan
 from .planes import PlanesStore, list_fits
-from .records import Problem
+from .records import Mend, Problem
 from .sharded import ShardedStore
 from .shared import META_FILE, list_shared_versions
 from .store import Store
@@ -153,5 +153,6 @@ def _check_group(
         yield problem_of(error, own, more="; its shards were not checked")
         return
     for key, message in damaged_metadata(store, group.spec).items():
-        yield Problem(key, message)
+        mend: Mend = "restore" if key == own else "rebuild"
+        yield Problem(key, message, mend=mend, group=group_key)
     yield from check_shards(group, full, with_rows)

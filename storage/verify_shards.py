@@ -54,7 +54,7 @@ def _check_listing(group: ShardedStore, checks: list[_ShardCheck]) -> Iterator[P
         for check in checks:
             key = zarr_chunk(group.spec.group, spec.name, check.shard, len(spec.shape))
             if key.rpartition("/")[2] not in names:
-                yield check.problem(key, f"missing although shard {check.shard} is done", "publish")
+                yield check.problem(key, f"missing although shard {check.shard} is done", "rebuild")
 
 
 class _ShardCheck:
@@ -85,7 +85,7 @@ class _ShardCheck:
             yield self.problem(self.key, problem_of(error, self.key).message, "redo")
             return
         except StaleSnapshotError:
-            yield self.problem(self.key, "was replaced while it was checked; verify again", "restore")
+            yield self.problem(self.key, "was replaced while it was checked", "wait")
             return
         yield from self._check_marker(tail)
         found = [(record.row, record.object_id) for record in tail.sidecar.objects]
@@ -108,13 +108,13 @@ class _ShardCheck:
         except FileNotFoundError:  # taken away since the markers were listed
             return
         except (IntegrityError, SchemaError) as error:
-            yield self.problem(key, problem_of(error, key).message, "publish")
+            yield self.problem(key, problem_of(error, key).message, "rebuild")
             return
         if marker["attempt"] != tail.sidecar.attempt:
             found = f"attempt {tail.sidecar.attempt}, but its marker says {marker['attempt']}"
             hint = ": its replacement is under way, or fpipe retry must finish it"
             is_open = self.shard in self.group.journal().open
-            yield self.problem(self.key, found + (hint if is_open else ""), "publish")
+            yield self.problem(self.key, found + (hint if is_open else ""), "rebuild")
 
     def _check_chunks(self) -> Iterator[Problem]:
         """Read the shard file whole and check every chunk; the tail has its own checksums."""
@@ -155,7 +155,7 @@ class _ShardCheck:
             try:
                 stored = self.group.derived_chunk(spec, self.shard)[: len(truth)]
             except IntegrityError as error:
-                yield self.problem(key, problem_of(error, key).message, "publish")
+                yield self.problem(key, problem_of(error, key).message, "rebuild")
                 continue
             if stored.tobytes() != truth.tobytes():
-                yield self.problem(key, "differs from the sidecars", "publish")
+                yield self.problem(key, "differs from the sidecars", "rebuild")

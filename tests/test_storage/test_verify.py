@@ -146,7 +146,7 @@ def test_objects_and_the_way_to_mend_are_named(store: Store, tmp_path: Path) -> 
     assert found[0].objects == ("car-00003", "sofa-00004")
     (tmp_path / "views.zarr/status/c.0").write_bytes(b"torn")
     views = next(problem for problem in verify(store, full=True) if problem.group == "views.zarr")
-    assert (views.mend, views.objects) == ("publish", ("sofa-00000", "car-00001"))
+    assert (views.mend, views.objects) == ("rebuild", ("sofa-00000", "car-00001"))
 
 
 def test_chunk_damage_names_the_object(store: Store, tmp_path: Path) -> None:
