@@ -104,7 +104,7 @@ def retry(
     store = Store(root)
     if stage == "render" and name is not None:
         raise UsageError("--name belongs to --stage fit")
-    config = _compute_config(store, settings, executor, ray_address, workers)
+    config = compute_config(store, settings, executor, ray_address, workers)
     selection, progress = Selection(_names(kinds), _names(objects)), make_progress()
     with ComputeSession(config.compute) as session:
         result: RetryResult
@@ -143,7 +143,7 @@ def repro(
     from storage.store import Store
 
     store = Store(root)
-    config = _compute_config(store, settings, None, None, None)
+    config = compute_config(store, settings, None, None, None)
     found: Reproduction
     if stage == "render":
         if name is not None:
@@ -185,7 +185,7 @@ def _names(text: str | None) -> list[str] | None:
     return names
 
 
-def _compute_config(
+def compute_config(
     store: Store,
     settings: list[str] | None,
     executor: str | None,

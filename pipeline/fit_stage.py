@@ -15,7 +15,7 @@ from pipeline.run import record_run
 from pipeline.shard_spec import parse_shards
 from pipeline.stages import StageResult, run_shards
 from storage.documents import content_hash
-from storage.errors import UsageError
+from storage.errors import IntegrityError, UsageError
 from storage.plan import Plan, choose_objects_per_shard, read_plan
 from storage.planes import FitHeader, PlanesStore, code_bytes, publish_fit, published_fit
 from storage.records import Status
@@ -143,7 +143,7 @@ def _publish_when_complete(store: Store, planes: PlanesStore, name: str) -> None
     """Makes the fit the one that readers open, once it is complete or while there is no other."""
     try:
         current: str | None = published_fit(store)
-    except UsageError:
+    except (UsageError, IntegrityError):
         current = None
     complete = len(planes.done()) == planes.n_shards
     if current != name and (complete or current is None):

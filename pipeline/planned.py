@@ -6,7 +6,6 @@ setting, the environment, a YAML file of one's own, or a plan that exists. Prese
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from render_jobs.poses import Rig, hashed_name, object_cameras, parse_rig, store
 from render_jobs.sources.base import VIEWS_KINDS, ObjectEntry, ViewsSize, ViewsSource, make_source
 from render_jobs.sources.synsets import class_of
 from storage import layout
-from storage.documents import differences
+from storage.documents import differences, dump_document, parse_unsealed, plain
 from storage.errors import ConfigError, EnvironmentProblem, StoreMismatchError, UsageError
 from storage.plan import Plan, read_plan
 from storage.remote_files import translated
@@ -120,7 +119,7 @@ def stored_form(config: PipelineConfig) -> tuple[PipelineConfig, bytes | None]:
 
 def write_config(store: Store, config: PipelineConfig) -> None:
     """Writes down the config of a dataset, unless the one that is there has the same input and views."""
-    data = json.dumps(config.model_dump(mode="json"), indent=1).encode()
+    data = dump_document(plain(config.model_dump(mode="json")), readable=True)
     if not store.create(layout.PLAN_CONFIG, data) and _differences(store, config):
         store.replace(layout.PLAN_CONFIG, data)
 
@@ -146,7 +145,7 @@ def existing_plan(store: Store, config: PipelineConfig) -> Plan | None:
 
 def _differences(store: Store, config: PipelineConfig) -> list[str]:
     """Names what a config, its camera file named by its hash, asks for and a dataset was not planned with."""
-    stored = json.loads(store.read(layout.PLAN_CONFIG))
+    stored = parse_unsealed(store.read(layout.PLAN_CONFIG), layout.PLAN_CONFIG)
     source, render = SourceConfig(**stored["source"]), RenderConfig(**stored["render"])
     open_values = {
         name: getattr(render, name) for name in open_sizes(config) - config.render.model_fields_set
@@ -175,7 +174,7 @@ def stored_config(store: Store) -> dict[str, Any] | None:
     ):  # the config is written first: it may be of a plan that never was
         return None
     try:
-        values: dict[str, Any] = json.loads(store.read(layout.PLAN_CONFIG))
+        values = parse_unsealed(store.read(layout.PLAN_CONFIG), layout.PLAN_CONFIG)
     except FileNotFoundError:
         return None
     cameras = values.get("render", {}).get("cameras")

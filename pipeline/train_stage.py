@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from typing import Any
@@ -19,7 +18,8 @@ from pipeline.stages import StageResult
 from pipeline.train.job import TrainResources, finished_version
 from pipeline.train.one_process import told_by_process, train_in_process
 from storage import layout
-from storage.errors import ConfigError, FpipeError, UsageError
+from storage.documents import dump_document, plain
+from storage.errors import ConfigError, FpipeError, IntegrityError, UsageError
 from storage.plan import read_plan
 from storage.records import Status
 from storage.shared import read_published_shared
@@ -80,9 +80,14 @@ def train_shared(
 
 def _publish(store: Store, version: str, config: PipelineConfig) -> None:
     """Makes a version the default of later fits, which also take their configuration from here."""
-    values = {"shared_version": version, "config": config.model_dump(mode="json", exclude={"compute"})}
-    if read_published_shared(store) != values:
-        store.replace(layout.PUBLISHED_SHARED, json.dumps(values, indent=1).encode())
+    content = plain(config.model_dump(mode="json", exclude={"compute"}))
+    values = {"shared_version": version, "config": content}
+    try:
+        is_published = read_published_shared(store) == values
+    except IntegrityError:
+        is_published = False
+    if not is_published:
+        store.replace(layout.PUBLISHED_SHARED, dump_document(values, readable=True))
 
 
 def _require_views(store: Store) -> None:

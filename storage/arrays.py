@@ -90,14 +90,14 @@ def chunk_checksum(data: bytes) -> int:
     return int(_CRC.unpack(data[-_CRC.size :])[0])
 
 
-def group_metadata(specs: tuple[ArraySpec, ...], attributes: dict[str, Any]) -> dict[str, bytes]:
-    """Return name -> bytes of all `zarr.json` of a group, the group's own last."""
+def array_metadata(specs: tuple[ArraySpec, ...]) -> dict[str, bytes]:
+    """Return array name -> bytes of its `zarr.json`."""
     import zarr
     from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
     from zarr.storage import MemoryStore
 
     memory: dict[str, Any] = {}
-    group = zarr.create_group(MemoryStore(memory), attributes=attributes)
+    group = zarr.create_group(MemoryStore(memory))
     for spec in specs:
         compressed = [] if spec.zstd_level is None else [ZstdCodec(level=spec.zstd_level)]
         one_byte = np.dtype(spec.dtype).itemsize == 1
@@ -115,6 +115,4 @@ def group_metadata(specs: tuple[ArraySpec, ...], attributes: dict[str, Any]) -> 
             dimension_names=spec.dimensions,
             attributes=spec.attributes,
         )
-    documents = {name: buffer.to_bytes() for name, buffer in memory.items()}
-    own = documents.pop("zarr.json")
-    return {**documents, "zarr.json": own}
+    return {spec.name: memory[f"{spec.name}/zarr.json"].to_bytes() for spec in specs}

@@ -44,9 +44,13 @@ class StoreMismatchError(ConfigError):
 
 
 class SchemaError(FpipeError, ValueError):
-    """The store has a major schema version that this program does not know."""
+    """The store has a major schema version that this program does not know; names the key."""
 
     exit_code = 4
+
+    def __init__(self, message: str, *, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class IntegrityError(FpipeError, ValueError):

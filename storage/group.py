@@ -1,4 +1,8 @@
-"""What defines a sharded group: its arrays, its keys, its Zarr metadata, and whose configuration made it."""
+"""What defines a sharded group: its arrays, its keys, its Zarr metadata, and whose configuration made it.
+
+The group's `zarr.json` holds checksums: `array_checksums`, the crc32c of each array's `zarr.json`, and
+`crc32c`, that of the canonical JSON of all else in itself.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from .arrays import ArraySpec, group_metadata
-from .documents import SCHEMA_VERSION, check_schema
+from .arrays import ArraySpec, array_metadata
+from .documents import SCHEMA_VERSION, canonical_json, check_schema, crc32c
 from .errors import IntegrityError, StoreMismatchError, UsageError
 from .layout import zarr_chunk, zarr_metadata
 from .store import Store
@@ -101,15 +105,77 @@ def create_group(store: Store, spec: GroupSpec) -> None:
     store.sweep()
     own = zarr_metadata(spec.group)
     if not store.exists(own):
-        attributes = {
-            "schema_version": SCHEMA_VERSION,
-            "kind": spec.kind,
-            "config_hash": spec.config_hash,
-            **spec.attributes,
-        }
-        for name, document in group_metadata(spec.arrays, attributes).items():
-            store.create(f"{spec.group}/{name}", document)
+        checksums = {}
+        for name, document in array_metadata(spec.arrays).items():
+            key = zarr_metadata(spec.group, name)
+            stored = document if store.create(key, document) else store.read(key)
+            checksums[name] = crc32c(stored)
+        store.create(own, _own_metadata(spec, checksums))
     check_group(store, spec)
+
+
+def _own_metadata(spec: GroupSpec, checksums: dict[str, int]) -> bytes:
+    attributes = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": spec.kind,
+        "config_hash": spec.config_hash,
+        **spec.attributes,
+        "array_checksums": checksums,
+    }
+    value = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    attributes["crc32c"] = crc32c(canonical_json(value))
+    return _group_text(value)
+
+
+def _group_text(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, indent=2).encode()
+
+
+def damaged_metadata(store: Store, spec: GroupSpec) -> dict[str, str]:
+    """Return key -> what is wrong, for the Zarr metadata of a group that do not match their checksums."""
+    key = zarr_metadata(spec.group)
+    data = store.read(key)
+    try:
+        value = json.loads(data)
+        attributes = value["attributes"]
+        stored = attributes.pop("crc32c", None)
+        if stored is None:
+            return {key: "has no checksum: an earlier fpipe wrote it, and damage could not be seen"}
+        sound = stored == crc32c(canonical_json(value))
+        attributes["crc32c"] = stored
+        sound = sound and data == _group_text(value)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        return {key: f"not readable: {error!r}"}
+    if not sound:
+        return {key: "checksum mismatch"}
+    found = {}
+    for name, checksum in attributes["array_checksums"].items():
+        array = zarr_metadata(spec.group, name)
+        try:
+            if crc32c(store.read(array)) != checksum:
+                found[array] = "checksum mismatch"
+        except FileNotFoundError:
+            found[array] = "missing"
+    return found
+
+
+def rebuild_metadata(store: Store, spec: GroupSpec) -> list[str]:
+    """Write the metadata of arrays anew where they are damaged; returns the keys.
+
+    Only exactly what was there: another version of zarr may write metadata otherwise, and then they stay.
+    """
+    damaged = damaged_metadata(store, spec)
+    own = zarr_metadata(spec.group)
+    if not damaged or own in damaged:
+        return []
+    checksums = json.loads(store.read(own))["attributes"]["array_checksums"]
+    rebuilt = []
+    for name, document in array_metadata(spec.arrays).items():
+        key = zarr_metadata(spec.group, name)
+        if key in damaged and crc32c(document) == checksums[name]:
+            store.replace(key, document)
+            rebuilt.append(key)
+    return rebuilt
 
 
 def check_group(store: Store, spec: GroupSpec) -> None:
@@ -122,11 +188,11 @@ def check_group(store: Store, spec: GroupSpec) -> None:
     """
     key = zarr_metadata(spec.group)
     try:
-        attributes = json.loads(store.read(key)).get("attributes", {})
+        attributes = dict(json.loads(store.read(key)).get("attributes", {}))
     except FileNotFoundError as error:
         raise UsageError(f"{store.url} has no {spec.kind} yet ({key} is missing)") from error
-    except ValueError as error:
-        raise IntegrityError(f"{key}: not valid JSON ({error})", key=key) from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"{key}: not the metadata of a group ({error})", key=key) from error
     check_schema(str(attributes.get("schema_version", "")), key)
     if attributes.get("config_hash") != spec.config_hash:
         raise StoreMismatchError(

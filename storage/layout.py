@@ -6,6 +6,7 @@ import re
 
 from .errors import UsageError
 
+PLAN = "plan"
 PLAN_HEADER = "plan/header.json"
 PLAN_CONFIG = "plan/config.json"
 VIEWS_GROUP = "views.zarr"
@@ -66,6 +67,11 @@ def fit_header(name: str) -> str:
 def fit_group(name: str) -> str:
     """Zarr group of one fit."""
     return f"{fit_folder(name)}/planes.zarr"
+
+
+def fit_of_group(group: str) -> str:
+    """Name of the fit that has this Zarr group."""
+    return group.split("/")[1]
 
 
 def fit_done(name: str) -> str:

@@ -77,11 +77,20 @@ class PlanHeader(BaseModel):
 
 @dataclass(frozen=True)
 class Segment:
-    """One stored run of rows."""
+    """One stored run of rows.
+
+    Attributes:
+        key: Its key.
+        n_rows: Its rows.
+        sha256: Of its text.
+        stored_sha256: Of the stored, compressed bytes: some of their bits do not change the text. Empty in
+            plans that are older than this field.
+    """
 
     key: str
     n_rows: int
     sha256: str
+    stored_sha256: str = ""
 
 
 class PlanRows(Sequence[PlanRow]):
@@ -111,6 +120,16 @@ class PlanRows(Sequence[PlanRow]):
     def __iter__(self) -> Iterator[PlanRow]:
         for index in range(len(self._segments)):
             yield from self._segment(index)
+
+    def damage(self) -> list[IntegrityError]:
+        """Read every segment; returns what is wrong with those that are missing or damaged."""
+        found = []
+        for index in range(len(self._segments)):
+            try:
+                self._segment(index)
+            except IntegrityError as error:
+                found.append(error)
+        return found
 
     def _segment(self, index: int) -> list[PlanRow]:
         if index not in self._loaded:
@@ -273,21 +292,32 @@ def _write_segment(store: Store, start: int, rows: Sequence[PlanRow]) -> Segment
     text = b"".join(canonical_json(asdict(row)) + b"\n" for row in part)
     digest = hashlib.sha256(text).hexdigest()
     segment = Segment(layout.plan_segment(start // SEGMENT_ROWS, digest), len(part), digest)
-    store.create(segment.key, bytes(Zstd(level=5).encode(text)))
+    data = bytes(Zstd(level=5).encode(text))
+    if not store.create(segment.key, data):  # of a plan that was not finished, perhaps by another zstd
+        data = store.read(segment.key)
+    segment = replace(segment, stored_sha256=hashlib.sha256(data).hexdigest())
+    _segment_text(segment, data)
     return segment
 
 
 def _read_segment(store: Store, segment: Segment) -> list[PlanRow]:
-    from numcodecs.zstd import Zstd
-
     try:
         data = store.read(segment.key)
     except FileNotFoundError as error:
         raise IntegrityError(f"{segment.key}: plan segment is missing", key=segment.key) from error
+    return [PlanRow(**json.loads(line)) for line in _segment_text(segment, data).splitlines()]
+
+
+def _segment_text(segment: Segment, data: bytes) -> bytes:
+    """Decompress a segment and check it."""
+    from numcodecs.zstd import Zstd
+
+    if segment.stored_sha256 not in ("", hashlib.sha256(data).hexdigest()):
+        raise IntegrityError(f"{segment.key}: checksum mismatch", key=segment.key)
     try:
         text = bytes(Zstd().decode(data))
     except (RuntimeError, ValueError) as error:
         raise IntegrityError(f"{segment.key}: cannot be decompressed: {error}", key=segment.key) from error
     if hashlib.sha256(text).hexdigest() != segment.sha256:
         raise IntegrityError(f"{segment.key}: checksum mismatch", key=segment.key)
-    return [PlanRow(**json.loads(line)) for line in text.splitlines()]
+    return text

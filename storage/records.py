@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,10 +118,27 @@ class Commit:
     n_bytes: int
 
 
+Mend = Literal["rebuild", "redo", "restore", "wait"]
+
+
 @dataclass(frozen=True)
 class Problem:
-    """One finding of `verify`."""
+    """One finding of `verify`.
+
+    Attributes:
+        key: The file.
+        message: What is wrong with it.
+        objects: Ids of the objects that it concerns; none where it concerns the whole dataset.
+        mend: "rebuild": it follows from other files that are sound. "redo": results of the objects, which
+            must be computed again. "restore": nothing in the dataset says what it held. "wait": no damage, it
+            changed while it was checked.
+        group: Zarr group of a shard or array, else empty.
+        shard: Number of the shard.
+    """
 
     key: str
-    object_id: str
     message: str
+    objects: tuple[str, ...] = ()
+    mend: Mend = "restore"
+    group: str = ""
+    shard: int | None = None

@@ -127,7 +127,11 @@ class ShardFile:
         """Read a shard; raises FileNotFoundError when there is none, IntegrityError when it is damaged."""
         version = store.version(key)  # before the bytes: if they change in between, the swap will fail
         data = store.read(key)
-        return cls(key, version, data, unpack_tail(data, n_chunks, key))
+        try:
+            tail = unpack_tail(data, n_chunks, key)
+        except TailTooShort as error:
+            raise IntegrityError(f"{key}: sidecar is longer than the file", key=key) from error
+        return cls(key, version, data, tail)
 
     def chunks(self, position: int, per_object: int) -> list[bytes]:
         """Return the encoded chunks of the object at one position of the shard."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import layout
+from .documents import parse_unsealed
 from .errors import IntegrityError, UsageError
 from .store import Store
 
@@ -41,10 +42,9 @@ def list_shared_versions(store: Store) -> list[str]:
 def read_published_shared(store: Store) -> dict[str, Any] | None:
     """Return {"shared_version", "config"} of the dataset's default shared components, if any."""
     try:
-        found: dict[str, Any] = json.loads(store.read(layout.PUBLISHED_SHARED))
+        return parse_unsealed(store.read(layout.PUBLISHED_SHARED), layout.PUBLISHED_SHARED)
     except FileNotFoundError:
         return None
-    return found
 
 
 def read_shared_meta(store: Store, shared_version: str) -> dict[str, Any]:
@@ -52,17 +52,10 @@ def read_shared_meta(store: Store, shared_version: str) -> dict[str, Any]:
 
     Raises:
         UsageError: there is no such version.
-        IntegrityError: not valid JSON.
+        IntegrityError: not a JSON object, or damaged.
     """
     key = layout.shared_key(shared_version, META_FILE)
-    data = _read(store, key)
-    try:
-        meta = json.loads(data)
-    except ValueError as error:
-        raise IntegrityError(f"{key}: not valid JSON ({error})", key=key) from error
-    if not isinstance(meta, dict):
-        raise IntegrityError(f"{key}: not a JSON object", key=key)
-    return meta
+    return parse_unsealed(_read(store, key), key)
 
 
 def rendering_files(store: Store, shared_version: str) -> dict[str, int]:

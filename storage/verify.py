@@ -1,37 +1,45 @@
-"""Check a dataset against its checksums: quick (everything is there) or full (every byte of every shard)."""
+"""Check a dataset against its checksums: quick (everything is there) or full (every byte that counts).
+
+Quick reads the small documents, the plan, the end of every shard file and its marker, and lists folders. Full
+reads all of every shard file, derived array, shared component and camera file. Neither looks at `runs/`,
+`reports/` and `quarantine/`: what lies there may be anything.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
-
-import numpy as np
+from typing import Any
 
 from . import layout
-from .arrays import chunk_checksum, decode_chunk
 from .documents import parse_document
-from .errors import FpipeError, IntegrityError, StaleSnapshotError
-from .group import STATUS
-from .lease import read_lease
-from .passes import PassStore, stored_passes
+from .errors import IntegrityError, SchemaError, StoreMismatchError, UsageError
+from .group import damaged_metadata
+from .passes import PASSES, PassStore
 from .plan import read_plan
 from .planes import PlanesStore, list_fits
-from .records import Problem, Status
+from .records import Mend, Problem
 from .sharded import ShardedStore
-from .shards import ObjectRecord, ShardTail, unpack_tail
-from .shared import list_shared_versions, read_shared_meta
+from .shared import META_FILE, list_shared_versions
 from .store import Store
+from .verify_shards import check_shards, problem_of
 from .views import ViewsStore
+
+_CAMERAS = "cameras-"
 
 
 def verify(store: Store, full: bool) -> list[Problem]:
-    """Check a dataset; damage is returned, not raised.
+    """Check a dataset; see `each_problem`."""
+    return list(each_problem(store, full))
+
+
+def each_problem(store: Store, full: bool) -> Iterator[Problem]:
+    """Check a dataset; damage is yielded as it is found, not raised.
 
     Args:
         store: The dataset.
-        full: Read every byte of every shard and compare derived arrays with sidecars, instead of only
-            the end of each shard file.
+        full: Read every byte, instead of only small files and the end of each shard file.
 
     Raises:
         UsageError: there is no dataset.
@@ -39,131 +47,112 @@ def verify(store: Store, full: bool) -> list[Problem]:
         TransientError: the store does not answer.
     """
     try:
-        for _ in read_plan(store).rows:
-            pass
+        damaged_rows = read_plan(store).rows.damage()
     except IntegrityError as error:
-        return [_problem(error)]
-    found = list(_check_shared(store, full))
-    try:
-        read_lease(store)
-    except IntegrityError as error:
-        found.append(_problem(error))
-    if store.exists(layout.zarr_metadata(layout.VIEWS_GROUP)):
-        found += _check_group(store, ViewsStore.open, full)
-    for name in stored_passes(store):
-        found += _check_group(store, partial(PassStore.open, name=name), full)
+        yield problem_of(error, more="; views and fits were not checked")
+        yield from _check_documents(store, full)
+        return
+    yield from map(problem_of, damaged_rows)
+    yield from _check_documents(store, full)
+    check = partial(_check_group, store, full=full, with_rows=not damaged_rows)
+    yield from check(layout.VIEWS_GROUP, layout.VIEWS_DONE, ViewsStore.open)
+    for name in PASSES:
+        open_pass = partial(PassStore.open, name=name)
+        yield from check(layout.pass_group(name), layout.pass_done(name), open_pass)
     for name in list_fits(store):
-        found += _check_group(store, partial(PlanesStore.open, name=name), full)
-    return found
+        yield from _check_fit_header(store, name)
+        open_fit = partial(PlanesStore.open, name=name)
+        yield from check(layout.fit_group(name), layout.fit_done(name), open_fit)
 
 
-def _check_group(store: Store, open_group: Callable[[Store], ShardedStore], full: bool) -> list[Problem]:
+def _check_documents(store: Store, full: bool) -> Iterator[Problem]:
+    """Check everything that is neither the plan's rows nor in a group of arrays."""
+    config = yield from _check_document(store, layout.PLAN_CONFIG)
+    yield from _check_cameras(store, config or {}, full)
+    yield from _check_shared(store, full)
+    yield from _check_published(store, layout.PUBLISHED_SHARED, "shared_version", list_shared_versions)
+    yield from _check_published(store, layout.PUBLISHED_FIT, "fit", list_fits)
+    yield from _check_document(store, layout.LEASE)
+
+
+def _check_document(store: Store, key: str) -> Generator[Problem, None, dict[str, Any] | None]:
+    """Check one document that may be missing; returns what it says, None when there is nothing to read."""
     try:
-        group = open_group(store)
-        group.journal()
-    except FpipeError as error:
-        return [_problem(error)]
-    found: list[Problem] = []
-    for shard in sorted(group.done()):
-        if shard >= group.n_shards:
-            found.append(
-                Problem(group.marker_key(shard), "", "marker of a shard that the plan does not have")
-            )
-            continue
-        found += _check_shard(group, shard, full)
-    return found
-
-
-def _check_shard(group: ShardedStore, shard: int, full: bool) -> Iterator[Problem]:
-    key = group.spec.shard_key(shard)
-    try:
-        tail = group.tail(shard)
-        marker = parse_document(group.store.read(group.marker_key(shard)), group.marker_key(shard))
+        return parse_document(store.read(key), key)
     except FileNotFoundError:
-        yield Problem(key, "", "missing although it is marked as done")
-        return
-    except (IntegrityError, StaleSnapshotError) as error:
-        yield _problem(error, key)
-        return
-    if marker["attempt"] != tail.sidecar.attempt:
-        found = f"attempt {tail.sidecar.attempt}, but its marker says {marker['attempt']}"
-        hint = ": its replacement is under way, or fpipe retry must finish it"
-        yield Problem(key, "", found + (hint if shard in group.journal().open else ""))
-    yield from _check_rows(group, shard, tail)
-    if full:
-        yield from _check_chunks(group, shard)
-        yield from _check_derived(group, shard, tail)
+        return None
+    except (IntegrityError, SchemaError) as error:
+        yield problem_of(error)
+        return None
 
 
-def _check_rows(group: ShardedStore, shard: int, tail: ShardTail) -> Iterator[Problem]:
-    rows = group.shard_rows(shard)
-    expected = [(row.row, row.object_id) for row in group.plan.rows[rows.start : rows.stop]]
-    if [(record.row, record.object_id) for record in tail.sidecar.objects] != expected:
-        yield Problem(group.spec.shard_key(shard), "", "its objects are not those of the plan")
-
-
-def _check_chunks(group: ShardedStore, shard: int) -> Iterator[Problem]:
-    """Read one shard file whole and check every chunk; the tail has its own checksums."""
-    key, per_object = group.spec.shard_key(shard), group.spec.chunks_per_object
-    data = group.store.read(key)
-    tail = unpack_tail(data, group.spec.chunks_per_shard, key)
-    end = 0
-    for position, record in enumerate(tail.sidecar.objects):
-        places = tail.index[position * per_object : (position + 1) * per_object].astype(np.int64).tolist()
-        if record.status != Status.OK:
-            if any(offset != -1 for offset, _ in places):
-                yield Problem(key, record.object_id, "has data, although it is not ok")
-            continue
-        for number, (offset, size) in enumerate(places):
-            yield from _check_chunk(group, data[offset : offset + size], key, record, number)
-            if offset != end:
-                yield Problem(key, record.object_id, f"chunk {number} is not where it should be")
-            end = offset + size
-    if end != len(data) - tail.n_bytes:
-        yield Problem(key, "", "bytes between chunks and sidecar that nothing accounts for")
-
-
-def _check_chunk(
-    group: ShardedStore, data: bytes, key: str, record: ObjectRecord, number: int
-) -> Iterator[Problem]:
-    assert group.spec.payload is not None
-    try:
-        decode_chunk(data, group.spec.payload, key, record.object_id)
-    except IntegrityError as error:
-        yield _problem(error)
-        return
-    if chunk_checksum(data) != record.crc32c[number]:
-        yield Problem(key, record.object_id, f"chunk {number} is not the one that the sidecar lists")
-
-
-def _check_derived(group: ShardedStore, shard: int, tail: ShardTail) -> Iterator[Problem]:
-    for spec in group.spec.derived:
-        key = layout.zarr_chunk(group.spec.group, spec.name, shard, len(spec.shape))
-        truth = tail.sidecar.status if spec.name == STATUS else tail.sidecar.arrays[spec.name]
-        try:
-            stored = group.derived_chunk(spec, shard)[: len(truth)]
-        except IntegrityError as error:
-            yield _problem(error)
-            continue
-        if stored.tobytes() != truth.tobytes():
-            yield Problem(key, "", "differs from the sidecars; publish the shard again")
+def _check_cameras(store: Store, config: dict[str, Any], full: bool) -> Iterator[Problem]:
+    """Check camera files, which are named by their SHA-256, and that the one of the config is there."""
+    names = [name for name in store.list(layout.PLAN) if name.startswith(_CAMERAS)]
+    wanted = config.get("render", {}).get("cameras")
+    if wanted is not None:
+        key = layout.plan_cameras(str(wanted).rpartition(":")[2])
+        if key.rpartition("/")[2] not in names:
+            yield Problem(key, "missing, although the plan was made with it")
+    for name in names if full else ():
+        key = f"{layout.PLAN}/{name}"
+        if layout.plan_cameras(hashlib.sha256(store.read(key)).hexdigest()) != key:
+            yield Problem(key, "content differs from the SHA-256 in its name")
 
 
 def _check_shared(store: Store, full: bool) -> Iterator[Problem]:
     """Check the files that each `shared.json` lists: their SHA-256, or only that they are there."""
     for version in list_shared_versions(store):
-        try:
-            files: dict[str, str] = read_shared_meta(store, version).get("files", {})
-        except IntegrityError as error:
-            yield _problem(error)
-            continue
+        meta = yield from _check_document(store, layout.shared_key(version, META_FILE))
+        files: dict[str, str] = (meta or {}).get("files", {})
         for name, digest in files.items():
             key = layout.shared_key(version, name)
             if not store.exists(key):
-                yield Problem(key, "", "missing")
+                yield Problem(key, "missing")
             elif full and hashlib.sha256(store.read(key)).hexdigest() != digest:
-                yield Problem(key, "", "content differs from what shared.json lists")
+                yield Problem(key, "content differs from what shared.json lists")
 
 
-def _problem(error: FpipeError, key: str = "") -> Problem:
-    return Problem(getattr(error, "key", key), getattr(error, "object_id", ""), str(error))
+def _check_published(
+    store: Store, key: str, entry: str, list_names: Callable[[Store], list[str]]
+) -> Iterator[Problem]:
+    found = yield from _check_document(store, key)
+    if found is not None and found[entry] not in list_names(store):
+        yield Problem(key, f"names {found[entry]}, which is not there")
+
+
+def _check_fit_header(store: Store, name: str) -> Iterator[Problem]:
+    """Check that a fit has its header and its shared components; what the header says is checked later."""
+    key = layout.fit_header(name)
+    if not store.exists(key):
+        yield Problem(key, "missing")
+        return
+    document = yield from _check_document(store, key)
+    if document is not None and document["header"]["shared_version"] not in list_shared_versions(store):
+        version = document["header"]["shared_version"]
+        yield Problem(layout.shared_key(version, META_FILE), f"missing, although fit {name} was made with it")
+
+
+def _check_group(
+    store: Store,
+    group_key: str,
+    done: str,
+    open_group: Callable[[Store], ShardedStore],
+    full: bool,
+    with_rows: bool,
+) -> Iterator[Problem]:
+    own = layout.zarr_metadata(group_key)
+    if not store.exists(own):
+        if store.list(done):
+            yield Problem(own, "missing, although shards are done; they were not checked")
+        return
+    try:
+        group = open_group(store)
+        group.journal()
+    except (IntegrityError, SchemaError, StoreMismatchError, UsageError) as error:
+        yield problem_of(error, own, more="; its shards were not checked")
+        return
+    for key, message in damaged_metadata(store, group.spec).items():
+        mend: Mend = "restore" if key == own else "rebuild"
+        yield Problem(key, message, mend=mend, group=group_key)
+    yield from check_shards(group, full, with_rows)

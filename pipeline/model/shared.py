@@ -31,7 +31,7 @@ from pipeline.model.autoencoder import Autoencoder, load_autoencoder
 from pipeline.model.identity import load_identity
 from pipeline.model.planes import fuse
 from pipeline.model.renderer import Geometry, Renderer, render_views
-from storage.documents import canonical_json, check_schema
+from storage.documents import canonical_json, check_schema, dump_document, parse_unsealed, plain
 from storage.errors import IntegrityError, UsageError
 from storage.layout import shared_key
 from storage.store import Store
@@ -192,12 +192,10 @@ class SharedComponents:
         version = digest.hexdigest()[:16]
         del files["meta"]
         hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-        document = {**meta, "shared_version": version, "files": hashes, "info": dict(info or {})}
+        document = plain({**meta, "shared_version": version, "files": hashes, "info": dict(info or {})})
         for name, data in files.items():
             store.create(shared_key(version, name), data)
-        store.create(
-            shared_key(version, "shared.json"), json.dumps(document, indent=1, sort_keys=True).encode()
-        )
+        store.create(shared_key(version, "shared.json"), dump_document(document, readable=True))
         return version
 
     def _files(self, codes: RegimeOneCodes) -> dict[str, bytes]:
@@ -274,7 +272,7 @@ def read_meta(store: Store, version: str) -> dict[str, Any]:
     """Read ``shared.json``. Raises as `load_shared`."""
     key = shared_key(version, "shared.json")
     try:
-        meta: dict[str, Any] = json.loads(store.read(key))
+        meta = parse_unsealed(store.read(key), key)
     except FileNotFoundError as error:
         raise UsageError(f"no shared components {version} in {store.url}: run fpipe train-shared") from error
     check_schema(str(meta["schema_version"]), key)

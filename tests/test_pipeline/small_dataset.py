@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.evaluate import evaluate_object
 from pipeline.metrics import composite
 from render_jobs.cameras import hemisphere_cameras, intrinsics
+from storage.documents import dump_document
 from storage.layout import run_folder, shared_key
 from storage.plan import Plan, PlanHeader, write_plan
 from storage.planes import FitHeader, PlanesStore, publish_fit
@@ -74,7 +75,8 @@ def write_small_dataset(root: Path, n_objects: int = 10, classes: tuple[str, ...
     write_fit(store, plan)
     meta = {"schema_version": "1.0", "box_half": 0.55, "axes": "xyz", "f_mic": 2, "f_mac": 3, "n_base": 4}
     points = [[step, "warmup" if step < 20 else "joint", {"latent": 1.0 / step}] for step in range(1, 41)]
-    store.create(shared_key(SHARED_VERSION, "shared.json"), json.dumps({**meta, "curve": points}).encode())
+    document = dump_document({**meta, "curve": points}, readable=True)
+    store.create(shared_key(SHARED_VERSION, "shared.json"), document)
     run = {
         "stage": "render",
         "seconds": 12.5,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from storage.documents import dump_document
 from storage.plan import Plan, PlanHeader, write_plan
 from storage.planes import FitHeader, PlanesStore, publish_fit
 from storage.records import Failure, ObjectFit, ObjectViews, PlanRow
@@ -137,7 +138,7 @@ def write_shared(store: Store, version: str = SHARED_VERSION) -> None:
     tensors = safetensors_bytes({"base_planes": base_planes()})
     meta = {"box_half": 0.55, "n_base": M, "files": {BASE_PLANES: hashlib.sha256(tensors).hexdigest()}}
     store.create(f"shared/{version}/{BASE_PLANES}", tensors)
-    store.create(f"shared/{version}/shared.json", json.dumps(meta).encode())
+    store.create(f"shared/{version}/shared.json", dump_document(meta, readable=True))
 
 
 def full_dataset(root: Path | str) -> Store:
