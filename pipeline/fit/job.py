@@ -125,10 +125,12 @@ class ShardFitter:
     fit_name: str
 
     @classmethod
-    def of_fit(cls, store: Store, planes: PlanesStore, resources: FitResources) -> ShardFitter:
-        """Load what the header of a fit names."""
+    def of_fit(
+        cls, store: Store, planes: PlanesStore, resources: FitResources, config: FitConfig | None = None
+    ) -> ShardFitter:
+        """Load what the header of a fit names; another configuration than the header's may be given."""
         version = planes.header.shared_version
-        config = FitConfig.model_validate(planes.header.fit_config)
+        config = config or FitConfig.model_validate(planes.header.fit_config)
         shared, codes = load_shared(store, version, resources.device), load_regime_one(store, version)
         shared.renderer.kernel = resources.kernel
         n_views = planes.plan.header.n_views  # some of them are held out

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -77,14 +76,11 @@ def refine_shard(
     with planes.builder(shard, f"{attempt}-{secrets.token_hex(4)}") as builder:
 
         def work(old: ShardFile) -> dict[str, Any]:
-            fitter = ShardFitter.of_fit(store, planes, resources)
             config = FitConfig.model_validate(fit_config)
-            fitter = replace(fitter, config=config, batch=config.batch or fitter.batch)
+            fitter = ShardFitter.of_fit(store, planes, resources, config)
             tried.extend(ShardRefiner(fitter, planes, views, builder).run(old))
             seconds = time.monotonic() - started
-            note = RefinementNote(
-                fit_config, content_hash(fit_config), seconds, socket.gethostname(), resources.device
-            )
+            note = RefinementNote(fit_config, content_hash(fit_config), seconds, fitter.circumstances())
             return with_refinement(old.tail.sidecar, note)
 
         skipped = not rework_shard(planes, builder, Round(token, generation), work)

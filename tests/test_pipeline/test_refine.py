@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import pytest
 from pipeline import metrics, refine_stage
 from pipeline.config import PipelineConfig, load_config
 from pipeline.evaluate import recompute_figures
+from pipeline.fit import job
 from pipeline.fit.judge import JUDGED_VIEWS, judged_views
+from pipeline.fit.settings import FitSettings
 from pipeline.fit_views import FitRenderer
 from pipeline.refine_stage import RefineResult, refine_fit
+from pipeline.refinements import RefinementNote, refinements
 from pipeline.report.collect import collect
 from pipeline.stages import ShardsFailedError
 from pipeline.status import dataset_status
@@ -98,6 +102,32 @@ def test_objects_are_fitted_further(tmp_path: Path) -> None:
     assert planes.header.fit_config["latent_steps"] == 3
     assert verify(store, full=True) == []
     assert collect_facts(store)["refined"] == "once: 2 shards"
+
+
+def test_a_batch_is_planned_for_the_settings_of_the_refinement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = fitted(tmp_path)  # two objects at a time
+    planned_for: list[int] = []
+
+    def plan(shared: Any, settings: FitSettings, *rest: Any) -> int:
+        planned_for.append(settings.latent_pixels)
+        return 3
+
+    monkeypatch.setattr(job, "planned_batch", plan)
+    refine(store, "0", batch=0, latent_pixels=48)
+    assert planned_for == [48]
+    (note,) = refinements(PlanesStore.open(store, "base").sidecar(0))
+    made = note.circumstances
+    assert (made["batch"], made["device"], made["threads"], made["kernel"]) == (3, "cpu", 1, "torch")
+    assert made["host"] == socket.gethostname()
+
+
+def test_notes_of_older_refinements_are_read() -> None:
+    older = {"fit_config": {"seed": 1}, "fit_config_hash": "h", "seconds": 2.0, "host": "a", "device": "cpu"}
+    note = RefinementNote.from_json(older)
+    assert note == RefinementNote({"seed": 1}, "h", 2.0, {"host": "a", "device": "cpu"})
+    assert note.as_json() == older
 
 
 def collect_facts(store: Store) -> Any:
