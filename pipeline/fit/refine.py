@@ -25,7 +25,7 @@ from pipeline.fit.judge import training_error
 from pipeline.fit.resources import ONE_CORE, FitResources
 from pipeline.fit.settings import FittedCode
 from pipeline.fit_views import FitRenderer
-from pipeline.refinements import OBJECT_NOTE, RefinementNote, with_refinement
+from pipeline.refinements import RefinementNote, with_object_refinement, with_refinement
 from storage.documents import content_hash
 from storage.errors import IntegrityError, ObjectUnavailableError
 from storage.planes import PlanesShardBuilder, PlanesStore
@@ -169,12 +169,7 @@ class ShardRefiner:
         return self._note(row, note | {"improved": True, "psnr_db": [_psnr(old), _psnr(new)]})
 
     def _note(self, row: int, note: dict[str, Any]) -> dict[str, Any]:
-        before = self._infos[row].get(OBJECT_NOTE, {})
-        times = {
-            "times": before.get("times", 0) + 1,
-            "times_improved": before.get("times_improved", 0) + bool(note.get("improved")),
-        }
-        self._builder.note(row, {**self._infos[row], OBJECT_NOTE: times | note})
+        self._builder.note(row, with_object_refinement(self._infos[row], note))
         return note
 
 

@@ -16,6 +16,7 @@ from pipeline.fit import job
 from pipeline.fit.judge import JUDGED_VIEWS, judged_views
 from pipeline.fit.settings import FitSettings
 from pipeline.fit_views import FitRenderer
+from pipeline.flags import convergence
 from pipeline.refine_stage import RefineResult, refine_fit
 from pipeline.refinements import RefinementNote, refinements
 from pipeline.report.collect import collect
@@ -102,6 +103,10 @@ def test_objects_are_fitted_further(tmp_path: Path) -> None:
     assert planes.header.fit_config["latent_steps"] == 3
     assert verify(store, full=True) == []
     assert collect_facts(store)["refined"] == "once: 2 shards"
+    assert refine(store, "1", **WILD).improved == 0
+    info = PlanesStore.open(store, "base").record(3).info
+    assert info["refined"]["steps"] == [5, 0]
+    assert [step for step, _ in convergence(info)[0]] == [20, 40, 60, 70], "of the code that it has"
 
 
 def test_a_batch_is_planned_for_the_settings_of_the_refinement(
