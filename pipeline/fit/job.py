@@ -185,12 +185,14 @@ class ShardFitter:
         self,
         objects: Iterable[tuple[str, ObjectViews]],
         start_of: Callable[[str], InitCode | None] | None = None,
+        seed: int | None = None,
     ) -> Iterator[FittedCode]:
         """Fit objects, as many at a time as `batch` says; yield each when it is done.
 
         They start from the codes that ``start_of`` gives for their ids; without it jointly trained objects
-        start from their own codes, others from the mean object.
+        start from their own codes, others from the mean object. ``seed`` stands in for the configured one.
         """
+        seed = self.config.seed if seed is None else seed
         start_of = start_of or self.codes.of
         starts = (
             (
@@ -199,7 +201,7 @@ class ShardFitter:
             )
             for object_id, v in objects
         )
-        return fit_stream(self.shared, starts, self.config.settings(), self.config.seed, self.batch)
+        return fit_stream(self.shared, starts, self.config.settings(), seed, self.batch)
 
     def _store(
         self,

@@ -20,12 +20,13 @@ import torch
 
 from pipeline.fit.codes import InitCode
 from pipeline.fit.config import FitConfig
+from pipeline.fit.draws import object_key
 from pipeline.fit.job import ShardFitter
 from pipeline.fit.judge import training_error
 from pipeline.fit.resources import ONE_CORE, FitResources
 from pipeline.fit.settings import FittedCode
 from pipeline.fit_views import FitRenderer
-from pipeline.refinements import RefinementNote, with_object_refinement, with_refinement
+from pipeline.refinements import RefinementNote, refinements, with_object_refinement, with_refinement
 from storage.documents import content_hash
 from storage.errors import IntegrityError, ObjectUnavailableError
 from storage.planes import PlanesShardBuilder, PlanesStore
@@ -114,7 +115,8 @@ class ShardRefiner:
 
     def run(self, old: ShardFile) -> list[dict[str, Any]]:
         """Refine all objects of the shard's present file that have a fit; return what was noted of each."""
-        chosen = [record for record in old.tail.sidecar.objects if record.status == Status.OK]
+        sidecar = old.tail.sidecar
+        chosen = [record for record in sidecar.objects if record.status == Status.OK]
         self._infos = {record.row: record.info for record in chosen}
         notes: list[dict[str, Any]] = []
 
@@ -131,7 +133,9 @@ class ShardRefiner:
                     continue
                 yield record.object_id, found
 
-        for result in self._fitter.fit(usable(), self._start):
+        # With the first fit's seed it would draw that fit's pixels and views again, in the same order.
+        seed = object_key("refinement", self._fitter.config.seed, len(refinements(sidecar)) + 1)
+        for result in self._fitter.fit(usable(), self._start, seed):
             notes.append(self._take(result))
         return notes
 

@@ -12,8 +12,10 @@ import pytest
 from pipeline import metrics, refine_stage
 from pipeline.config import PipelineConfig, load_config
 from pipeline.evaluate import recompute_figures
-from pipeline.fit import job
+from pipeline.fit import batch, job
+from pipeline.fit.draws import object_key
 from pipeline.fit.judge import JUDGED_VIEWS, judged_views
+from pipeline.fit.lane import Lane
 from pipeline.fit.settings import FitSettings
 from pipeline.fit_views import FitRenderer
 from pipeline.flags import convergence
@@ -24,7 +26,7 @@ from pipeline.stages import ShardsFailedError
 from pipeline.status import dataset_status
 from storage.errors import ConfigError, LeaseHeldError, StaleSnapshotError, StoreMismatchError, UsageError
 from storage.lease import Lease
-from storage.planes import PlanesStore
+from storage.planes import PlanesShardBuilder, PlanesStore
 from storage.records import Status
 from storage.store import Store
 from storage.verify import verify
@@ -158,6 +160,39 @@ def test_an_object_that_gets_worse_keeps_its_code(tmp_path: Path) -> None:
     assert (note["improved"], note["times"], note["times_improved"]) == (False, 1, 0)
     assert note["training_mse"][0] < note["training_mse"][1]
     assert refine(store, **WILD).times == 2
+
+
+def test_every_refinement_draws_other_numbers_and_the_same_ones_when_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = _dataset(tmp_path)
+    keys: list[int] = []
+    real = batch.open_lane
+
+    def seen(*args: Any) -> Lane:
+        lane = real(*args)
+        if lane.views.object_id == "toy-0":
+            keys.append(lane.key)
+        return lane
+
+    monkeypatch.setattr(batch, "open_lane", seen)
+    _fit_all(store)
+    assert keys == [object_key("fit", FIT.seed, "toy-0")], "a first fit's numbers are those of older versions"
+    curves = []
+    for _ in range(2):  # codes stay: both begin with the same ones
+        assert refine(store, "0", **WILD).improved == 0
+        curves.append(PlanesStore.open(store, "base").record(0).info["refined"]["curve"])
+    assert curves[0] != curves[1]
+    assert len(set(keys)) == 3
+    with pytest.raises(ShardsFailedError), monkeypatch.context() as killed:
+        killed.setattr(PlanesShardBuilder, "pack", unreachable)
+        refine(store, "0", **WILD)
+    refine(store, "0", **WILD)
+    assert keys[3] == keys[4] not in keys[:3], "another attempt at the third refinement"
+
+
+def unreachable(*args: Any, **kwargs: Any) -> Any:
+    raise RuntimeError("the store is away")
 
 
 def test_an_object_beyond_the_stored_type_keeps_its_code_and_is_named(tmp_path: Path) -> None:
