@@ -12,7 +12,6 @@ import math
 import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ import torch
 from pipeline.fit.codes import InitCode
 from pipeline.fit.config import FitConfig
 from pipeline.fit.draws import object_key
-from pipeline.fit.job import ShardFitter
+from pipeline.fit.job import ShardFitter, UnusableFitError
 from pipeline.fit.judge import training_error
 from pipeline.fit.resources import ONE_CORE, FitResources
 from pipeline.fit.settings import FittedCode
@@ -155,30 +154,22 @@ class ShardRefiner:
         }
         before = training_error(self._renderer, old, views, result.object_id)
         try:
-            if result.failure is not None:
-                raise ValueError(result.failure)
             new = self._fitter.rounded(result)
-            if not _is_storable(new):
-                raise ValueError("values that are not finite, or beyond the stored type")
             after = training_error(self._renderer, new, views, result.object_id)
             note["training_mse"] = [before, after]
             if not after < before:  # nor where either is NaN
                 return self._note(row, note | {"improved": False, "psnr_db": [_psnr(old), _psnr(old)]})
-            new = replace(new, metrics=self._fitter.evaluate(new, views))
-            self._builder.reopen(row)
-            self._builder.add(row, new)
-        except ValueError as error:  # diverged, not finite, or beyond the stored type
+            new = self._fitter.measured(new, views)
+        except UnusableFitError as error:
             LOGGER.warning("%s: keeps its fit: %s", result.object_id, error)
             return self._note(row, note | {"failure": str(error)})
+        self._builder.reopen(row)
+        self._builder.add(row, new)
         return self._note(row, note | {"improved": True, "psnr_db": [_psnr(old), _psnr(new)]})
 
     def _note(self, row: int, note: dict[str, Any]) -> dict[str, Any]:
         self._builder.note(row, with_object_refinement(self._infos[row], note))
         return note
-
-
-def _is_storable(fit: ObjectFit) -> bool:
-    return all(array is None or bool(np.isfinite(array).all()) for array in (fit.micro, fit.coefficients))
 
 
 def _psnr(fit: ObjectFit) -> float | None:

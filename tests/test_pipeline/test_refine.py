@@ -204,6 +204,20 @@ def test_an_object_beyond_the_stored_type_keeps_its_code_and_is_named(tmp_path: 
     assert codes(store) == before
 
 
+def test_a_bug_ends_the_shard_and_leaves_it_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = fitted(tmp_path)
+    before = codes(store)
+    monkeypatch.setattr(job, "evaluate_object", lambda *_: {"beauty": 1.0})
+    with pytest.raises(ShardsFailedError, match="'beauty'"):
+        refine(store, "0", **MORE)
+    planes = PlanesStore.open(store, "base")
+    assert codes(store) == before
+    assert "refined" not in planes.record(0).info
+    assert refinements(planes.sidecar(0)) == []
+
+
 def test_heldout_views_do_not_decide(tmp_path: Path) -> None:
     clean, noisy = fitted(tmp_path / "clean"), fitted(tmp_path / "noisy", noise=True)
     assert refine(clean, **MORE).improved == refine(noisy, **MORE).improved
