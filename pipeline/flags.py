@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.refinements import OBJECT_NOTE
+from pipeline.refinements import stored_record
 from pipeline.sidecars import REQUESTS
 from storage.planes import PlanesStore
 from storage.shards import Sidecar
@@ -140,10 +140,9 @@ def convergence(info: Mapping[str, Any]) -> tuple[Curve, int]:
     """Curve and latent steps of the code that an object has now; an empty curve where none was recorded.
 
     Args:
-        info: Of the object: that of the first fit, and what its last refinement noted.
+        info: Of the object, refined or not.
     """
-    refined = info.get(OBJECT_NOTE, {})
-    record = refined if refined.get("improved") else info
+    record = stored_record(info)
     curve = [(int(step), loss) for step, loss in record.get("curve", [])]
     steps = record.get("steps") or [curve[-1][0] if curve else 0]
     return curve, int(steps[0])

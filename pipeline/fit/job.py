@@ -102,6 +102,10 @@ def _require_views(views: ViewsStore, rows: range) -> None:
         )
 
 
+class UnusableFitError(ValueError):
+    """A fit came to nothing: a recorded failure of the object. Any other error is one of the program."""
+
+
 @dataclass(frozen=True)
 class ShardFitter:
     """Fits objects with one version of the shared components.
@@ -125,10 +129,12 @@ class ShardFitter:
     fit_name: str
 
     @classmethod
-    def of_fit(cls, store: Store, planes: PlanesStore, resources: FitResources) -> ShardFitter:
-        """Load what the header of a fit names."""
+    def of_fit(
+        cls, store: Store, planes: PlanesStore, resources: FitResources, config: FitConfig | None = None
+    ) -> ShardFitter:
+        """Load what the header of a fit names; another configuration than the header's may be given."""
         version = planes.header.shared_version
-        config = FitConfig.model_validate(planes.header.fit_config)
+        config = config or FitConfig.model_validate(planes.header.fit_config)
         shared, codes = load_shared(store, version, resources.device), load_regime_one(store, version)
         shared.renderer.kernel = resources.kernel
         n_views = planes.plan.header.n_views  # some of them are held out
@@ -183,12 +189,14 @@ class ShardFitter:
         self,
         objects: Iterable[tuple[str, ObjectViews]],
         start_of: Callable[[str], InitCode | None] | None = None,
+        seed: int | None = None,
     ) -> Iterator[FittedCode]:
         """Fit objects, as many at a time as `batch` says; yield each when it is done.
 
         They start from the codes that ``start_of`` gives for their ids; without it jointly trained objects
-        start from their own codes, others from the mean object.
+        start from their own codes, others from the mean object. ``seed`` stands in for the configured one.
         """
+        seed = self.config.seed if seed is None else seed
         start_of = start_of or self.codes.of
         starts = (
             (
@@ -197,7 +205,7 @@ class ShardFitter:
             )
             for object_id, v in objects
         )
-        return fit_stream(self.shared, starts, self.config.settings(), self.config.seed, self.batch)
+        return fit_stream(self.shared, starts, self.config.settings(), seed, self.batch)
 
     def _store(
         self,
@@ -208,42 +216,57 @@ class ShardFitter:
     ) -> list[float]:
         """Round, evaluate and add one object, or record why it cannot be used."""
         try:
-            if result.failure is not None:
-                raise ValueError(result.failure)
-            fit = self.rounded(result)
-            figures = self.evaluate(fit, views)
-            info = {
-                "seconds": result.seconds,
-                "cpu_seconds": result.cpu_seconds,  # whatever else runs there
-                "steps": list(result.steps),
-                "curve": [[step, loss] for step, loss in result.curve],
-            }
-            fit = ObjectFit(fit.micro, fit.coefficients, fit.regime, figures)
-            builder.add(row, fit, info)
-        except ValueError as error:  # not finite, or beyond the stored type
+            fit = self.measured(self.rounded(result), views)
+        except UnusableFitError as error:
             LOGGER.warning("%s: fit failed: %s", result.object_id, error)
             builder.fail(row, self._with_repro(Failure(result.failure_kind, str(error)), result.object_id))
             return []
-        psnr_db = figures.get("psnr_db", math.nan)
+        info = {
+            "seconds": result.seconds,
+            "cpu_seconds": result.cpu_seconds,  # whatever else runs there
+            "steps": list(result.steps),
+            "curve": [[step, loss] for step, loss in result.curve],
+        }
+        builder.add(row, fit, info)
+        psnr_db = fit.metrics.get("psnr_db", math.nan)
         LOGGER.debug("%s: %.2f dB in %.1f s", result.object_id, psnr_db, result.seconds)
         return [psnr_db]
 
     def rounded(self, result: FittedCode) -> ObjectFit:
-        """The fit as the store will hold it."""
-        with np.errstate(over="ignore"):  # an overflow becomes inf, which evaluation and store refuse
+        """The fit as the store will hold it.
+
+        Raises:
+            UnusableFitError: It failed, or has values that are not finite or beyond the stored type.
+        """
+        if result.failure is not None:
+            raise UnusableFitError(result.failure)
+        with np.errstate(over="ignore"):  # an overflow becomes inf
             micro = None if result.micro is None else result.micro.astype(self.config.dtype)
+        if not all(np.isfinite(own).all() for own in (micro, result.coefficients) if own is not None):
+            raise UnusableFitError("values that are not finite, or beyond the stored type")
         regime = 1 if result.object_id in self.codes.ids else 2
         return ObjectFit(micro, result.coefficients, regime)
 
+    def measured(self, fit: ObjectFit, views: ObjectViews) -> ObjectFit:
+        """The fit with its held-out figures; raises what `evaluate` does."""
+        return replace(fit, metrics=self.evaluate(fit, views))
+
     def evaluate(self, fit: ObjectFit, views: ObjectViews) -> dict[str, float]:
-        """Held-out figures of a fit; empty when the object has no held-out view."""
+        """Held-out figures of a fit; empty when the object has no held-out view.
+
+        Raises:
+            UnusableFitError: What it renders is not finite.
+        """
         heldout, train = views.heldout, ~views.heldout
         if not heldout.any():
             return {}
         renderer = FitRenderer(self.shared)
         cameras = views.cam2world[heldout]
+        rendered = renderer.render(fit.micro, fit.coefficients, cameras, views.intrinsics[heldout])
+        if not np.isfinite(rendered).all():
+            raise UnusableFitError("the rendering of a held-out view holds values that are not finite")
         return evaluate_object(
-            renderer.render(fit.micro, fit.coefficients, cameras, views.intrinsics[heldout]),
+            rendered,
             renderer.ceiling(metrics.composite(views.images[heldout])),
             views.images[heldout],
             cameras,

@@ -10,10 +10,8 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-import socket
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,12 +19,13 @@ import torch
 
 from pipeline.fit.codes import InitCode
 from pipeline.fit.config import FitConfig
-from pipeline.fit.job import ShardFitter
+from pipeline.fit.draws import object_key
+from pipeline.fit.job import ShardFitter, UnusableFitError
 from pipeline.fit.judge import training_error
 from pipeline.fit.resources import ONE_CORE, FitResources
 from pipeline.fit.settings import FittedCode
 from pipeline.fit_views import FitRenderer
-from pipeline.refinements import OBJECT_NOTE, RefinementNote, with_refinement
+from pipeline.refinements import RefinementNote, refinements, with_object_refinement, with_refinement
 from storage.documents import content_hash
 from storage.errors import IntegrityError, ObjectUnavailableError
 from storage.planes import PlanesShardBuilder, PlanesStore
@@ -77,14 +76,11 @@ def refine_shard(
     with planes.builder(shard, f"{attempt}-{secrets.token_hex(4)}") as builder:
 
         def work(old: ShardFile) -> dict[str, Any]:
-            fitter = ShardFitter.of_fit(store, planes, resources)
             config = FitConfig.model_validate(fit_config)
-            fitter = replace(fitter, config=config, batch=config.batch or fitter.batch)
+            fitter = ShardFitter.of_fit(store, planes, resources, config)
             tried.extend(ShardRefiner(fitter, planes, views, builder).run(old))
             seconds = time.monotonic() - started
-            note = RefinementNote(
-                fit_config, content_hash(fit_config), seconds, socket.gethostname(), resources.device
-            )
+            note = RefinementNote(fit_config, content_hash(fit_config), seconds, fitter.circumstances())
             return with_refinement(old.tail.sidecar, note)
 
         skipped = not rework_shard(planes, builder, Round(token, generation), work)
@@ -118,7 +114,8 @@ class ShardRefiner:
 
     def run(self, old: ShardFile) -> list[dict[str, Any]]:
         """Refine all objects of the shard's present file that have a fit; return what was noted of each."""
-        chosen = [record for record in old.tail.sidecar.objects if record.status == Status.OK]
+        sidecar = old.tail.sidecar
+        chosen = [record for record in sidecar.objects if record.status == Status.OK]
         self._infos = {record.row: record.info for record in chosen}
         notes: list[dict[str, Any]] = []
 
@@ -135,7 +132,9 @@ class ShardRefiner:
                     continue
                 yield record.object_id, found
 
-        for result in self._fitter.fit(usable(), self._start):
+        # With the first fit's seed it would draw that fit's pixels and views again, in the same order.
+        seed = object_key("refinement", self._fitter.config.seed, len(refinements(sidecar)) + 1)
+        for result in self._fitter.fit(usable(), self._start, seed):
             notes.append(self._take(result))
         return notes
 
@@ -155,35 +154,22 @@ class ShardRefiner:
         }
         before = training_error(self._renderer, old, views, result.object_id)
         try:
-            if result.failure is not None:
-                raise ValueError(result.failure)
             new = self._fitter.rounded(result)
-            if not _is_storable(new):
-                raise ValueError("values that are not finite, or beyond the stored type")
             after = training_error(self._renderer, new, views, result.object_id)
             note["training_mse"] = [before, after]
             if not after < before:  # nor where either is NaN
                 return self._note(row, note | {"improved": False, "psnr_db": [_psnr(old), _psnr(old)]})
-            new = replace(new, metrics=self._fitter.evaluate(new, views))
-            self._builder.reopen(row)
-            self._builder.add(row, new)
-        except ValueError as error:  # diverged, not finite, or beyond the stored type
+            new = self._fitter.measured(new, views)
+        except UnusableFitError as error:
             LOGGER.warning("%s: keeps its fit: %s", result.object_id, error)
             return self._note(row, note | {"failure": str(error)})
+        self._builder.reopen(row)
+        self._builder.add(row, new)
         return self._note(row, note | {"improved": True, "psnr_db": [_psnr(old), _psnr(new)]})
 
     def _note(self, row: int, note: dict[str, Any]) -> dict[str, Any]:
-        before = self._infos[row].get(OBJECT_NOTE, {})
-        times = {
-            "times": before.get("times", 0) + 1,
-            "times_improved": before.get("times_improved", 0) + bool(note.get("improved")),
-        }
-        self._builder.note(row, {**self._infos[row], OBJECT_NOTE: times | note})
+        self._builder.note(row, with_object_refinement(self._infos[row], note))
         return note
-
-
-def _is_storable(fit: ObjectFit) -> bool:
-    return all(array is None or bool(np.isfinite(array).all()) for array in (fit.micro, fit.coefficients))
 
 
 def _psnr(fit: ObjectFit) -> float | None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline import metrics
-from pipeline.fit.job import ShardFitter
+from pipeline.fit.job import ShardFitter, UnusableFitError
 from pipeline.fit.resources import ONE_CORE, FitResources
 from pipeline.fit_views import FitRenderer
 from render_jobs.repro import Reproduction, make_folder, planned_object, save_picture
@@ -61,16 +61,12 @@ def repro_fit(
     fitter = ShardFitter.of_fit(store, planes, resources)
     (result,) = fitter.fit([(object_id, own)])
     try:
-        if result.failure is not None:
-            raise ValueError(result.failure)
-        fit = fitter.rounded(result)
-        figures = fitter.evaluate(fit, own)
-        builder = planes.builder(planes.shard_of(row), "repro")  # never committed: it checks the values
-        builder.add(row, ObjectFit(fit.micro, fit.coefficients, fit.regime, figures))
-    except ValueError as error:
+        fit = fitter.measured(fitter.rounded(result), own)
+    except UnusableFitError as error:
         curve = "\n".join(f"step {step}: loss {loss:.6g}" for step, loss in result.curve)
         return Reproduction(Failure(result.failure_kind, str(error), curve))
-    info = {"regime": fit.regime, **figures}
+    planes.builder(planes.shard_of(row), "repro").add(row, fit)  # never committed: it checks the values
+    info = {"regime": fit.regime, **fit.metrics}
     pictures = [] if out is None else _save(FitRenderer(fitter.shared), fit, own, object_id, out)
     return Reproduction(None, info, pictures)
 

@@ -11,7 +11,9 @@ from pipeline.evaluate import recompute_figures
 from pipeline.fit import job
 from pipeline.fit.config import FitConfig
 from pipeline.fit.job import fit_shard
+from pipeline.fit.repro import repro_fit
 from pipeline.fit.settings import FittedCode
+from pipeline.fit_views import FitRenderer
 from storage.documents import content_hash
 from storage.errors import ObjectUnavailableError, UsageError
 from storage.plan import Plan, PlanHeader, write_plan
@@ -170,6 +172,40 @@ def test_an_object_that_cannot_be_stored_fails_alone(
     ((_, object_id, failure),) = PlanesStore.open(store, "base").failures()
     assert (object_id, failure.kind) == ("toy-1", "fit_diverged")
     assert reason in failure.reason
+
+
+def test_an_object_whose_rendering_is_not_finite_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = _dataset(tmp_path)
+    real, calls = FitRenderer.render, []
+
+    def spoil(*args: Any) -> Any:
+        calls.append(args)
+        return real(*args) * (np.nan if len(calls) == 2 else 1.0)
+
+    monkeypatch.setattr(FitRenderer, "render", spoil)
+    summary = fit_shard(store.url, "base", 0, "a")
+    assert (summary["n_ok"], summary["n_failed"]) == (2, 1)
+    ((_, _, failure),) = PlanesStore.open(store, "base").failures()
+    assert failure.kind == "fit_diverged"
+    assert "rendering of a held-out view" in failure.reason
+
+
+@pytest.mark.parametrize(
+    ("figures", "reason"),
+    [(lambda *_: {"beauty": 1.0}, "beauty"), (lambda *_: np.ones(2) + np.ones(3), "broadcast")],
+)
+def test_a_bug_is_no_failure_of_an_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figures: Any, reason: str
+) -> None:
+    store = _dataset(tmp_path)
+    monkeypatch.setattr(job, "evaluate_object", figures)
+    with pytest.raises(ValueError, match=reason):
+        fit_shard(store.url, "base", 0, "a")
+    with pytest.raises(ValueError, match=reason):
+        repro_fit(store.url, "base", "toy-0")
+    assert PlanesStore.open(store, "base").done() == frozenset()
 
 
 def test_an_object_with_nothing_to_learn_from_is_recorded_and_the_others_are_fitted(tmp_path: Path) -> None:

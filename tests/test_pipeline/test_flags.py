@@ -10,6 +10,7 @@ import pytest
 from cli.tables import evaluation_text
 from pipeline.evaluate import evaluate_dataset
 from pipeline.flags import FAR_BELOW_CLASS, NOT_CONVERGED, convergence, fall_db, flag_fits
+from pipeline.refinements import with_object_refinement
 from storage.plan import read_plan
 from tests.test_pipeline.small_dataset import write_fit, write_small_dataset
 
@@ -75,8 +76,29 @@ def test_the_record_is_that_of_the_code_that_is_stored() -> None:
     assert convergence(first) == ([(20, 1.0), (30, 0.5)], 20)
     assert convergence({**first, "refined": better}) == ([(5, 0.1)], 5)
     assert convergence({**first, "refined": {**better, "improved": False}})[1] == 20
+    assert convergence({**first, "refined": {**better, "improved": False, "times_improved": 1}}) == ([], 0), (
+        "an older refinement's improvement, of which no curve was kept"
+    )
     assert convergence({"curve": [[20, 1.0]]}) == ([(20, 1.0)], 20), "older fits do not say the phases"
     assert convergence({}) == ([], 0)
+
+
+def test_the_record_outlives_refinements_that_improve_nothing() -> None:
+    first = {"curve": [[30, 0.5]], "steps": [30, 0]}
+    failed = {"failure": "not finite"}
+    worse = {"curve": [[7, 0.7]], "steps": [7, 0], "improved": False}
+    once = with_object_refinement(first, worse)
+    assert convergence(once) == ([(30, 0.5)], 30)
+    better = with_object_refinement(once, {"curve": [[5, 0.1]], "steps": [5, 0], "improved": True})
+    later = with_object_refinement(with_object_refinement(better, worse), failed)
+    for info in (better, later):
+        assert convergence(info) == ([(5, 0.1)], 5)
+        assert (info["curve"], info["steps"]) == ([[30, 0.5]], [30, 0]), "the first fit's stay"
+    assert (later["refined"]["times"], later["refined"]["times_improved"]) == (4, 1)
+    assert later["refined"]["failure"] == "not finite"
+    best = with_object_refinement(later, {"curve": [[9, 0.05]], "steps": [9, 0], "improved": True})
+    assert convergence(best) == ([(9, 0.05)], 9)
+    assert convergence(with_object_refinement(best, worse)) == ([(9, 0.05)], 9)
 
 
 def test_evaluation_names_them(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,21 @@ import pytest
 from pipeline import metrics, refine_stage
 from pipeline.config import PipelineConfig, load_config
 from pipeline.evaluate import recompute_figures
+from pipeline.fit import batch, job
+from pipeline.fit.draws import object_key
 from pipeline.fit.judge import JUDGED_VIEWS, judged_views
+from pipeline.fit.lane import Lane
+from pipeline.fit.settings import FitSettings
 from pipeline.fit_views import FitRenderer
+from pipeline.flags import convergence
 from pipeline.refine_stage import RefineResult, refine_fit
+from pipeline.refinements import RefinementNote, refinements
 from pipeline.report.collect import collect
 from pipeline.stages import ShardsFailedError
 from pipeline.status import dataset_status
 from storage.errors import ConfigError, LeaseHeldError, StaleSnapshotError, StoreMismatchError, UsageError
 from storage.lease import Lease
-from storage.planes import PlanesStore
+from storage.planes import PlanesShardBuilder, PlanesStore
 from storage.records import Status
 from storage.store import Store
 from storage.verify import verify
@@ -98,6 +105,36 @@ def test_objects_are_fitted_further(tmp_path: Path) -> None:
     assert planes.header.fit_config["latent_steps"] == 3
     assert verify(store, full=True) == []
     assert collect_facts(store)["refined"] == "once: 2 shards"
+    assert refine(store, "1", **WILD).improved == 0
+    info = PlanesStore.open(store, "base").record(3).info
+    assert info["refined"]["steps"] == [5, 0]
+    assert [step for step, _ in convergence(info)[0]] == [20, 40, 60, 70], "of the code that it has"
+
+
+def test_a_batch_is_planned_for_the_settings_of_the_refinement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = fitted(tmp_path)  # two objects at a time
+    planned_for: list[int] = []
+
+    def plan(shared: Any, settings: FitSettings, *rest: Any) -> int:
+        planned_for.append(settings.latent_pixels)
+        return 3
+
+    monkeypatch.setattr(job, "planned_batch", plan)
+    refine(store, "0", batch=0, latent_pixels=48)
+    assert planned_for == [48]
+    (note,) = refinements(PlanesStore.open(store, "base").sidecar(0))
+    made = note.circumstances
+    assert (made["batch"], made["device"], made["threads"], made["kernel"]) == (3, "cpu", 1, "torch")
+    assert made["host"] == socket.gethostname()
+
+
+def test_notes_of_older_refinements_are_read() -> None:
+    older = {"fit_config": {"seed": 1}, "fit_config_hash": "h", "seconds": 2.0, "host": "a", "device": "cpu"}
+    note = RefinementNote.from_json(older)
+    assert note == RefinementNote({"seed": 1}, "h", 2.0, {"host": "a", "device": "cpu"})
+    assert note.as_json() == older
 
 
 def collect_facts(store: Store) -> Any:
@@ -125,6 +162,39 @@ def test_an_object_that_gets_worse_keeps_its_code(tmp_path: Path) -> None:
     assert refine(store, **WILD).times == 2
 
 
+def test_every_refinement_draws_other_numbers_and_the_same_ones_when_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = _dataset(tmp_path)
+    keys: list[int] = []
+    real = batch.open_lane
+
+    def seen(*args: Any) -> Lane:
+        lane = real(*args)
+        if lane.views.object_id == "toy-0":
+            keys.append(lane.key)
+        return lane
+
+    monkeypatch.setattr(batch, "open_lane", seen)
+    _fit_all(store)
+    assert keys == [object_key("fit", FIT.seed, "toy-0")], "a first fit's numbers are those of older versions"
+    curves = []
+    for _ in range(2):  # codes stay: both begin with the same ones
+        assert refine(store, "0", **WILD).improved == 0
+        curves.append(PlanesStore.open(store, "base").record(0).info["refined"]["curve"])
+    assert curves[0] != curves[1]
+    assert len(set(keys)) == 3
+    with pytest.raises(ShardsFailedError), monkeypatch.context() as killed:
+        killed.setattr(PlanesShardBuilder, "pack", unreachable)
+        refine(store, "0", **WILD)
+    refine(store, "0", **WILD)
+    assert keys[3] == keys[4] not in keys[:3], "another attempt at the third refinement"
+
+
+def unreachable(*args: Any, **kwargs: Any) -> Any:
+    raise RuntimeError("the store is away")
+
+
 def test_an_object_beyond_the_stored_type_keeps_its_code_and_is_named(tmp_path: Path) -> None:
     store = fitted(tmp_path)
     before = codes(store)
@@ -132,6 +202,20 @@ def test_an_object_beyond_the_stored_type_keeps_its_code_and_is_named(tmp_path: 
     assert (result.refined, result.n_failures, result.exit_code) == (0, 5, 42)
     assert "beyond the stored type" in result.failures["toy-3"]
     assert codes(store) == before
+
+
+def test_a_bug_ends_the_shard_and_leaves_it_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = fitted(tmp_path)
+    before = codes(store)
+    monkeypatch.setattr(job, "evaluate_object", lambda *_: {"beauty": 1.0})
+    with pytest.raises(ShardsFailedError, match="'beauty'"):
+        refine(store, "0", **MORE)
+    planes = PlanesStore.open(store, "base")
+    assert codes(store) == before
+    assert "refined" not in planes.record(0).info
+    assert refinements(planes.sidecar(0)) == []
 
 
 def test_heldout_views_do_not_decide(tmp_path: Path) -> None:
