@@ -190,7 +190,7 @@ class PlanesShardBuilder(ShardBuilder):
 
         Raises:
             ValueError: wrong shape, values that are not finite or do not fit the stored type, or a metric
-                that the header does not name. Record a failure then.
+                that the header does not name.
         """
         header = self._target.header
         unknown = fit.metrics.keys() - set(header.metric_names)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.fit.config import FitConfig
-from pipeline.fit.job import ShardFitter
+from pipeline.fit.job import ShardFitter, UnusableFitError
 from pipeline.fit.resources import ONE_CORE, FitResources
 from pipeline.fit.settings import FitSettings, FittedCode
 from pipeline.frozen.blocks import FROZEN, MODES, equal_time_steps, fit_block, step_seconds
@@ -122,10 +122,8 @@ class _Block:
     def figures(self, fitter: ShardFitter, code: FittedCode) -> tuple[float, float, str]:
         """Held-out PSNR and SSIM as the fit stage measures them, and why there are none."""
         try:
-            if code.failure is not None:
-                raise ValueError(code.failure)
             found = fitter.evaluate(fitter.rounded(code), self.views[code.object_id])
-        except ValueError as error:  # the rendering is not finite
+        except UnusableFitError as error:
             return np.nan, np.nan, str(error)
         return found.get("psnr_db", np.nan), found.get("ssim", np.nan), ""
 
