@@ -32,19 +32,16 @@ def export(
 ) -> None:
     """Write views and cameras as files of other programs; continues where it was interrupted."""
     from cli.logs import make_progress, say
-    from pipeline.export import export_views
+    from pipeline.export.selection import Selection
+    from pipeline.export.views import export_views
     from storage.store import Store
 
-    result = export_views(
-        Store(root),
-        to,
-        out,
-        make_progress(),
+    selection = Selection(
         objects=[name.strip() for name in objects.split(",")] if objects else [],
         classes=list(parse_classes(classes)) if classes else [],
         limit=limit,
-        accept_terms=accept_terms,
     )
+    result = export_views(Store(root), to, out, make_progress(), selection, accept_terms)
     if as_json:
         print_json("export", {"out": str(out), **result.as_json()})
     else:
