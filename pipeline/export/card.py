@@ -14,8 +14,14 @@ CARD = "README.md"
 LISTED = 100
 """Objects without planes that the card itself lists; `not_exported.csv` has all."""
 
-_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
-_HUGE = "1M<n<10M"
+_SIZES = (
+    (10**3, "n<1K"),
+    (10**4, "1K<n<10K"),
+    (10**5, "10K<n<100K"),
+    (10**6, "100K<n<1M"),
+    (10**7, "1M<n<10M"),
+)
+_HUGE = "10M<n<100M"
 
 _READ = {
     "npy": """import numpy as np
@@ -72,8 +78,9 @@ def _size(n_objects: int) -> str:
 
 
 def _opening(facts: Facts) -> str:
-    planes = "fused planes" if facts.header.n_base else "planes"
-    what = "micro planes and coefficients" if facts.options.micro else planes
+    fused = "fused planes" if facts.header.n_base else "planes"
+    names = {"planes": fused, "micro": "micro planes", "coefficients": "coefficients"}
+    what = " and ".join(names[array] for array in facts.shapes)
     return (
         f"{len(facts.rows)} objects ({_class_names(facts)}) as tri-plane neural representations: {what},"
         " made with fpipe after *Fused-Planes* ([arXiv 2410.23742](https://arxiv.org/abs/2410.23742)) and"

@@ -172,6 +172,7 @@ def test_codes_without_micro_planes_or_without_base_planes(tmp_path: Path, to: s
     export(store, tmp_path / "ulw", to, fit="ulw", micro=True)
     [line, _] = table(tmp_path / "ulw")
     assert (line["psnr_db"], (tmp_path / "ulw" / "stats").exists()) == ("", False)
+    assert "representations: coefficients, made" in (tmp_path / "ulw" / "README.md").read_text()
     coefficients = READERS[to](tmp_path / "ulw", line)["coefficients"]
     np.testing.assert_array_equal(coefficients, open_planes(store.url, "ulw")[0].coefficients())
     export(store, tmp_path / "own", to, fit="own")
