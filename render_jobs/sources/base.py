@@ -151,6 +151,23 @@ NEEDS_PATH: dict[str, str] = {
     "fused-planes": "the folder that holds dataset_map.json",
     "nerf": "a folder with transforms.json, or a folder of such folders",
 }
+_RESTRICTIVE_TERMS: dict[str, str] = {
+    "shapenet": "ShapeNet's terms of use are for non-commercial research and teaching and restrict passing"
+    " its models on, and pictures of them may be covered",
+    "morphable": "face models mostly come with a licence for non-commercial research that restricts passing"
+    " on what is made with them",
+}
+
+
+def restrictive_terms(source: dict[str, Any]) -> str | None:
+    """Returns how terms may restrict passing on what shows a source's objects, None where none are known.
+
+    Generated and built-in meshes (no path) have none; those of a user's own folder are the user's to know.
+
+    Args:
+        source: Values of `SourceSpec`, as the plan holds them.
+    """
+    return _RESTRICTIVE_TERMS.get(source.get("kind", "")) if source.get("path") else None
 
 
 class SourceSpec(BaseModel):

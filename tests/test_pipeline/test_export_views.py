@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import pipeline.export
 from pipeline.config import load_config
-from pipeline.export import RECORD, export_views
+from pipeline.export.folder import RECORD, safe_name
+from pipeline.export.selection import ExportResult, Selection
+from pipeline.export.views import VIEW_FORMATS, export_views
 from pipeline.planned import planned
 from pipeline.render_stage import make_plan
 from render_jobs.job import render_shard
@@ -20,31 +21,12 @@ from storage.plan import PlanHeader, write_plan
 from storage.records import ObjectViews, PlanRow
 from storage.store import Store
 from storage.views import ViewsStore
+from tests.test_pipeline.silent import Silent
 from tests.test_pipeline.small_dataset import EVIL_ID, N_VIEWS, SIZE_PX, object_views, write_small_dataset
 
 
-class Silent:
-    """A progress that keeps what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.done = 0
-
-    def start(self, stage: str, total: int, unit: str, done: int = 0) -> None:
-        self.done = done
-
-    def advance(self, amount: int = 1, **figures: Any) -> None:
-        self.done += amount
-
-    def finish(self) -> None:
-        pass
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
-
-
-def export(store: Store, out: Path, **options: Any) -> pipeline.export.ExportResult:
-    return export_views(store, "nerfstudio", out, Silent(), **options)
+def export(store: Store, out: Path, accept_terms: bool = False, **chosen: Any) -> ExportResult:
+    return export_views(store, "nerfstudio", out, Silent(), Selection(**chosen), accept_terms)
 
 
 @pytest.fixture
@@ -89,7 +71,7 @@ def test_an_object_id_cannot_leave_the_folder(store: Store, tmp_path: Path) -> N
     export(store, tmp_path / "out", objects=[EVIL_ID])
     [folder] = (tmp_path / "out" / "sofa").iterdir()
     assert (folder / "transforms.json").is_file()
-    names = [pipeline.export._folder_name(name) for name in ("..", "a/b", "a_b", ".x", "", "c:x", "ä b")]
+    names = [safe_name(name) for name in ("..", "a/b", "a_b", ".x", "", "c:x", "ä b")]
     assert len(set(names)) == 7
     assert names[2] == "a_b"
     assert names[6] == "ä b"
@@ -145,13 +127,13 @@ def test_an_interrupted_export_goes_on(store: Store, tmp_path: Path, monkeypatch
         written.append(folder)
         write(views, object_id, folder)
 
-    write = pipeline.export.FORMATS["nerfstudio"]
-    monkeypatch.setitem(pipeline.export.FORMATS, "nerfstudio", stops)
+    write = VIEW_FORMATS["nerfstudio"]
+    monkeypatch.setitem(VIEW_FORMATS, "nerfstudio", stops)
     with pytest.raises(KeyboardInterrupt):
         export(store, tmp_path / "out")
     assert len([*tmp_path.glob("out/*/*/transforms.json")]) == 3
     assert not (tmp_path / "out" / ".partial").exists()
-    monkeypatch.setitem(pipeline.export.FORMATS, "nerfstudio", write)
+    monkeypatch.setitem(VIEW_FORMATS, "nerfstudio", write)
     first = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*/*/transforms.json")}
     result = export(store, tmp_path / "out")
     assert (result.written, result.skipped) == (6, 3)
@@ -184,6 +166,16 @@ def test_two_datasets_do_not_mix_in_one_folder(store: Store, tmp_path: Path) -> 
     (tmp_path / "out" / RECORD).write_text("{")
     with pytest.raises(StoreMismatchError):
         export(store, tmp_path / "out")
+
+
+def test_a_folder_of_something_else_is_refused(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    with pytest.raises(UsageError, match="not empty"):
+        export(store, tmp_path / "mine")
+    with pytest.raises(UsageError, match="this machine"):
+        export(store, Path("s3://bucket/views"))
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
 def test_a_folder_that_cannot_be_written(store: Store, tmp_path: Path) -> None:
