@@ -26,7 +26,19 @@ from pipeline.train.training_views import TrainingViews
 
 @dataclass(frozen=True)
 class _Group:
-    """Lanes of one phase, and what all of their steps read; made anew when a lane comes or goes."""
+    """Lanes of one phase, and what all of their steps read; made anew when a lane comes or goes.
+
+    Attributes:
+        lanes: B objects.
+        bank: Rays of all of them, P latent pixels.
+        targets: [P, C] the latent that each pixel shows.
+        background: [P, C] the background latent behind it.
+        keys: [B] of random numbers, int64.
+        index: [B] slots.
+        steps: [B] steps done.
+        first: [B] each object's first pixel in the bank.
+        count: [B] its pixels.
+    """
 
     lanes: list[Lane]
     bank: RayBank
