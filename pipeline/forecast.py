@@ -170,7 +170,6 @@ def _measure_learning(store: Store, config: PipelineConfig, n: int) -> tuple[flo
     """Returns seconds of the whole training, core-seconds per fit, and bytes of the shared components."""
     import torch
 
-    from pipeline.fit.optimise import fit_objects
     from pipeline.train.job import build_trainer, read_training_views
     from storage.plan import read_plan
 
@@ -204,7 +203,7 @@ def _measure_learning(store: Store, config: PipelineConfig, n: int) -> tuple[flo
     version = shared.save(store, trainer.codes(), {})
     shared_bytes = sum(rendering_files(store, version).values())
     torch.set_num_threads(1)
-    fit_s = _measure_fit(config, shared.freeze(), copies, fit_objects)
+    fit_s = _measure_fit(config, shared.freeze(), copies)
     torch.set_num_threads(usable_cores())
     return train_s, fit_s, shared_bytes
 
@@ -225,7 +224,7 @@ def _training_seconds(
     return sum(step_s[phase] * counts[phase] for phase in seconds) + prepare_s * prepared
 
 
-def _measure_fit(config: PipelineConfig, shared: Any, objects: Any, fit: Any) -> float:
+def _measure_fit(config: PipelineConfig, shared: Any, objects: Any) -> float:
     """Returns core-seconds per object: a short fit's seconds per step, times the steps of a whole one."""
     settings = config.fit.settings()
     total = 0.0
@@ -235,14 +234,23 @@ def _measure_fit(config: PipelineConfig, shared: Any, objects: Any, fit: Any) ->
             continue
         counts = {"latent_steps": 0, "rgb_steps": 0, name: CALIBRATION_STEPS}
         short = replace(settings, latent_steps=counts["latent_steps"], rgb_steps=counts["rgb_steps"])
-        prepare_s, step_s = _fit_seconds(shared, objects, short, fit)
+        prepare_s, step_s = _fit_seconds(shared, objects, short)
         total += step_s * steps + (prepare_s if name == "latent_steps" else 0.0)
     return total / len(objects)
 
 
-def _fit_seconds(shared: Any, objects: Any, settings: Any, fit: Any) -> tuple[float, float]:
+def _fit_seconds(shared: Any, objects: Any, settings: Any) -> tuple[float, float]:
     """Returns the seconds before a fit's first step, and of its quickest step: others were disturbed."""
+    from pipeline.fit.batch import FitBatch
+
     times = [time.monotonic()]
-    fit(shared, objects, settings, on_step=lambda done, of: times.append(time.monotonic()))
+    batch = FitBatch(shared, settings, 0, len(objects))
+    for views in objects:
+        batch.admit(views, None)
+    times.append(time.monotonic())
+    while batch.busy:
+        batch.step()
+        times.append(time.monotonic())
+        batch.finished()
     step_s = min(later - earlier for earlier, later in itertools.pairwise(times[1:]))
-    return max(0.0, times[1] - times[0] - step_s), step_s
+    return times[1] - times[0], step_s
