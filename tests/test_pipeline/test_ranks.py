@@ -84,8 +84,8 @@ def test_two_ranks_equal_one_with_the_same_global_batch(tmp_path: Path, ae_every
         # Seen: 6e-7 at most, of values up to 1.7, after ten steps.
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
     # Adam makes a part of a step (5e-4 long) of a gradient that is nothing but rounding. Which parameter that
-    # meets, and how much of a step, changes with every kernel (seen: 1.6e-5 and 6.8e-5 at most). So all 339,328
-    # are held together, far closer than that: seen are 1e-9 on average, and one or two beyond 1e-5.
+    # meets, and how much of a step, changes with every kernel (seen: 1.6e-5 and 6.8e-5 at most). So all of
+    # the 339,328 are held together, far closer: seen are 1e-9 on average, and one or two beyond 1e-5.
     difference = torch.cat(
         [(first["autoencoder"][name] - value).abs().flatten() for name, value in params(one)]
     )
