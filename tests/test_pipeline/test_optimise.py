@@ -250,3 +250,33 @@ def test_values_that_are_no_numbers_stay_with_their_object(shared: SharedCompone
     assert bad.failure is not None
     assert good.failure is None
     assert _distance(good, fit_objects(shared, objects[1:], settings)[0]) < 1e-4
+
+
+def test_whatever_it_runs_with_a_fit_has_the_same_quality() -> None:
+    """Planes of the paper's side and a hundred steps: rounding grows, and must not show."""
+    settings = replace(toy_settings(), resolution=64, warmup_steps=80, warmup_pixels=128, joint_steps=10)
+    learned = [toy_object(seed).training() for seed in range(3)]
+    shared = trained_shared(JointTrainer(learned, toy_autoencoder(), settings, seed=0))
+    toys = [toy_object(seed, views=8, heldout=2) for seed in (7, 8, 9)]
+    rule = toy_fit_settings(
+        latent_steps=100, latent_pixels=128, rgb_steps=10, levels=2, stopping=Stopping(0.06, 0.3, 1)
+    )
+
+    def fitted(order: Sequence[int], batch: int, threads: int) -> list[FittedCode]:
+        torch.set_num_threads(threads)
+        try:
+            starts = ((toys[i].training(), None) for i in order)
+            return sorted(fit_stream(shared, starts, rule, 0, batch), key=lambda fit: fit.object_id)
+        finally:
+            torch.set_num_threads(1)
+
+    usual = fitted((0, 1, 2), batch=3, threads=1)
+    elsewhere = [fitted((2, 0, 1), batch=2, threads=2)]
+    # Another machine rounds otherwise in every operation; this moves every product by as much.
+    noise = torch.randn(shared.base_planes.shape, generator=torch.Generator().manual_seed(0))
+    shared.base_planes.mul_(1 + 1e-6 * noise)
+    elsewhere.append(fitted((0, 1, 2), batch=3, threads=1))
+    assert all(_distance(a, b) > 0 for a, b in zip(usual, elsewhere[1], strict=True))
+    for fits in elsewhere:
+        for toy, a, b in zip(toys, usual, fits, strict=True):
+            assert abs(_heldout_psnr(shared, toy, a)[0] - _heldout_psnr(shared, toy, b)[0]) < 0.05
