@@ -10,8 +10,9 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
-from cli.pace import Pace, rate_text
+from cli.pace import left_text, rate_text
 from cli.text import duration_text, figures_text
+from pipeline.pace import Pace
 
 if TYPE_CHECKING:
     from pipeline.progress import Progress
@@ -72,7 +73,7 @@ class LineProgress:
         elapsed_s = self._pace.elapsed_s
         if self._pace.done < self._pace.total and elapsed_s - self._spoke_s >= LINE_EVERY_S:
             self._spoke_s = elapsed_s
-            self._say(self._pace.left_text())
+            self._say(left_text(self._pace))
 
     def _say(self, when: str) -> None:
         rate = rate_text(self._pace.work_per_s(), self._work_unit)

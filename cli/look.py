@@ -1,4 +1,4 @@
-"""`fpipe status`, `evaluate`, `report` and `info`: what a dataset holds and how good it is."""
+"""`fpipe evaluate`, `report` and `info`: what a dataset holds and how good it is."""
 
 from __future__ import annotations
 
@@ -15,23 +15,9 @@ FitOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    app.command()(status)
     app.command()(evaluate)
     app.command()(report)
     app.command()(info)
-
-
-def status(root: Root, as_json: AsJson = False) -> None:
-    """Show what is done, failed and left, and the command that comes next. Reads only the store."""
-    from cli.tables import status_text
-    from pipeline.status import dataset_status
-    from storage.store import Store
-
-    found = dataset_status(Store(root))
-    if as_json:
-        print_json("status", found)
-    else:
-        print(status_text(found))
 
 
 def evaluate(

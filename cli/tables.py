@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-STATUS_FAILURES = 10
-"""Failed objects that the status names; `fpipe failures` lists all."""
-
 NAMED_FLAGS = 10
 """Flagged objects that an evaluation names, of each kind; `--json` has all."""
 
@@ -82,40 +79,6 @@ def _flag_lines(flags: dict[str, Any]) -> list[str]:
         if len(chosen) > NAMED_FLAGS:
             lines.append(f"  … and {len(chosen) - NAMED_FLAGS} more; --json lists all")
     return lines
-
-
-def status_text(found: dict[str, Any]) -> str:
-    """One line per stage, then failures, then the next command."""
-    rows = [["stage", "shards", "left", "objects", "ok", "failed"]]
-    for name, stage in [
-        *found["stages"].items(),
-        *((f"fit {name}", fit) for name, fit in found["fits"].items()),
-    ]:
-        numbers = (
-            f"{stage['done']}/{stage['shards']}",
-            len(stage["left"]),
-            stage["objects"],
-            stage["ok"],
-            stage["failed"],
-        )
-        rows.append([name, *map(str, numbers)])
-    lines = [
-        found["root"],
-        "",
-        table(rows),
-        "",
-        f"shared components: {found['shared_version'] or 'not trained'}",
-    ]
-    for name, stage in found["stages"].items():
-        shown = stage["failures"][:STATUS_FAILURES]
-        lines += [f"{name}: {f['object_id']}: {f['kind']}: {f['reason']}" for f in shown]
-    if any(stage["failed"] for stage in (*found["stages"].values(), *found["fits"].values())):
-        lines.append(f"all failures: fpipe failures {found['root']}")
-    if found["changed_by"]:
-        lines.append(f"being changed by {found['changed_by']}")
-    if found["next"]:
-        lines += ["", f"next: {found['next']}"]
-    return "\n".join(lines)
 
 
 def info_text(found: dict[str, Any]) -> str:

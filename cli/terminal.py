@@ -9,8 +9,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column
 from rich.text import Text
 
-from cli.pace import Pace, rate_text
+from cli.pace import left_text, rate_text
 from cli.text import duration_text, figures_text
+from pipeline.pace import Pace
 
 
 class TerminalProgress:
@@ -72,7 +73,7 @@ class _State:
         self.is_over = False
 
     def text(self) -> str:
-        when = f"in {duration_text(self.pace.elapsed_s)}" if self.is_over else self.pace.left_text()
+        when = f"in {duration_text(self.pace.elapsed_s)}" if self.is_over else left_text(self.pace)
         rate = rate_text(self.pace.work_per_s(), self.work_unit)
         return " · ".join(filter(None, [when, rate, *figures_text(self.figures)]))
 

@@ -16,6 +16,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import platform
+import resource
 import signal
 import sys
 import threading
@@ -76,14 +77,50 @@ class TaskFailure:
 
 
 @dataclass(frozen=True)
+class TaskUsage:
+    """What an attempt took.
+
+    Attributes:
+        seconds: Wall time of the task itself, without waiting for a place.
+        cpu_seconds: Of its process and the processes that it started and that have ended.
+        peak_rss_bytes: Most resident memory of its process or of one that it started. Where an executor uses
+            a process for several tasks: of all of them so far.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    peak_rss_bytes: int
+
+
+@dataclass(frozen=True)
+class TaskAnswer:
+    """What came of one attempt, and what it took."""
+
+    value: dict[str, Any] | TaskFailure
+    usage: TaskUsage | None = None
+
+
+@dataclass(frozen=True)
 class TaskOutcome:
-    """How one task ended, after that many attempts: with a result or a failure; `node` says where."""
+    """How one task ended, after that many attempts: with a result or a failure; `node` says where.
+
+    `usage` is that of the last attempt, None where its process died.
+    """
 
     shard: int
     attempts: int
     result: dict[str, Any] | None = None
     failure: TaskFailure | None = None
     node: str = ""
+    usage: TaskUsage | None = None
+
+
+Started = Callable[[int, int], None]
+"""Is told (shard, attempt) when an attempt begins."""
+
+
+def nobody(shard: int, attempt: int) -> None:
+    """A `Started` that tells nobody."""
 
 
 class Executor(Protocol):
@@ -92,15 +129,20 @@ class Executor(Protocol):
     name: str
 
     def run(
-        self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources
+        self,
+        function: TaskFunction,
+        tasks: Sequence[Task],
+        resources: TaskResources,
+        started: Started = nobody,
     ) -> Iterator[TaskOutcome]:
-        """Yields one outcome per task. Closing the iterator abandons what is still running."""
+        """Yields one outcome per task. Closing the iterator abandons what is still running.
+
+        `started` is told of every attempt that begins.
+        """
         ...
 
 
-def run_task(
-    function: TaskFunction, deadline_s: float | None, arguments: Mapping[str, Any]
-) -> dict[str, Any] | TaskFailure:
+def run_task(function: TaskFunction, deadline_s: float | None, arguments: Mapping[str, Any]) -> TaskAnswer:
     """Calls function(**arguments) in a worker; ends the whole process when it takes longer than deadline_s.
 
     The watchdog is a C thread of faulthandler, so it works while the interpreter is stuck in native code.
@@ -108,10 +150,12 @@ def run_task(
     """
     if deadline_s is not None:
         faulthandler.dump_traceback_later(deadline_s, exit=True, file=sys.__stderr__ or sys.stderr)
+    began, cpu_began = time.monotonic(), _cpu_seconds()
+    value: dict[str, Any] | TaskFailure
     try:
-        return function(**arguments)
+        value = function(**arguments)
     except Exception as error:  # noqa: BLE001 the worker boundary: the driver records it
-        return TaskFailure(
+        value = TaskFailure(
             kind="transient" if isinstance(error, (TransientError, StaleSnapshotError)) else "raised",
             message=f"{type(error).__name__}: {error}",
             exit_code=error.exit_code if isinstance(error, FpipeError) else 1,
@@ -120,6 +164,19 @@ def run_task(
     finally:
         if deadline_s is not None:
             faulthandler.cancel_dump_traceback_later()
+    usage = TaskUsage(time.monotonic() - began, _cpu_seconds() - cpu_began, _peak_rss_bytes())
+    return TaskAnswer(value, usage)
+
+
+_WHO = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+
+
+def _cpu_seconds() -> float:
+    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, _WHO))
+
+
+def _peak_rss_bytes() -> int:
+    return 1024 * max(resource.getrusage(who).ru_maxrss for who in _WHO)
 
 
 def may_pass(outcome: TaskOutcome) -> bool:
@@ -127,11 +184,10 @@ def may_pass(outcome: TaskOutcome) -> bool:
     return outcome.failure is not None and outcome.failure.kind != "raised"
 
 
-def to_outcome(task: Task, attempt: int, value: dict[str, Any] | TaskFailure, node: str = "") -> TaskOutcome:
+def to_outcome(task: Task, attempt: int, answer: TaskAnswer, node: str = "") -> TaskOutcome:
     """Wraps what run_task returned."""
-    if isinstance(value, TaskFailure):
-        return TaskOutcome(task.shard, attempt, failure=value, node=node)
-    return TaskOutcome(task.shard, attempt, result=value, node=node)
+    result, failure = (None, answer.value) if isinstance(answer.value, TaskFailure) else (answer.value, None)
+    return TaskOutcome(task.shard, attempt, result, failure, node, answer.usage)
 
 
 def retry_pause_s(attempt: int) -> float:
@@ -153,7 +209,11 @@ class LocalExecutor:
     name: str = "local"
 
     def run(
-        self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources
+        self,
+        function: TaskFunction,
+        tasks: Sequence[Task],
+        resources: TaskResources,
+        started: Started = nobody,
     ) -> Iterator[TaskOutcome]:
         """See Executor."""
         context = multiprocessing.get_context("spawn")
@@ -174,6 +234,7 @@ class LocalExecutor:
                     )
                     process.start()
                     sender.close()
+                    started(task.shard, attempt)
                     running[receiver] = (task, attempt, process, gpus)
                 for ready in multiprocessing.connection.wait(list(running), timeout=0.2):
                     assert isinstance(ready, multiprocessing.connection.Connection)
@@ -203,20 +264,19 @@ def _receive(
 
     A process that died without answering gives a failure.
     """
-    value: dict[str, Any] | TaskFailure | _LogLine
+    answer: TaskAnswer | _LogLine
     try:
-        value = connection.recv()
-        if isinstance(value, _LogLine):
-            logging.getLogger(value.name).log(value.level, "%s", value.text)
+        answer = connection.recv()
+        if isinstance(answer, _LogLine):
+            logging.getLogger(answer.name).log(answer.level, "%s", answer.text)
             return None
     except (EOFError, OSError):  # OSError: it died in the middle of a message
         process.join()
-        value = TaskFailure(
-            "died", f"the process of shard {task.shard} ended with code {process.exitcode} without an answer"
-        )
+        message = f"the process of shard {task.shard} ended with code {process.exitcode} without an answer"
+        answer = TaskAnswer(TaskFailure("died", message))
     connection.close()
     process.join()
-    return to_outcome(task, attempt, value, platform.node())
+    return to_outcome(task, attempt, answer, platform.node())
 
 
 def _run_in_process(
@@ -234,9 +294,9 @@ def _run_in_process(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
     to_driver = _ToDriver(connection)
     logging.basicConfig(level=logging.WARNING, handlers=[to_driver])
-    value = run_task(function, deadline_s, arguments)
+    answer = run_task(function, deadline_s, arguments)
     with to_driver.lock or contextlib.nullcontext():
-        connection.send(value)
+        connection.send(answer)
 
 
 @dataclass(frozen=True)

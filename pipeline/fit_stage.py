@@ -95,7 +95,7 @@ def fit_objects(
         )
     _require_views(store, planes, [shard for shard in chosen if shard not in done])
     compute = config.compute
-    with record_run(store, "fit-objects", config.model_dump(mode="json")) as run:
+    with record_run(store, "fit-objects", config.model_dump(mode="json"), fit=name) as run:
         result = run_shards(
             "fit-objects",
             session.executor,

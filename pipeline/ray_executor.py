@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import logging
 import os
+import platform
 import signal
 import threading
 import time
@@ -22,12 +24,15 @@ import ray
 from ray.exceptions import RayError, TaskUnschedulableError
 
 from pipeline.executor import (
+    Started,
     Task,
+    TaskAnswer,
     TaskFailure,
     TaskFunction,
     TaskOutcome,
     TaskResources,
     may_pass,
+    nobody,
     retry_pause_s,
     run_task,
     to_outcome,
@@ -92,9 +97,16 @@ class RayExecutor:
     name: str = "ray"
 
     def run(
-        self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources
+        self,
+        function: TaskFunction,
+        tasks: Sequence[Task],
+        resources: TaskResources,
+        started: Started = nobody,
     ) -> Iterator[TaskOutcome]:
         """See pipeline.executor.Executor.
+
+        Ray does not say when a task begins: the oldest of those in its hands, as many as have a place, count
+        as begun.
 
         Abandoned tasks end with the connection to Ray: it kills the workers of a driver that has left. They
         are not cancelled one by one, because Ray 2.60 aborts the driver where a cancel meets the answer of
@@ -112,18 +124,25 @@ class RayExecutor:
             (0.0, 1, task) for task in tasks
         )
         running: dict[Any, tuple[Task, int]] = {}
+        begun: set[tuple[int, int]] = set()
         while waiting or running:
-            window = WINDOW_PER_SLOT * slots(resources)
+            places = slots(resources)
+            window = WINDOW_PER_SLOT * places
             while waiting and len(running) < window and waiting[0][0] <= time.monotonic():
                 _, attempt, task = waiting.popleft()
                 reference = remote.remote(shared_function, resources.deadline_s, dict(task.arguments))
                 running[reference] = (task, attempt)
+            for task, attempt in itertools.islice(running.values(), places):
+                if (task.shard, attempt) not in begun:
+                    begun.add((task.shard, attempt))
+                    started(task.shard, attempt)
             if not running:
                 time.sleep(0.1)
                 continue
             ready, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
             for reference in ready:
                 task, attempt = running.pop(reference)
+                begun.discard((task.shard, attempt))
                 outcome = _receive(reference, task, attempt)
                 if may_pass(outcome) and attempt < self.max_attempts:
                     assert outcome.failure is not None
@@ -140,9 +159,10 @@ class RayExecutor:
 
 def _run_task_on_node(
     function: TaskFunction, deadline_s: float | None, arguments: dict[str, Any]
-) -> tuple[dict[str, Any] | TaskFailure, str]:
-    """Body of a task: run_task's answer, and the node that gave it."""
-    return run_task(function, deadline_s, arguments), ray.get_runtime_context().get_node_id()
+) -> tuple[TaskAnswer, str]:
+    """Body of a task: run_task's answer, and the node that gave it: host name and the start of Ray's id."""
+    node = f"{platform.node()}/{ray.get_runtime_context().get_node_id()[:8]}"
+    return run_task(function, deadline_s, arguments), node
 
 
 def slots(resources: TaskResources) -> int:
@@ -156,10 +176,11 @@ def slots(resources: TaskResources) -> int:
 def _receive(reference: Any, task: Task, attempt: int) -> TaskOutcome:
     """Fetches a task's answer; what Ray itself raises (crash, lost node, memory) counts as a death."""
     try:
-        value, node = ray.get(reference)
-        return to_outcome(task, attempt, value, node)
+        answer, node = ray.get(reference)
+        return to_outcome(task, attempt, answer, node)
     except TaskUnschedulableError as error:
         raise EnvironmentProblem(f"no node of the cluster can ever run this task: {error}") from error
     except RayError as error:
         message = " ".join(str(error).split())[:500] or type(error).__name__
-        return to_outcome(task, attempt, TaskFailure("died", f"{type(error).__name__}: {message}"))
+        died = TaskFailure("died", f"{type(error).__name__}: {message}")
+        return to_outcome(task, attempt, TaskAnswer(died))

@@ -1,68 +1,87 @@
-"""Records what a run of a stage did: runs/<stage>/<run>/run.json and events.jsonl in the dataset.
+"""Records what a run of a stage did, below runs/<stage>/<run>/ in the dataset.
 
-The record holds the resolved config, versions, hardware, git revision and a summary; credentials never reach
-it, because only named facts are written.
+run.json holds the resolved config, versions, hardware, git revision and a summary; live.json what the run is
+doing (rewritten at every beat, also after its end); events-0000.jsonl, events-0001.jsonl, … one line per
+event. Credentials never reach any of them, because only named facts are written.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import importlib.metadata
 import json
+import logging
 import os
 import platform
 import secrets
-import subprocess
+import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import psutil
-
+from pipeline.live import LiveState, WatchedProgress
+from pipeline.progress import Progress
+from pipeline.provenance import git_revision, hardware, versions
+from storage.errors import FpipeError
 from storage.layout import run_folder
 from storage.store import Store
 
-PACKAGES = ("torch", "bpy", "numpy", "ray", "diffusers", "zarr", "fsspec", "s3fs", "pydantic", "typer")
-FLUSH_S = 5.0
-"""Seconds between two writes of the event log: object stores cannot append, so the file is written whole."""
+LOGGER = logging.getLogger(__name__)
+
+BEAT_S = 5.0
+REMOTE_BEAT_S = 30.0
+"""Seconds between two writes of what happens; an object store takes money for each."""
+SEGMENT_BYTES = 256 * 1024
+"""An event log is cut into files of about this size: object stores cannot append, so the last is written
+whole at every beat."""
+RUN, LIVE, EVENTS = "run.json", "live.json", "events"
 
 
 class Run:
-    """One run of a stage; made by record_run."""
+    """One run of a stage; made by record_run.
+
+    Attributes:
+        summary: Of what was done, for run.json.
+        live: What it is doing.
+    """
 
     def __init__(self, store: Store, stage: str, config: dict[str, Any]) -> None:
         now = datetime.datetime.now(datetime.UTC)
         self.run_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         self.stage = stage
         self.summary: dict[str, Any] = {}
+        self.live = LiveState()
+        self.about: dict[str, Any] = {}
+        self.beat_s = BEAT_S if store.local_path() is not None else REMOTE_BEAT_S
         self._store = store
         self._config = config
         self._started = now
         self._clock = time.monotonic()
+        self._lock = threading.Lock()
+        self._segment = 0
         self._events: list[str] = []
-        self._flushed = 0.0
+        self._written = 0  # events of this segment that are in the store
+
+    def watched(self, progress: Progress) -> Progress:
+        """Returns a progress that the run's live state listens to."""
+        return WatchedProgress(progress, self.live)
 
     def event(self, kind: str, /, **fields: Any) -> None:
         """Appends one event; its `at_s` are seconds since the start of the run."""
         at_s = round(time.monotonic() - self._clock, 3)
-        self._events.append(json.dumps({"at_s": at_s, "event": kind, **fields}))
-        if at_s - self._flushed >= FLUSH_S:
-            self._flush_events()
-            self._flushed = at_s
+        with self._lock:
+            self._events.append(json.dumps({"at_s": at_s, "event": kind, **fields}))
 
     def write(self, state: str) -> None:
-        """Writes run.json with this state ("running", "done", "failed") and the events so far."""
+        """Writes everything, run.json with this state: "running", "done", "failed" or "stopped"."""
+        ended = None if state == "running" else _iso_now()
         record = {
             "version": 1,
             "stage": self.stage,
             "run_id": self.run_id,
             "state": state,
             "started": self._started.isoformat(timespec="seconds"),
-            "ended": None
-            if state == "running"
-            else datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "ended": ended,
             "seconds": round(time.monotonic() - self._clock, 3),
             "config": self._config,
             "versions": versions(),
@@ -70,83 +89,104 @@ class Run:
             "git_revision": git_revision(),
             "summary": self.summary,
         }
-        self._store.replace(self._key("run.json"), json.dumps(record, indent=1).encode())
+        self._store.replace(self._key(RUN), json.dumps(record, indent=1).encode())
+        self.beat(state)
+
+    def beat(self, state: str = "running") -> None:
+        """Writes live.json and the events since the last beat."""
+        live = {
+            "version": 1,
+            "stage": self.stage,
+            "run_id": self.run_id,
+            "state": state,
+            "host": platform.node(),
+            "pid": os.getpid(),
+            "started": self._started.isoformat(timespec="seconds"),
+            "at": _iso_now(),
+            "beat_s": self.beat_s,
+            **self.about,
+            **self.live.as_json(),
+        }
+        self._store.replace(self._key(LIVE), json.dumps(live).encode())
         self._flush_events()
 
     def _key(self, name: str) -> str:
         return f"{run_folder(self.stage, self.run_id)}/{name}"
 
     def _flush_events(self) -> None:
-        if self._events:
-            text = "\n".join(self._events) + "\n"
-            self._store.replace(self._key("events.jsonl"), text.encode())
+        with self._lock:
+            if len(self._events) == self._written:
+                return
+            lines = list(self._events)
+        data = ("\n".join(lines) + "\n").encode()
+        self._store.replace(self._key(f"{EVENTS}-{self._segment:04d}.jsonl"), data)
+        with self._lock:
+            self._written = len(lines)
+            if len(data) >= SEGMENT_BYTES:
+                self._segment, self._written = self._segment + 1, 0
+                del self._events[: len(lines)]
 
 
 @contextlib.contextmanager
-def record_run(store: Store, stage: str, config: dict[str, Any]) -> Iterator[Run]:
-    """Yields a Run whose record is written at the start and at the end ("failed" if the block raises)."""
+def record_run(store: Store, stage: str, config: dict[str, Any], **about: Any) -> Iterator[Run]:
+    """Yields a Run whose record is written at the start, at every beat, and at the end.
+
+    Args:
+        store: The dataset.
+        stage: The stage.
+        config: Resolved configuration.
+        **about: Further facts for live.json, such as the name of the fit.
+    """
     run = Run(store, stage, config)
+    run.about = about
     run.write("running")
+    over = threading.Event()
+    heart = threading.Thread(target=_beat, args=(run, over), daemon=True, name="fpipe-run-beat")
+    heart.start()
+
+    def end(state: str) -> None:
+        over.set()
+        heart.join()
+        run.write(state)
+
     try:
         yield run
     except BaseException as error:
         run.event("error", error=f"{type(error).__name__}: {error}")
-        run.write("failed")
+        with contextlib.suppress(FpipeError, OSError):  # the error of the run itself is the one to tell
+            end("failed" if isinstance(error, Exception) else "stopped")
         raise
-    run.write("done")
+    end("done")
 
 
-def versions() -> dict[str, str | None]:
-    """Returns the versions of Python and of the packages that decide results, None where missing."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "fpipe": _version("fpipe")}
-    return found | {name: _version(name) for name in PACKAGES}
+def _beat(run: Run, over: threading.Event) -> None:
+    """Beats until the run is over; a store that does not take a beat gets the next one."""
+    told = False
+    while not over.wait(run.beat_s):
+        try:
+            run.beat()
+            told = False
+        except (FpipeError, OSError) as error:
+            if not told:
+                LOGGER.warning("%s: what happens cannot be recorded at the moment: %s", run.stage, error)
+            told = True
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def read_events(store: Store, stage: str, run_id: str) -> Iterator[dict[str, Any]]:
+    """Yields the events of a run in their order; lines that are no JSON objects are passed over."""
+    folder = run_folder(stage, run_id)
+    for name in store.list(folder):
+        if not name.startswith(EVENTS):
+            continue
+        for line in store.read(f"{folder}/{name}").decode(errors="replace").splitlines():
+            try:
+                event = json.loads(line)
+            except ValueError:
+                LOGGER.warning("%s/%s: a line is no JSON and is left out", folder, name)
+                continue
+            if isinstance(event, dict):
+                yield event
 
 
-def hardware() -> dict[str, Any]:
-    """Returns CPU model, usable cores, memory in bytes and the operating system."""
-    return {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": psutil.virtual_memory().total,
-        "system": f"{platform.system()} {platform.release()}",
-    }
-
-
-def _cpu_model() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def git_revision() -> str | None:
-    """Returns the commit of the source tree, with "+" when files differ from it, None outside a checkout."""
-    tree = Path(__file__).resolve().parents[1]
-    if not (tree / ".git").exists():
-        return None
-    try:
-        head = subprocess.run(
-            ["git", "-C", str(tree), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-        changes = subprocess.run(
-            ["git", "-C", str(tree), "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head.stdout.strip() + ("+" if changes.stdout.strip() else "")
+def _iso_now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.executor import Executor, Task, TaskFailure, TaskFunction, TaskResources
@@ -118,6 +118,7 @@ def run_shards(
         ShardsFailedError: some shards could not be done; the others are.
     """
     began = time.monotonic()
+    progress = run.watched(progress)
     left = [shard for shard in shards if shard not in done]
     result = StageResult(stage, shards=len(shards), skipped=len(shards) - len(left))
     n_done = sum(sizes[shard] for shard in shards if shard in done)
@@ -125,7 +126,9 @@ def run_shards(
     progress.start(stage, sum(sizes[shard] for shard in shards), "objects", n_done, work_unit)
     tasks = [Task(shard, {"shard": shard, "attempt": new_attempt(), **arguments}) for shard in left]
     try:
-        for outcome in executor.run(function, tasks, resources):
+        for outcome in executor.run(function, tasks, resources, run.live.started):
+            run.live.ended(outcome)
+            usage = {} if outcome.usage is None else {"usage": asdict(outcome.usage)}
             if outcome.result is None:
                 assert outcome.failure is not None
                 progress.say(
@@ -142,6 +145,7 @@ def run_shards(
                     shard=outcome.shard,
                     attempts=outcome.attempts,
                     node=outcome.node,
+                    **usage,
                     **failure,
                 )
                 continue
@@ -152,7 +156,7 @@ def run_shards(
                 "shard_done",
                 attempts=outcome.attempts,
                 node=outcome.node,
-                **{"shard": outcome.shard, **outcome.result},
+                **{"shard": outcome.shard, **outcome.result, **usage},
             )
             figures = {"failed": result.objects_failed} if result.objects_failed else {}
             work = 0 if outcome.result.get("skipped") else per_object * int(outcome.result["n_ok"])

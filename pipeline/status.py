@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from pipeline.activity import LiveRun, activity, live_runs
 from storage.errors import UsageError
 from storage.lease import lease_holder
 from storage.plan import Plan, read_plan
@@ -34,6 +35,10 @@ def dataset_status(store: Store) -> dict[str, Any]:
     fits = {name: _shards_status(PlanesStore.open(store, name), plan) for name in list_fits(store)}
     trained = read_published_shared(store)
     holder = lease_holder(store)
+    runs = live_runs(store)
+    doing = activity(runs)
+    for name, what in doing.items():
+        what["eta_s"] = _eta_s(what, stages.get(name) or fits.get(name.removeprefix("fit-objects ")))
     return {
         "root": store.url,
         "objects": plan.header.n_objects,
@@ -41,10 +46,36 @@ def dataset_status(store: Store) -> dict[str, Any]:
         "shared_version": trained["shared_version"] if trained else None,
         "fits": fits,
         "changed_by": holder,
-        "next": (None if holder else _interrupted(store, views, fits))
+        "activity": doing,
+        "silent": [_silent(run) for run in runs if run.is_silent],
+        "next": (f"fpipe status {store.url} --watch" if doing else None)
+        or (None if holder else _interrupted(store, views, fits))
         or _next_command(store, stages["render"], trained is not None, fits)
         or _refit_command(store, views, fits)
         or f"fpipe report {store.url}",
+    }
+
+
+def _eta_s(what: dict[str, Any], stage: dict[str, Any] | None) -> float | None:
+    """Seconds until the stage is done at the pace of the last minutes; None where that is not known yet."""
+    if not what["per_s"]:
+        return None
+    left = what["total"] - what["done"]
+    if stage is not None and what["unit"] == "objects":  # the stage, not the shards that somebody asked for
+        left = stage["objects"] - stage["objects_done"]
+    return float(round(max(0, left) / what["per_s"], 1))
+
+
+def _silent(run: LiveRun) -> dict[str, Any]:
+    """A run that ended without a word, or is cut off; its shards are done by whoever runs next."""
+    values = run.values
+    return {
+        "stage": run.name,
+        "run_id": values["run_id"],
+        "host": values["host"],
+        "pid": values["pid"],
+        "silent_s": round(run.silent_s, 1),
+        "shards": [shard["shard"] for shard in values["running"]],
     }
 
 
@@ -61,6 +92,8 @@ def _nothing(shards: int, objects: int) -> dict[str, Any]:
         "done": 0,
         "left": list(range(shards)),
         "objects": objects,
+        "objects_done": 0,
+        "n_bytes": 0,
         "ok": 0,
         "failed": 0,
         "failures": [],
@@ -81,6 +114,8 @@ def _shards_status(data: ViewsStore | PlanesStore, plan: Plan) -> dict[str, Any]
         "done": len(done),
         "left": [shard for shard in range(data.n_shards) if shard not in done],
         "objects": plan.header.n_objects,
+        "objects_done": sum(len(data.shard_rows(shard)) for shard in done),
+        "n_bytes": data.n_bytes(),
         "ok": int((status == Status.OK).sum()),
         "failed": int((status == Status.FAILED).sum()),
         "failure_kinds": dict(kinds),

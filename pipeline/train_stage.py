@@ -67,7 +67,7 @@ def train_shared(
     _require_range(store, config.train.geometry)
     began = time.monotonic()
     with record_run(store, "train-shared", config.model_dump(mode="json")) as run:
-        summary = _run(store, config, train, session, progress)
+        summary = _run(store, config, train, session, run.watched(progress))
         version = str(summary["shared_version"])
         run.summary = {**summary, "seconds": round(time.monotonic() - began, 3)}
     if publish:

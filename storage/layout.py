@@ -7,6 +7,7 @@ import re
 from .errors import UsageError
 
 PLAN = "plan"
+RUNS = "runs"
 PLAN_HEADER = "plan/header.json"
 PLAN_CONFIG = "plan/config.json"
 VIEWS_GROUP = "views.zarr"
@@ -16,6 +17,7 @@ FITS = "fits"
 SHARED = "shared"
 PUBLISHED_SHARED = "shared/published.json"
 REPORTS = "reports"
+RUNS = "runs"
 LEASE = "maintenance/lease.json"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -86,7 +88,7 @@ def fit_sidecars(name: str) -> str:
 
 def run_folder(stage: str, run: str) -> str:
     """Folder of one run's record: resolved config, versions, events, failures."""
-    return f"runs/{checked_name(stage)}/{checked_name(run)}"
+    return f"{RUNS}/{checked_name(stage)}/{checked_name(run)}"
 
 
 def journal(group: str) -> str:

@@ -101,6 +101,20 @@ class LocalFiles:
             return []
         return sorted(name for name in names if name != TEMP_FOLDER)
 
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Return name -> bytes of the files directly below `prefix`."""
+        found = {}
+        with (
+            _clear_errors(prefix),
+            suppress(FileNotFoundError, NotADirectoryError),
+            os.scandir(self.root / prefix) as entries,
+        ):
+            for entry in entries:
+                with suppress(FileNotFoundError):  # replaced at this moment
+                    if entry.is_file():
+                        found[entry.name] = entry.stat().st_size
+        return found
+
     def sweep(self) -> None:
         """Remove temp files of dead processes of this machine, and day-old ones of others."""
         folder = self.root / TEMP_FOLDER

@@ -120,6 +120,15 @@ class RemoteFiles:
         own = self._path(prefix).strip("/")  # some servers list a folder's own marker object
         return sorted({path.rstrip("/").rpartition("/")[2] for path in paths if path.strip("/") != own})
 
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Return name -> bytes of the objects directly below `prefix`."""
+        try:
+            found = _retried(prefix, lambda: self.fs.ls(self._path(prefix), detail=True))
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        files = [entry for entry in found if entry["type"] == "file" and not entry["name"].endswith("/")]
+        return {entry["name"].rpartition("/")[2]: int(entry["size"]) for entry in files}
+
     def find(self, prefix: str) -> dict[str, int]:
         """Return key → size of all objects below `prefix`, from one recursive listing."""
         try:

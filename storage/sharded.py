@@ -76,6 +76,12 @@ class ShardedStore:
         """Return the shards that are committed and published."""
         return frozenset(int(name) for name in self.store.list(self.spec.done) if name.isdigit())
 
+    def n_bytes(self) -> int:
+        """Return the bytes of all committed shard files, from one listing."""
+        folder = self.spec.shard_key(0).rpartition("/")[0]
+        files = {self.spec.shard_key(shard).rpartition("/")[2] for shard in range(self.n_shards)}
+        return sum(size for name, size in self.store.sizes(folder).items() if name in files)
+
     def sidecar(self, shard: int) -> Sidecar:
         """Return the sidecar of a committed shard; raises FileNotFoundError when there is none."""
         return self.tail(shard).sidecar

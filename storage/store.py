@@ -38,6 +38,9 @@ class Files(Protocol):
     def list(self, prefix: str) -> list[str]:
         """Return the sorted names directly below `prefix`."""
 
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Return name -> bytes of the objects directly below `prefix`."""
+
     def sweep(self) -> None:
         """Remove temp files of writers that are dead."""
 
@@ -153,6 +156,10 @@ class Store:
     def list(self, prefix: str) -> list[str]:
         """Return the sorted names (files and folders) directly below `prefix`; [] if there are none."""
         return self._files.list(prefix)
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Return name -> bytes of the objects directly below `prefix`, from one listing."""
+        return self._files.sizes(prefix)
 
     def sweep(self) -> None:
         """Remove private temp files of writers that no longer live."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.evaluate import summarise
 from pipeline.export.formats import Layout
-from pipeline.run import versions
+from pipeline.provenance import versions
 from render_jobs.sources.base import restrictive_terms
 from storage.errors import UsageError
 from storage.planes import FitHeader

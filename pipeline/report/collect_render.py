@@ -6,8 +6,6 @@ know (times, warnings) is read from all shards of a small dataset and from a see
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -18,17 +16,16 @@ from numpy.typing import NDArray
 
 from pipeline.report.records import StageRun
 from pipeline.report.render_records import ClassCount, RenderedObject, RenderFindings, ShardTimes
-from pipeline.report.throughput import Event, throughput
+from pipeline.report.throughput import throughput
+from pipeline.run import read_events
 from pipeline.sidecars import each_sidecar
 from pipeline.warning_kinds import WarningCounter
-from storage.layout import run_folder
 from storage.plan import Plan
 from storage.records import Status
 from storage.shards import ObjectRecord, Sidecar
 from storage.store import Store
 from storage.views import ViewsStore
 
-LOGGER = logging.getLogger(__name__)
 MAX_SHARDS_READ: Final = 1000
 
 
@@ -56,7 +53,9 @@ def collect_render(
         IntegrityError: Stored bytes are damaged.
     """
     header = views.plan.header
-    recorded = [(run, read_events(store, run)) for run in runs if run.stage == "render"]
+    recorded = [
+        (run, list(read_events(store, run.stage, run.run_id))) for run in runs if run.stage == "render"
+    ]
     objects: list[RenderedObject] = []
     counter, times = WarningCounter(), ShardTimes()
     for notes in each_sidecar(views, _sample(sorted(views.done())), _notes):
@@ -76,26 +75,6 @@ def collect_render(
         n_read=len(objects),
         throughput=throughput(recorded, header.n_views),
     )
-
-
-def read_events(store: Store, run: StageRun) -> list[Event]:
-    """The events of a run; lines that are no JSON objects are passed over."""
-    try:
-        data = store.read(f"{run_folder(run.stage, run.run_id)}/events.jsonl")
-    except FileNotFoundError:
-        return []
-    events: list[Event] = []
-    for line in data.decode(errors="replace").splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            LOGGER.warning(
-                "runs/%s/%s/events.jsonl: a line is no JSON and is left out", run.stage, run.run_id
-            )
-            continue
-        if isinstance(event, dict):
-            events.append(event)
-    return events
 
 
 def _sample(shards: Sequence[int]) -> Sequence[int]:

@@ -7,11 +7,11 @@ import io
 import pytest
 from rich.console import Console
 
-from cli import pace
 from cli.logs import LineProgress
-from cli.pace import Pace, rate_text
+from cli.pace import left_text, rate_text
 from cli.terminal import TerminalProgress
 from cli.text import duration_text, figures_text
+from pipeline.pace import Pace
 
 
 class Clock:
@@ -27,7 +27,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(pace.Pace.__init__, "__defaults__", (clock,))
+    monkeypatch.setattr(Pace.__init__, "__defaults__", (clock,))
     return clock
 
 
@@ -43,7 +43,7 @@ def test_time_left_of_a_resumed_run_comes_from_the_work_done_now() -> None:
     assert resumed.left_s() == pytest.approx(300), "counts down while nothing comes"
     clock.now += 1000
     assert resumed.left_s() == 0
-    assert resumed.left_text() == "taking longer than expected"
+    assert left_text(resumed) == "taking longer than expected"
 
 
 def test_bursts_and_results_far_apart_give_a_steady_rate() -> None:

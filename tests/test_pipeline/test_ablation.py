@@ -57,7 +57,7 @@ class Inline:
     name = "inline"
 
     def run(
-        self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources
+        self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources, *_: Any
     ) -> Iterator[TaskOutcome]:
         for task in tasks:
             yield TaskOutcome(task.shard, 1, function(**task.arguments), None, node="here")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cli.failure_tables import failures_text, warnings_text
-from cli.tables import status_text
+from cli.status_text import status_text
 from pipeline.failures import dataset_failures, dataset_warnings
 from pipeline.status import dataset_status
 from storage.errors import UsageError

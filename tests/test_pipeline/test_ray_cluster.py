@@ -36,7 +36,7 @@ def nodes_of(root: Path, stage: str) -> set[str]:
     """Returns the Ray nodes that committed shards, from the runs' event logs."""
     events = [
         json.loads(line)
-        for path in (root / "runs" / stage).glob("*/events.jsonl")
+        for path in (root / "runs" / stage).glob("*/events-0000.jsonl")
         for line in path.read_text().splitlines()
     ]
     return {event["node"] for event in events if event["event"] == "shard_done"}

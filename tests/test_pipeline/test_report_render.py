@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 
 from pipeline.report import collect_render, contact_sheets, failures, write_report
-from pipeline.report.collect_render import read_events
 from pipeline.report.contact_sheets import read_contact_sheets
 from pipeline.report.images import safe_picture, thumbnail
 from pipeline.report.records import StageRun
 from pipeline.report.render_charts import _projected, rate_chart
 from pipeline.report.throughput import throughput
+from pipeline.run import read_events
 from pipeline.warning_kinds import WarningCounter
 from storage.errors import UsageError
 from storage.layout import run_folder
@@ -82,7 +82,9 @@ def write_run(store: Store, name: str, started: str, events: list[Event], second
     folder = run_folder("render", name)
     record = {"stage": "render", "started": started, "seconds": seconds, "summary": {"objects_ok": 1}}
     store.create(f"{folder}/run.json", json.dumps(record).encode())
-    store.create(f"{folder}/events.jsonl", "".join(json.dumps(event) + "\n" for event in events).encode())
+    store.create(
+        f"{folder}/events-0000.jsonl", "".join(json.dumps(event) + "\n" for event in events).encode()
+    )
 
 
 def done(at_s: float, seconds: float, n_ok: int, node: str = "a") -> dict[str, Any]:
@@ -263,9 +265,9 @@ def test_events_that_lack_something_are_passed_over(tmp_path: Path) -> None:
     assert throughput(runs(("yesterday", [done(8, 2, 3)], 1.0)), n_views=1) is None
     assert throughput(runs(("2026-01-02T10:00:00+00:00", [again], 4.0)), n_views=1) is None
     store = Store(tmp_path)
-    store.create("runs/render/r/events.jsonl", b'{"event": "error"}\n[1]\n{ torn')
-    assert read_events(store, StageRun("render", "r")) == [{"event": "error"}]
-    assert read_events(store, StageRun("render", "none")) == []
+    store.create("runs/render/r/events-0000.jsonl", b'{"event": "error"}\n[1]\n{ torn')
+    assert list(read_events(store, "render", "r")) == [{"event": "error"}]
+    assert list(read_events(store, "render", "none")) == []
 
 
 def test_warnings_are_grouped_by_wording() -> None:

@@ -37,7 +37,7 @@ class InProcess:
     name = "in process"
 
     def run(
-        self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources
+        self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources, *_: Any
     ) -> Iterator[TaskOutcome]:
         for task in tasks:
             yield to_outcome(task, 1, run_task(function, None, task.arguments))

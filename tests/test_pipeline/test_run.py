@@ -25,7 +25,7 @@ def test_a_run_leaves_its_config_versions_and_events(tmp_path):
     assert found["summary"] == {"done": 1}
     assert found["versions"]["python"].startswith("3.")
     assert found["hardware"]["cores"] >= 1
-    (line,) = store.read(f"runs/render/{run.run_id}/events.jsonl").decode().splitlines()
+    (line,) = store.read(f"runs/render/{run.run_id}/events-0000.jsonl").decode().splitlines()
     event = json.loads(line)
     assert event["event"] == "shard_done"
     assert event["seconds"] == 9.5, "the task's own seconds are not overwritten"
@@ -38,4 +38,4 @@ def test_a_failing_run_says_so(tmp_path):
         raise RuntimeError("boom")
     found = record(store)
     assert found["state"] == "failed"
-    assert "boom" in store.read(f"runs/render/{found['run_id']}/events.jsonl").decode()
+    assert "boom" in store.read(f"runs/render/{found['run_id']}/events-0000.jsonl").decode()

@@ -42,7 +42,7 @@ class Scripted:
         self._outcomes = outcomes
 
     def run(
-        self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources
+        self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources, *_: Any
     ) -> Iterator[TaskOutcome]:
         for task in tasks:
             value = self._outcomes[task.shard]
@@ -71,7 +71,7 @@ def run_stage(store: Store, outcomes: dict[int, Any], progress: Listening) -> St
 
 def events(store: Store) -> list[dict[str, Any]]:
     (name,) = store.list("runs/render")
-    return [json.loads(line) for line in store.read(f"runs/render/{name}/events.jsonl").splitlines()]
+    return [json.loads(line) for line in store.read(f"runs/render/{name}/events-0000.jsonl").splitlines()]
 
 
 def test_a_lost_shard_is_recorded_and_the_others_go_on(tmp_path):

@@ -1,0 +1,149 @@
+"""What is going on in a dataset now: the runs that give signs of life, their pace, and what is stuck.
+
+Read from the store alone, from the `live.json` of each run, so that it works from any machine. Ages are by
+the clock of the machine that looks.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.run import LIVE
+from storage import layout
+from storage.store import Store
+
+MAX_RUNS = 1000
+"""Newest runs of a stage that are looked at; each is one small read."""
+READERS = 16
+SILENT_BEATS = 4
+"""A run that misses so many beats gives no sign of life."""
+STUCK_FACTOR = 3.0
+STUCK_LEAST_S = 60.0
+"""A shard that runs this many times longer than the slowest that is done, and at least so long, is stuck."""
+
+
+@dataclass(frozen=True)
+class LiveRun:
+    """One run that has not said that it ended.
+
+    Attributes:
+        values: Its live.json.
+        silent_s: Seconds since its last beat.
+    """
+
+    values: dict[str, Any]
+    silent_s: float
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it gives no sign of life: killed, or cut off from the store."""
+        return self.silent_s > SILENT_BEATS * float(self.values["beat_s"])
+
+    @property
+    def name(self) -> str:
+        """Stage, and fit where it is of one."""
+        fit = self.values.get("fit")
+        return f"{self.values['stage']} {fit}" if fit else str(self.values["stage"])
+
+
+def live_runs(store: Store, now: datetime.datetime | None = None) -> list[LiveRun]:
+    """Returns the runs of all stages that have not ended, oldest first."""
+    now = now or datetime.datetime.now(datetime.UTC)
+    keys = [
+        f"{layout.run_folder(stage, run)}/{LIVE}"
+        for stage in store.list(layout.RUNS)
+        for run in store.list(f"{layout.RUNS}/{stage}")[-MAX_RUNS:]
+    ]
+    found = []
+    for values in _read_all(store, keys):
+        if values.get("state") == "running":
+            silent_s = (now - datetime.datetime.fromisoformat(values["at"])).total_seconds()
+            found.append(LiveRun(values, max(0.0, silent_s)))
+    return sorted(found, key=lambda run: str(run.values["started"]))
+
+
+def _read_all(store: Store, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def read(key: str) -> dict[str, Any]:
+        try:
+            values = json.loads(store.read(key))
+        except (FileNotFoundError, ValueError):  # runs of earlier versions have none
+            return {}
+        return values if isinstance(values, dict) else {}
+
+    if not keys:
+        return
+    with ThreadPoolExecutor(min(READERS, len(keys))) as pool:
+        yield from pool.map(read, keys)
+
+
+def activity(runs: Sequence[LiveRun], now: datetime.datetime | None = None) -> dict[str, dict[str, Any]]:
+    """Merges the runs that are alive: stage (and fit) → what they do together.
+
+    Returns:
+        Per stage: runs, n_running, workers' nodes (name → shards done), unit, per_s and work_per_s (None
+        before the first result), work_unit, figures, retries, failed, slowest (shards done that took
+        longest), stuck (shards that run far longer than those).
+    """
+    now = now or datetime.datetime.now(datetime.UTC)
+    found: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        if not run.is_silent:
+            _add(found.setdefault(run.name, _nothing()), run.values, now)
+    for stage in found.values():
+        stage["nodes"] = dict(stage["nodes"])
+        stage["slowest"] = sorted(stage["slowest"], key=lambda shard: -shard["seconds"])[:5]
+        stage["running"] = sorted(stage["running"], key=lambda shard: -shard["seconds"])
+        if stage["slowest"]:
+            limit = max(STUCK_LEAST_S, STUCK_FACTOR * stage["slowest"][0]["seconds"])
+            stage["stuck"] = [shard for shard in stage["running"] if shard["seconds"] > limit]
+        stage["running"] = stage["running"][:5]
+    return found
+
+
+def _nothing() -> dict[str, Any]:
+    return {
+        "runs": 0,
+        "n_running": 0,
+        "nodes": Counter(),
+        "part": "",
+        "unit": "",
+        "work_unit": "",
+        "total": 0,
+        "done": 0,
+        "per_s": None,
+        "work_per_s": None,
+        "figures": {},
+        "retries": 0,
+        "failed": 0,
+        "running": [],
+        "slowest": [],
+        "stuck": [],
+    }
+
+
+def _add(stage: dict[str, Any], values: dict[str, Any], now: datetime.datetime) -> None:
+    stage["runs"] += 1
+    for name in ("n_running", "retries", "failed"):
+        stage[name] += int(values[name])
+    stage["nodes"].update(values["nodes"])
+    for shard in values["running"]:
+        since = datetime.datetime.fromisoformat(shard["since"])
+        seconds = round(max(0.0, (now - since).total_seconds()), 1)
+        stage["running"].append({**shard, "seconds": seconds, "host": values["host"]})
+    stage["slowest"] += values["slowest"]
+    progress = values["progress"]
+    if progress is None:
+        return
+    stage.update(part=progress["name"], unit=progress["unit"], work_unit=progress["work_unit"])
+    stage["figures"].update(progress["figures"])
+    for name in ("total", "done"):
+        stage[name] += progress[name]
+    for name in ("per_s", "work_per_s"):
+        if progress[name] is not None:
+            stage[name] = (stage[name] or 0.0) + progress[name]

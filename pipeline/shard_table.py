@@ -1,0 +1,76 @@
+"""One table of all shards that runs have done: times, memory, attempts and node, merged from their events."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.run import read_events
+from storage import layout
+from storage.plan import read_plan
+from storage.store import Store
+
+COLUMNS = (
+    "stage",
+    "run",
+    "shard",
+    "state",
+    "attempts",
+    "node",
+    "at_s",
+    "seconds",
+    "cpu_seconds",
+    "peak_rss_mb",
+    "n_ok",
+    "n_failed",
+    "n_bytes",
+    "error",
+)
+STATES = {"shard_done": "done", "shard_failed": "failed"}
+
+
+def shard_rows(store: Store) -> Iterator[dict[str, Any]]:
+    """Yields one row per shard and run, oldest run first; what is not known is None.
+
+    Columns: `COLUMNS`. at_s: end of the shard in seconds since the start of its run; seconds, cpu_seconds and
+    peak_rss_mb (10⁶ bytes): see `pipeline.executor.TaskUsage`.
+
+    Raises:
+        UsageError: There is no dataset.
+    """
+    read_plan(store)
+    for stage in store.list(layout.RUNS):
+        for run in store.list(f"{layout.RUNS}/{stage}"):
+            for event in read_events(store, stage, run):
+                if event.get("event") in STATES:
+                    yield _row(stage, run, event)
+
+
+def shard_table(store: Store) -> str:
+    """Returns `shard_rows` as CSV with a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(shard_rows(store))
+    return text.getvalue()
+
+
+def _row(stage: str, run: str, event: dict[str, Any]) -> dict[str, Any]:
+    usage = event.get("usage") or {}
+    peak = usage.get("peak_rss_bytes")
+    state = "skipped" if event.get("skipped") else STATES[event["event"]]
+    row = {name: event.get(name) for name in COLUMNS}
+    return row | {
+        "stage": stage,
+        "run": run,
+        "state": state,
+        "seconds": _rounded(usage.get("seconds")),
+        "cpu_seconds": _rounded(usage.get("cpu_seconds")),
+        "peak_rss_mb": None if peak is None else round(peak / 1e6, 1),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

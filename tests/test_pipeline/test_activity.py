@@ -1,0 +1,199 @@
+"""What goes on in a dataset: signs of life, pace of several runs together, stuck shards, the shard table."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.prometheus import METRICS, metrics_text
+from cli.status_text import status_text
+from pipeline import run as run_module
+from pipeline.activity import activity, live_runs
+from pipeline.executor import TaskFailure, TaskOutcome, TaskUsage
+from pipeline.progress import Progress
+from pipeline.run import Run, read_events, record_run
+from pipeline.shard_table import shard_table
+from pipeline.status import dataset_status
+from storage.errors import UsageError
+from storage.store import Store
+from tests.test_pipeline.small_dataset import write_small_dataset
+
+
+class Silent:
+    def start(self, *_: Any) -> None: ...
+    def advance(self, *_: Any, **__: Any) -> None: ...
+    def finish(self) -> None: ...
+    def say(self, message: str) -> None: ...
+
+
+def done(shard: int, seconds: float, node: str = "n1", attempts: int = 1) -> TaskOutcome:
+    usage = TaskUsage(seconds, seconds / 2, 300_000_000)
+    return TaskOutcome(shard, attempts, {"n_ok": 3, "n_failed": 0}, node=node, usage=usage)
+
+
+def later(seconds: float) -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
+
+
+def begun(store: Store, stage: str = "fit-objects", **about: str) -> tuple[Run, Progress]:
+    run = Run(store, stage, {})
+    run.about = dict(about)
+    progress = run.watched(Silent())
+    progress.start(stage, 12, "objects")
+    run.write("running")
+    return run, progress
+
+
+def test_two_runs_of_a_stage_are_one_activity(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for node in ("a", "b"):
+        run, progress = begun(store, fit="default")
+        run.live.started(0, 1)
+        run.live.started(1, 2)
+        run.live.ended(done(0, 9.0 if node == "a" else 4.0, node))
+        progress.advance(3)
+        run.beat()
+    found = activity(live_runs(store))["fit-objects default"]
+    assert (found["runs"], found["n_running"], found["nodes"], found["retries"]) == (
+        2,
+        2,
+        {"a": 1, "b": 1},
+        2,
+    )
+    assert [shard["seconds"] for shard in found["slowest"]] == [9.0, 4.0]
+    assert (found["done"], found["total"]) == (6, 24)
+    assert found["per_s"] > 0
+    assert not found["stuck"]
+
+
+def test_a_run_that_ended_is_no_activity(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with record_run(store, "render", {}) as run:
+        assert [live.values["run_id"] for live in live_runs(store)] == [run.run_id]
+    assert live_runs(store) == []
+    with pytest.raises(KeyboardInterrupt), record_run(store, "render", {}) as run:
+        raise KeyboardInterrupt
+    assert live_runs(store) == []
+    assert json.loads(store.read(f"runs/render/{run.run_id}/run.json"))["state"] == "stopped"
+
+
+def test_a_run_without_beats_is_silent_and_its_shards_are_named(tmp_path: Path) -> None:
+    write_small_dataset(tmp_path)
+    store = Store(tmp_path)
+    run, _ = begun(store, "render")
+    run.live.started(7, 1)
+    run.beat()
+    assert not live_runs(store, later(19))[0].is_silent
+    (live,) = live_runs(store, later(21))
+    assert live.is_silent
+    assert activity([live]) == {}
+    values = json.loads(store.read(f"runs/render/{run.run_id}/live.json"))
+    store.replace(
+        f"runs/render/{run.run_id}/live.json", json.dumps({**values, "at": later(-700).isoformat()}).encode()
+    )
+    found = dataset_status(store)
+    assert found["silent"][0]["shards"] == [7]
+    assert re.search(
+        r"render: a run on .* no sign of life for 11 min 40 s with shards 7:", status_text(found)
+    )
+    assert "fpipe_runs{root=" in metrics_text(found)
+
+
+def test_a_shard_far_slower_than_the_others_is_named(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    run, _ = begun(store)
+    run.live.started(0, 1)
+    run.live.started(1, 1)
+    run.live.ended(done(0, 30.0))
+    run.beat()
+    runs = live_runs(store)
+    assert activity(runs, later(80))["fit-objects"]["stuck"] == []
+    (stuck,) = activity(runs, later(100))["fit-objects"]["stuck"]
+    assert (stuck["shard"], stuck["attempt"]) == (1, 1)
+    assert 99 < stuck["seconds"] < 110
+
+
+def test_time_left_is_that_of_the_whole_stage(tmp_path: Path) -> None:
+    """Two machines may have been given a few shards each; what is left is told for the stage."""
+    write_small_dataset(tmp_path)
+    store = Store(tmp_path)
+    run, progress = begun(store, "render")
+    progress.advance(4)
+    run.beat()
+    found = dataset_status(store)
+    doing, stage = found["activity"]["render"], found["stages"]["render"]
+    left = stage["objects"] - stage["objects_done"]
+    assert doing["eta_s"] == pytest.approx(left / doing["per_s"], abs=0.06)
+    assert found["next"] == f"fpipe status {store.url} --watch"
+
+
+def test_an_event_log_is_cut_into_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "SEGMENT_BYTES", 500)
+    store = Store(tmp_path)
+    with record_run(store, "render", {}) as run:
+        for number in range(40):
+            run.event("shard_done", shard=number)
+            if number % 3 == 0:
+                run.beat()
+    assert len([name for name in store.list(f"runs/render/{run.run_id}") if name.startswith("events")]) > 3
+    assert [event["shard"] for event in read_events(store, "render", run.run_id)] == list(range(40))
+
+
+def test_a_store_that_takes_no_beat_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(tmp_path)
+    monkeypatch.setattr(run_module, "BEAT_S", 0.02)
+    with record_run(store, "render", {}) as run:
+        folder = tmp_path / "runs" / "render" / run.run_id
+        (folder / "live.json").unlink()
+        (folder / "live.json").mkdir()  # whatever is in the way
+        deadline = later(20)
+        while "cannot be recorded" not in caplog.text:
+            assert datetime.datetime.now(datetime.UTC) < deadline
+        (folder / "live.json").rmdir()
+        while not (folder / "live.json").is_file():
+            assert datetime.datetime.now(datetime.UTC) < deadline
+
+
+def test_the_shard_table_merges_all_runs(tmp_path: Path) -> None:
+    write_small_dataset(tmp_path)
+    store = Store(tmp_path)
+    before = len(list(csv.DictReader(io.StringIO(shard_table(store)))))
+    with record_run(store, "fit-objects", {}) as run:
+        usage = {"seconds": 2.5, "cpu_seconds": 1.25, "peak_rss_bytes": 300_000_000}
+        run.event("shard_done", shard=3, attempts=2, node="n/1", n_ok=5, n_failed=1, usage=usage)
+        run.event("shard_failed", shard=4, attempts=3, node="", kind="died", error="ended with code -9")
+        run.event("shard_done", shard=5, attempts=1, skipped=True, n_ok=6, n_failed=0)
+    rows = list(csv.DictReader(io.StringIO(shard_table(store))))
+    assert len(rows) == before + 3
+    own = [row for row in rows if row["run"] == run.run_id]
+    assert [(row["shard"], row["state"]) for row in own] == [("3", "done"), ("4", "failed"), ("5", "skipped")]
+    assert (own[0]["seconds"], own[0]["peak_rss_mb"], own[0]["attempts"]) == ("2.5", "300.0", "2")
+    assert own[1]["error"] == "ended with code -9"
+    with pytest.raises(UsageError):
+        shard_table(Store(tmp_path / "nothing"))
+
+
+def test_metrics_are_in_prometheus_format(tmp_path: Path) -> None:
+    write_small_dataset(tmp_path)
+    store = Store(tmp_path)
+    run, progress = begun(store, "render")
+    run.live.started(0, 1)
+    run.live.ended(TaskOutcome(0, 1, failure=TaskFailure("died", "gone")))
+    progress.advance(1)
+    run.beat()
+    found = dataset_status(store) | {"root": 'quoted"\\\n'}
+    lines = metrics_text(found).splitlines()
+    sample = re.compile(r'^(fpipe_\w+)\{root="quoted\\"\\\\\\n"(,\w+="[^"]*")*\} -?[0-9.e+-]+$')
+    named = {match.group(1) for line in lines if (match := sample.match(line))}
+    assert all(line.startswith("# ") or sample.match(line) for line in lines)
+    assert named <= set(METRICS)
+    assert {"fpipe_shards", "fpipe_objects", "fpipe_stored_bytes", "fpipe_work_per_second"} <= named
