@@ -142,6 +142,10 @@ class Executor(Protocol):
         ...
 
 
+MAY_PASS = (TransientError, StaleSnapshotError, MemoryError)
+"""Errors that are worth another attempt: memory is there again when the neighbours are done."""
+
+
 def run_task(function: TaskFunction, deadline_s: float | None, arguments: Mapping[str, Any]) -> TaskAnswer:
     """Calls function(**arguments) in a worker; ends the whole process when it takes longer than deadline_s.
 
@@ -156,7 +160,7 @@ def run_task(function: TaskFunction, deadline_s: float | None, arguments: Mappin
         value = function(**arguments)
     except Exception as error:  # noqa: BLE001 the worker boundary: the driver records it
         value = TaskFailure(
-            kind="transient" if isinstance(error, (TransientError, StaleSnapshotError)) else "raised",
+            kind="transient" if isinstance(error, MAY_PASS) else "raised",
             message=f"{type(error).__name__}: {error}",
             exit_code=error.exit_code if isinstance(error, FpipeError) else 1,
             trace=traceback.format_exc(),
