@@ -38,13 +38,13 @@ def fit_header(
         shared_version=shared_version,
         fit_config=fit,
         fit_config_hash=content_hash(fit),
-        n_objects=plan.header.n_objects,
+        n_objects=plan.n_rows,
         f_mic=f_mic,
         resolution=resolution,
         n_base=int(meta["n_base"]),
         dtype=config.fit.dtype,
         plane_order=tuple(meta["plane_order"]),
-        objects_per_shard=choose_objects_per_shard(plan.header.n_objects, object_bytes, workers),
+        objects_per_shard=choose_objects_per_shard(plan.n_objects, object_bytes, workers),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
@@ -82,14 +82,14 @@ def fit_objects(
     version = shared_version or _default_version(store)
     header = fit_header(store, plan, config, name, version, session.planned_workers)
     planes = PlanesStore.create_or_open(store, plan, header)
-    chosen = parse_shards(shards, planes.n_shards, environment)
+    chosen = planes.with_objects(parse_shards(shards, planes.n_shards, environment))
     done = planes.done()
     if all(shard in done for shard in chosen):
         progress.say(f"fit-objects: all {len(chosen)} shards of fit {name} are done")
         if publish:
             _publish_when_complete(store, planes, name)
         n_failed = int((planes.status() == Status.FAILED).sum())
-        left = planes.n_shards - len(done)
+        left = len(planes.shards_left())
         return StageResult(
             "fit-objects", len(chosen), skipped=len(chosen), objects_failed=n_failed, left=left
         )
@@ -106,7 +106,7 @@ def fit_objects(
                 "resources": FitResources.of(compute.fit_cpus, compute.fit_gpus, compute.kernel),
             },
             chosen,
-            {shard: len(planes.shard_rows(shard)) for shard in chosen},
+            {shard: len(planes.object_rows(shard)) for shard in chosen},
             done,
             TaskResources(cpus=compute.fit_cpus, gpus=compute.fit_gpus, deadline_s=compute.fit_deadline_s),
             progress,
@@ -114,7 +114,7 @@ def fit_objects(
         )
     if publish:
         _publish_when_complete(store, planes, name)
-    result.left = planes.n_shards - len(planes.done())
+    result.left = len(planes.shards_left())
     return result
 
 
@@ -129,8 +129,7 @@ def _require_views(store: Store, planes: PlanesStore, shards: Sequence[int]) -> 
     """Refuses fit shards whose views are not done, naming the view shards."""
     views = ViewsStore.open(store)
     done = views.done()
-    size = len(views.shard_rows(0))
-    missing = sorted({row // size for shard in shards for row in planes.shard_rows(shard)} - done)
+    missing = sorted({views.shard_of(row) for shard in shards for row in planes.object_rows(shard)} - done)
     if missing:
         names = ",".join(map(str, missing))
         raise UsageError(
@@ -145,6 +144,6 @@ def _publish_when_complete(store: Store, planes: PlanesStore, name: str) -> None
         current: str | None = published_fit(store)
     except (UsageError, IntegrityError):
         current = None
-    complete = len(planes.done()) == planes.n_shards
+    complete = not planes.shards_left()
     if current != name and (complete or current is None):
         publish_fit(store, name)

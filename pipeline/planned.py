@@ -138,7 +138,7 @@ def existing_plan(store: Store, config: PipelineConfig) -> Plan | None:
     if found := _differences(store, stored_form(config)[0]):
         raise StoreMismatchError(
             f"{store.url} holds another dataset: {'; '.join(found[:8])}. "
-            "Use the same configuration, or another root"
+            "Use the same configuration, or another root; fpipe append adds objects to this one"
         )
     return read_plan(store)
 

@@ -127,7 +127,7 @@ def refine_fit(
     """
     planes = PlanesStore.open(store, name)
     _check_config(planes.header, config)
-    chosen = parse_shards(shards, planes.n_shards, environment)
+    chosen = planes.with_objects(parse_shards(shards, planes.n_shards, environment))
     _require_done(planes, chosen)
     if not chosen:
         return RefineResult(name)

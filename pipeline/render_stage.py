@@ -74,8 +74,8 @@ def make_plan(
         return _new_plan(store, config, workers)
     header = plan.header
     say(
-        f"render: the plan of {header.created} with {header.n_objects} objects is used; "
-        "what has been added to its source since then needs another root"
+        f"render: the plan of {header.created} with {plan.n_objects} objects is used; "
+        f"fpipe append {store.url} adds what has been added to its source since then"
     )
     return plan
 
@@ -141,12 +141,12 @@ def render(
     """
     plan = make_plan(store, config, session.planned_workers, progress.say)
     views = ViewsStore.create_or_open(store, plan)
-    chosen = parse_shards(shards, views.n_shards, environment)
+    chosen = views.with_objects(parse_shards(shards, views.n_shards, environment))
     done = views.done()
     if all(shard in done for shard in chosen):
         progress.say(f"render: all {len(chosen)} shards are done")
         n_failed = int((views.status() == Status.FAILED).sum())
-        left = views.n_shards - len(done)
+        left = len(views.shards_left())
         return StageResult("render", len(chosen), skipped=len(chosen), objects_failed=n_failed, left=left)
     planned_render = RenderConfig(**plan.header.render_config)
     record = config.model_copy(update={"render": planned_render}).model_dump(mode="json")
@@ -161,12 +161,12 @@ def render(
                 "mesh_cache": config.compute.mesh_cache(),
             },
             chosen,
-            {shard: len(views.shard_rows(shard)) for shard in chosen},
+            {shard: len(views.object_rows(shard)) for shard in chosen},
             done,
             render_resources(config.compute),
             progress,
             run,
             work_per_object=(plan.header.n_views, "views"),
         )
-    result.left = views.n_shards - len(views.done())
+    result.left = len(views.shards_left())
     return result

@@ -18,7 +18,7 @@ from pipeline.retry_stage import RetryResult, Selection, retry_fit, retry_render
 from pipeline.stages import FAILED_OBJECTS_EXIT_CODE
 from storage import layout
 from storage.errors import IntegrityError, SchemaError, StoreMismatchError, UsageError
-from storage.group import rebuild_metadata
+from storage.group import grow_group, rebuild_metadata
 from storage.lease import Lease
 from storage.passes import PassStore
 from storage.planes import list_fits
@@ -99,6 +99,8 @@ def _mend_group(
 ) -> None:
     """Rebuilds what follows from sound files, then replaces the damaged shards of a group."""
     group = open_group(store, name)
+    if grow_group(store, group.spec):
+        result.rebuilt.append(layout.zarr_metadata(name))
     result.rebuilt += rebuild_metadata(store, group.spec)
     shards = {mend: {each.shard for each in problems if each.mend == mend} for mend in ("rebuild", "redo")}
     again = sorted(shard for shard in shards["rebuild"] - shards["redo"] if shard is not None)

@@ -256,7 +256,7 @@ def _check_objects(group: ShardedStore, selection: Selection) -> None:
 
 def _choose(work: _Work, selection: Selection) -> tuple[RetryResult, dict[int, int]]:
     """Returns the selected failures, and how many objects of which shard are to be tried again."""
-    result = RetryResult(work.stage, undone=work.group.n_shards - len(work.group.done()))
+    result = RetryResult(work.stage, undone=len(work.group.shards_left()))
     sizes: Counter[int] = Counter()
     others: Counter[str] = Counter()
     for row, object_id, failure in work.group.each_failure():

@@ -7,7 +7,7 @@ from typing import Any
 
 from storage.errors import UsageError
 from storage.lease import lease_holder
-from storage.plan import Plan, read_plan
+from storage.plan import Plan, read_plan, shards_with_objects
 from storage.planes import PlanesStore, list_fits, published_fit
 from storage.records import NO_VIEWS, Failure, Status
 from storage.shared import list_shared_versions, read_published_shared, read_shared_meta
@@ -26,17 +26,13 @@ def dataset_status(store: Store) -> dict[str, Any]:
     """
     plan = read_plan(store)
     views = _open_views(store)
-    stages = {
-        "render": _shards_status(views, plan)
-        if views
-        else _nothing(plan.n_views_shards, plan.header.n_objects)
-    }
+    stages = {"render": _shards_status(views, plan) if views else _nothing(plan)}
     fits = {name: _shards_status(PlanesStore.open(store, name), plan) for name in list_fits(store)}
     trained = read_published_shared(store)
     holder = lease_holder(store)
     return {
         "root": store.url,
-        "objects": plan.header.n_objects,
+        "objects": plan.n_objects,
         "stages": stages,
         "shared_version": trained["shared_version"] if trained else None,
         "fits": fits,
@@ -55,12 +51,14 @@ def _open_views(store: Store) -> ViewsStore | None:
         return None
 
 
-def _nothing(shards: int, objects: int) -> dict[str, Any]:
+def _nothing(plan: Plan) -> dict[str, Any]:
+    parts = shards_with_objects(plan, plan.header.objects_per_views_shard, plan.n_rows)
+    left = [shard for part in parts for shard in part]
     return {
-        "shards": shards,
+        "shards": len(left),
         "done": 0,
-        "left": list(range(shards)),
-        "objects": objects,
+        "left": left,
+        "objects": plan.n_objects,
         "ok": 0,
         "failed": 0,
         "failures": [],
@@ -68,7 +66,7 @@ def _nothing(shards: int, objects: int) -> dict[str, Any]:
 
 
 def _shards_status(data: ViewsStore | PlanesStore, plan: Plan) -> dict[str, Any]:
-    done = data.done()
+    shards, done = data.shards(), data.done()
     status = data.status()
     kinds: Counter[str] = Counter()
     failures: list[tuple[int, str, Failure]] = []
@@ -77,10 +75,10 @@ def _shards_status(data: ViewsStore | PlanesStore, plan: Plan) -> dict[str, Any]
         if len(failures) < MAX_FAILURES:
             failures.append(found)
     return {
-        "shards": data.n_shards,
+        "shards": len(shards),
         "done": len(done),
-        "left": [shard for shard in range(data.n_shards) if shard not in done],
-        "objects": plan.header.n_objects,
+        "left": [shard for shard in shards if shard not in done],
+        "objects": plan.n_objects,
         "ok": int((status == Status.OK).sum()),
         "failed": int((status == Status.FAILED).sum()),
         "failure_kinds": dict(kinds),
@@ -149,13 +147,22 @@ def dataset_info(store: Store) -> dict[str, Any]:
     return {
         "root": store.url,
         "schema_version": header.schema_version,
-        "objects": header.n_objects,
+        "objects": plan.n_objects,
         "classes": dict(Counter(row.class_name for row in plan.rows)),
         "views": header.n_views,
         "size_px": [header.height, header.width],
         "heldout_fraction": header.heldout_fraction,
         "source": header.source,
         "created": header.created,
+        "appended": [
+            {
+                "objects": addition.block.n_objects,
+                "first_row": addition.block.start,
+                "source": addition.source,
+                "created": addition.created,
+            }
+            for addition in plan.additions[1:]
+        ],
         "shared": {version: _shared_summary(store, version) for version in list_shared_versions(store)},
         "fits": {name: _fit_summary(store, name) for name in list_fits(store)},
         "published_fit": published,
@@ -190,6 +197,6 @@ def _fit_summary(store: Store, name: str) -> dict[str, Any]:
         "dtype": header.dtype,
         "objects_per_shard": header.objects_per_shard,
         "shards_done": len(planes.done()),
-        "shards": planes.n_shards,
+        "shards": len(planes.shards()),
         "micro_bytes_per_object": header.object_bytes[0],
     }

@@ -93,11 +93,11 @@ def _publish(store: Store, version: str, config: PipelineConfig) -> None:
 def _require_views(store: Store) -> None:
     """Refuses to choose regime-1 objects while it is unknown which objects render without failure."""
     views = ViewsStore.open(store)
-    missing = sorted(set(range(views.n_shards)) - views.done())
+    missing = views.shards_left()
     if missing:
         names = ",".join(map(str, missing[:20])) + ("…" if len(missing) > 20 else "")
         raise UsageError(
-            f"train-shared: {len(missing)} of {views.n_shards} view shards are not rendered ({names}); "
+            f"train-shared: {len(missing)} of {len(views.shards())} view shards are not rendered ({names}); "
             f"run fpipe render {store.url}"
         )
 

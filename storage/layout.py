@@ -9,6 +9,7 @@ from .errors import UsageError
 PLAN = "plan"
 PLAN_HEADER = "plan/header.json"
 PLAN_CONFIG = "plan/config.json"
+PLAN_APPENDED = "plan/appended"
 VIEWS_GROUP = "views.zarr"
 VIEWS_DONE = "done/views"
 PUBLISHED_FIT = "fits/published.json"
@@ -31,6 +32,11 @@ def checked_name(name: str) -> str:
 def plan_segment(index: int, digest: str) -> str:
     """Key of plan segment `index`; the digest keeps segments of competing plans apart."""
     return f"plan/segment-{index:05d}-{digest[:16]}.jsonl.zst"
+
+
+def plan_appended(number: int) -> str:
+    """Key of what append `number` (1, 2, …) added to the plan."""
+    return f"{PLAN_APPENDED}/{number:06d}.json"
 
 
 def plan_cameras(sha256: str) -> str:

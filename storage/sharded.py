@@ -4,15 +4,15 @@ A shard file is committed once, by one create-only write. Its sidecar is the tru
 chunk per shard) are caches of the sidecar, written after the commit; the marker `done/<shard>` comes last.
 A shard with a file but without a marker only needs `publish`.
 
-A store object reads one snapshot: it begins with the first read, and `refresh()` begins the next one. Files
-of replacements that began later (see `journal`) raise StaleSnapshotError; derived arrays of shards that are
-being replaced are read from their sidecars.
+A store object reads one snapshot: it begins with the first read, and `refresh()` begins the next one, with
+the objects that were appended since. Files of replacements that began later (see `journal`) raise
+StaleSnapshotError; derived arrays of shards that are being replaced are read from their sidecars.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -30,7 +30,7 @@ from .errors import (
 from .group import STATUS, GroupSpec
 from .journal import Journal, read_journal
 from .layout import zarr_chunk
-from .plan import Plan, shard_count, shard_rows
+from .plan import Plan, planned_shard_rows, shard_count, shards_with_objects
 from .records import Failure, Status
 from .shards import ObjectRecord, ShardTail, Sidecar, read_shard_tail
 from .store import Store
@@ -59,12 +59,31 @@ class ShardedStore:
 
     @property
     def n_shards(self) -> int:
-        """Number of shards."""
+        """The number after that of the last shard; after an append not every shard holds objects."""
         return shard_count(self.spec.n_objects, self.spec.objects_per_shard)
 
+    def shards(self) -> list[int]:
+        """Return the numbers of all shards that hold objects: those that are done, or have to be."""
+        size = self.spec.objects_per_shard
+        return [shard for part in shards_with_objects(self.plan, size, self.spec.n_objects) for shard in part]
+
+    def with_objects(self, shards: Sequence[int]) -> list[int]:
+        """Return those of some shards that hold objects: after an append there may be others."""
+        holding = frozenset(self.shards())
+        return [shard for shard in shards if shard in holding]
+
+    def shards_left(self) -> list[int]:
+        """Return the numbers of the shards that are not done."""
+        done = self.done()
+        return [shard for shard in self.shards() if shard not in done]
+
     def shard_rows(self, shard: int) -> range:
-        """Return the rows of one shard; raises UsageError beyond the last."""
-        return shard_rows(self.spec.n_objects, self.spec.objects_per_shard, shard)
+        """Return the rows of one shard up to its last object; raises UsageError beyond the last shard."""
+        return planned_shard_rows(self.plan, self.spec.objects_per_shard, self.spec.n_objects, shard)
+
+    def object_rows(self, shard: int) -> list[int]:
+        """Return the rows of one shard that hold objects."""
+        return [row for part in self.plan.rows.planned(self.shard_rows(shard)) for row in part]
 
     def shard_of(self, row: int) -> int:
         """Return the shard that holds a row."""
@@ -73,7 +92,12 @@ class ShardedStore:
         return row // self.spec.objects_per_shard
 
     def done(self) -> frozenset[int]:
-        """Return the shards that are committed and published."""
+        """Return the shards of this snapshot's plan that are committed and published."""
+        n_shards = self.n_shards
+        return frozenset(shard for shard in self.marked() if shard < n_shards)
+
+    def marked(self) -> frozenset[int]:
+        """Return the shards that have a done marker, also those that were appended after this snapshot."""
         return frozenset(int(name) for name in self.store.list(self.spec.done) if name.isdigit())
 
     def sidecar(self, shard: int) -> Sidecar:
@@ -106,10 +130,17 @@ class ShardedStore:
         return self._journal
 
     def refresh(self) -> None:
-        """Begin a new snapshot: forget sidecars and what is known about replacements."""
+        """Begin a new snapshot: forget sidecars and what is known about replacements, look for new rows."""
+        plan = self.plan.refreshed()
+        if plan is not self.plan:
+            self.plan, self.spec = plan, self._spec_of(plan)
         self._journal = None
         self._attempts.clear()
         self._tails.clear()
+
+    def _spec_of(self, plan: Plan) -> GroupSpec:
+        """Describe this group with the rows of another state of the plan."""
+        raise NotImplementedError
 
     def publish(self, shard: int, overwrite: bool = False) -> None:
         """Write derived arrays and the done marker of a committed shard from its sidecar; repeatable.
@@ -139,7 +170,7 @@ class ShardedStore:
     def publish_committed(self) -> list[int]:
         """Publish all shards whose file exists without a marker; returns them."""
         found = []
-        for shard in sorted(set(range(self.n_shards)) - self.done()):
+        for shard in self.shards_left():
             if self.store.exists(self.spec.shard_key(shard)):
                 self.publish(shard)
                 found.append(shard)
@@ -199,9 +230,11 @@ class ShardedStore:
         """Return what the sidecar says about one row.
 
         Raises:
-            ObjectUnavailableError: its shard is not committed yet.
+            ObjectUnavailableError: its shard is not committed yet, or the row holds no object.
         """
         shard = self.shard_of(row)
+        if not self.plan.rows.planned(range(row, row + 1)):
+            raise ObjectUnavailableError(f"row {row} holds no object", reason="not in the dataset")
         try:
             return self.sidecar(shard).objects[row - self.shard_rows(shard).start]
         except FileNotFoundError as error:

@@ -15,7 +15,7 @@ from typing import Any
 from . import layout
 from .documents import parse_document
 from .errors import IntegrityError, SchemaError, StoreMismatchError, UsageError
-from .group import damaged_metadata
+from .group import damaged_metadata, stored_rows
 from .passes import PASSES, PassStore
 from .plan import read_plan
 from .planes import PlanesStore, list_fits
@@ -152,7 +152,11 @@ def _check_group(
     except (IntegrityError, SchemaError, StoreMismatchError, UsageError) as error:
         yield problem_of(error, own, more="; its shards were not checked")
         return
-    for key, message in damaged_metadata(store, group.spec).items():
+    damaged = damaged_metadata(store, group.spec)
+    if not damaged and (rows := stored_rows(store, group.spec)) < group.spec.n_objects:
+        message = f"has {rows} rows, but the plan has {group.spec.n_objects}: an append was interrupted"
+        yield Problem(own, message, mend="rebuild", group=group_key)
+    for key, message in damaged.items():
         mend: Mend = "restore" if key == own else "rebuild"
         yield Problem(key, message, mend=mend, group=group_key)
     yield from check_shards(group, full, with_rows)

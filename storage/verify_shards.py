@@ -29,9 +29,9 @@ def check_shards(group: ShardedStore, full: bool, with_rows: bool) -> Iterator[P
         full: Read whole shard files and derived arrays.
         with_rows: Name objects, and compare them with the plan's, whose rows are sound.
     """
-    done = sorted(group.done())
-    inside = [shard for shard in done if shard < group.n_shards]
-    for shard in done[len(inside) :]:
+    inside = sorted(group.done())
+    beyond = sorted(group.marked() - set(inside))
+    for shard in beyond if group.plan.refreshed() is group.plan else ():  # else of objects appended meanwhile
         yield Problem(group.marker_key(shard), "marker of a shard that the plan does not have")
     checks = [_ShardCheck(group, shard, with_rows) for shard in inside]
     if not full:
@@ -88,7 +88,7 @@ class _ShardCheck:
             yield self.problem(self.key, "was replaced while it was checked", "wait")
             return
         yield from self._check_marker(tail)
-        found = [(record.row, record.object_id) for record in tail.sidecar.objects]
+        found = [(record.row, record.object_id) for record in tail.sidecar.objects if record.object_id]
         if self._with_rows and found != self._planned():
             yield self.problem(self.key, "its objects are not those of the plan", "redo")
         if full:

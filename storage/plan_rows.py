@@ -1,0 +1,267 @@
+"""The rows of a plan: immutable segments of JSON lines, and the lookup of rows by number and by object id.
+
+A plan may hold ten million rows, so none is kept as a Python object: the text of a few segments stays in
+memory, and a row is parsed when it is asked for. Ids are found by a checksum of each, 8 bytes a row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import zlib
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import layout
+from .documents import canonical_json
+from .errors import IntegrityError
+from .records import PlanRow
+from .store import Store
+
+SEGMENT_ROWS = 65_536
+CACHED_SEGMENTS = 4
+"""Segments whose text stays in memory, about 15 MB each."""
+
+_ID = re.compile(rb'"object_id":"((?:[^"\\]|\\.)*)"')  # no value can hold it: quotes in values are escaped
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One stored run of rows.
+
+    Attributes:
+        key: Its key.
+        n_rows: Its rows.
+        sha256: Of its text.
+        stored_sha256: Of the stored, compressed bytes: some of their bits do not change the text. Empty in
+            plans that are older than this field.
+    """
+
+    key: str
+    n_rows: int
+    sha256: str
+    stored_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that were planned together: by the first plan, or by one append.
+
+    Attributes:
+        start: Its first row.
+        n_objects: Its rows, one after the other.
+        segments: Where they are stored.
+    """
+
+    start: int
+    n_objects: int
+    segments: tuple[Segment, ...]
+
+    @property
+    def end(self) -> int:
+        """The row after its last one."""
+        return self.start + self.n_objects
+
+
+@dataclass(frozen=True)
+class _Text:
+    """The text of one segment, and where each line ends."""
+
+    data: bytes
+    ends: NDArray[np.int64]
+
+    def row(self, position: int) -> PlanRow:
+        start = int(self.ends[position - 1]) + 1 if position else 0
+        return PlanRow(**json.loads(self.data[start : int(self.ends[position])]))
+
+    def ids(self) -> list[bytes]:
+        """The ids as JSON writes them."""
+        return _ID.findall(self.data)
+
+
+class PlanRows:
+    """The planned rows in order; a segment is fetched when one of its rows is first asked for.
+
+    Rows between two blocks hold no object: iterating and slicing pass over them, asking for one of them
+    raises IndexError. `len` counts objects.
+
+    Args:
+        store: The dataset.
+        blocks: In row order.
+    """
+
+    def __init__(self, store: Store, blocks: Sequence[Block]) -> None:
+        self._store = store
+        self._blocks = tuple(blocks)
+        self._segments: list[Segment] = []
+        self._starts: list[int] = []
+        for block in self._blocks:
+            start = block.start
+            for segment in block.segments:
+                self._segments.append(segment)
+                self._starts.append(start)
+                start += segment.n_rows
+        self._texts: OrderedDict[int, _Text] = OrderedDict()
+        self._index: tuple[NDArray[np.uint32], NDArray[np.int64]] | None = None
+
+    def __len__(self) -> int:
+        return sum(block.n_objects for block in self._blocks)
+
+    @property
+    def end(self) -> int:
+        """The row after the last one."""
+        return self._blocks[-1].end
+
+    @overload
+    def __getitem__(self, index: int) -> PlanRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[PlanRow]: ...
+    def __getitem__(self, index: int | slice) -> PlanRow | list[PlanRow]:
+        if isinstance(index, slice):
+            wanted = range(*index.indices(self.end))
+            return [self[row] for part in self.planned(wanted) for row in part]
+        row = index + self.end if index < 0 else index
+        if not 0 <= row < self.end:
+            raise IndexError(f"row {index} of {self.end}")
+        number = bisect_right(self._starts, row) - 1
+        position = row - self._starts[number]
+        if position >= self._segments[number].n_rows:
+            raise IndexError(f"row {row} holds no object")
+        return self._text(number).row(position)
+
+    def __iter__(self) -> Iterator[PlanRow]:
+        for number, segment in enumerate(self._segments):
+            text = self._text(number)
+            yield from map(text.row, range(segment.n_rows))
+
+    def planned(self, rows: range) -> list[range]:
+        """Return the parts of consecutive rows that hold objects; needs no segment."""
+        parts = [
+            range(max(rows.start, block.start), min(rows.stop, block.end), rows.step)
+            for block in self._blocks
+        ]
+        return [part for part in parts if part]
+
+    def object_ids(self, rows: NDArray[np.int64] | Sequence[int]) -> list[str]:
+        """Return the ids of many ascending rows that hold objects, without parsing what else they say."""
+        wanted = np.asarray(rows, np.int64)
+        found: list[str] = []
+        for number, start in enumerate(self._starts):
+            stop = start + self._segments[number].n_rows
+            own = wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, stop)]
+            if len(own):
+                ids = self._text(number).ids()
+                found += [json.loads(b'"' + ids[position] + b'"') for position in (own - start).tolist()]
+        return found
+
+    def find(self, object_id: str) -> int:
+        """Return the row of an object; raises KeyError for an unknown one."""
+        checksums, rows = self._id_index()
+        wanted = _id_checksum(json.dumps(object_id, ensure_ascii=False)[1:-1].encode())
+        first = int(np.searchsorted(checksums, wanted))
+        while first < len(checksums) and checksums[first] == wanted:
+            row = int(rows[first])
+            if self[row].object_id == object_id:
+                return row
+            first += 1
+        raise KeyError(object_id)
+
+    def damage(self) -> list[IntegrityError]:
+        """Read every segment; returns what is wrong with those that are missing or damaged."""
+        found = []
+        for segment in self._segments:
+            try:
+                _read_segment(self._store, segment)
+            except IntegrityError as error:
+                found.append(error)
+        return found
+
+    def _text(self, number: int) -> _Text:
+        text = self._texts.pop(number, None)
+        if text is None:
+            data = _read_segment(self._store, self._segments[number])
+            text = _Text(data, np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")))
+        self._texts[number] = text
+        while len(self._texts) > CACHED_SEGMENTS:
+            self._texts.popitem(last=False)
+        return text
+
+    def _id_index(self) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """Checksums of all ids in ascending order, and the row of each."""
+        if self._index is None:
+            parts = [
+                np.fromiter(map(_id_checksum, self._text(number).ids()), np.uint32, segment.n_rows)
+                for number, segment in enumerate(self._segments)
+            ]
+            rows = [
+                np.arange(start, start + len(part), dtype=np.int64)
+                for start, part in zip(self._starts, parts, strict=True)
+            ]
+            checksums, numbers = np.concatenate(parts), np.concatenate(rows)
+            order = np.argsort(checksums, kind="stable")
+            self._index = checksums[order], numbers[order]
+        return self._index
+
+
+_id_checksum = zlib.crc32  # unlike hash(), the same in every process
+
+
+def write_segments(store: Store, rows: Sequence[PlanRow], number: int = 0) -> list[Segment]:
+    """Store rows in segments, the first of which has this number; rows that are there are not written."""
+    starts = range(0, len(rows), SEGMENT_ROWS)
+    return [
+        _write_segment(store, number + position, rows[start : start + SEGMENT_ROWS])
+        for position, start in enumerate(starts)
+    ]
+
+
+def hash_rows(rows: Iterable[PlanRow]) -> str:
+    """Hash what the dataset's content depends on in all rows: everything but locations."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(canonical_json(asdict(replace(row, location=""))) + b"\n")
+    return digest.hexdigest()
+
+
+def _write_segment(store: Store, number: int, rows: Sequence[PlanRow]) -> Segment:
+    from numcodecs.zstd import Zstd
+
+    text = b"".join(canonical_json(asdict(row)) + b"\n" for row in rows)
+    digest = hashlib.sha256(text).hexdigest()
+    segment = Segment(layout.plan_segment(number, digest), len(rows), digest)
+    data = bytes(Zstd(level=5).encode(text))
+    if not store.create(segment.key, data):  # of a plan that was not finished, perhaps by another zstd
+        data = store.read(segment.key)
+    segment = replace(segment, stored_sha256=hashlib.sha256(data).hexdigest())
+    _segment_text(segment, data)
+    return segment
+
+
+def _read_segment(store: Store, segment: Segment) -> bytes:
+    try:
+        data = store.read(segment.key)
+    except FileNotFoundError as error:
+        raise IntegrityError(f"{segment.key}: plan segment is missing", key=segment.key) from error
+    return _segment_text(segment, data)
+
+
+def _segment_text(segment: Segment, data: bytes) -> bytes:
+    """Decompress a segment and check it."""
+    from numcodecs.zstd import Zstd
+
+    if segment.stored_sha256 not in ("", hashlib.sha256(data).hexdigest()):
+        raise IntegrityError(f"{segment.key}: checksum mismatch", key=segment.key)
+    try:
+        text = bytes(Zstd().decode(data))
+    except (RuntimeError, ValueError) as error:
+        raise IntegrityError(f"{segment.key}: cannot be decompressed: {error}", key=segment.key) from error
+    if hashlib.sha256(text).hexdigest() != segment.sha256:
+        raise IntegrityError(f"{segment.key}: checksum mismatch", key=segment.key)
+    return text
