@@ -17,28 +17,34 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .errors import ObjectUnavailableError, StaleSnapshotError
+from .fit_statistics import read_statistics, snapshot_statistics
 from .planes import PlanesStore
 from .records import Status
 from .shared import read_base_planes, read_shared_meta
+from .statistics import ChannelStats
 from .store import Store
 from .views import ViewsStore
 
 REFRESH_ATTEMPTS = 5
 
 
-def open_planes(url: str | Path, fit: str | None = None, **storage_options: Any) -> PlanesDataset:
+def open_planes(
+    url: str | Path, fit: str | None = None, stats_version: str | None = None, **storage_options: Any
+) -> PlanesDataset:
     """Open the fits of a dataset.
 
     Args:
         url: Root of the dataset, a folder or any fsspec URL.
         fit: Name of the fit; the published one by default.
+        stats_version: Version of the channel statistics that `stats` and `normalize` use, for instance the
+            one that a model was trained with; by default that of the snapshot.
         **storage_options: Passed on to the fsspec file system.
 
     Raises:
-        UsageError: no dataset there, no such fit, or none published.
+        UsageError: no dataset there, no such fit, or none published; no such version of the statistics.
         SchemaError: written by another major version.
     """
-    return PlanesDataset(PlanesStore.open(Store(url, **storage_options), fit))
+    return PlanesDataset(PlanesStore.open(Store(url, **storage_options), fit), stats_version)
 
 
 class PlanesDataset:
@@ -50,8 +56,9 @@ class PlanesDataset:
         status: u8 [N], `Status` of every row of the plan in this snapshot.
     """
 
-    def __init__(self, planes: PlanesStore) -> None:
+    def __init__(self, planes: PlanesStore, stats_version: str | None = None) -> None:
         self._planes = planes
+        self._pinned = None if stats_version is None else read_statistics(planes, stats_version)
         self.refresh()
 
     def refresh(self) -> None:
@@ -65,7 +72,7 @@ class PlanesDataset:
                 if attempt == REFRESH_ATTEMPTS - 1:
                     raise
         self._ok_rows = np.flatnonzero(self.status == Status.OK)
-        for name in ("ids", "views"):
+        for name in ("ids", "views", "stats"):
             self.__dict__.pop(name, None)
 
     def __len__(self) -> int:
@@ -127,8 +134,25 @@ class PlanesDataset:
         return self._base_planes
 
     @cached_property
+    def stats(self) -> ChannelStats:
+        """Statistics of every plane and channel: the pinned version, or that of this snapshot.
+
+        Where none is stored of exactly this snapshot, they are merged from its shards: one small read for
+        each. `fpipe stats ROOT` stores them.
+
+        Raises:
+            UsageError: no object has a fit.
+            StaleSnapshotError: a shard was replaced since this snapshot began.
+        """
+        return self._pinned or snapshot_statistics(self._planes, self.status)
+
+    @property
     def provenance(self) -> dict[str, Any]:
-        """What made this data: source, configurations and hashes of every stage."""
+        """What made this data: source, configurations and hashes of every stage.
+
+        `stats_version` is that of the statistics which were pinned or used, None before they were used.
+        """
+        stats = self._pinned or self.__dict__.get("stats")
         header, plan = self._planes.header, self._planes.plan
         return {
             "url": self._planes.store.url,
@@ -136,6 +160,7 @@ class PlanesDataset:
             "plan": plan.header.model_dump(mode="json"),
             "fit": header.model_dump(mode="json"),
             "shared_version": header.shared_version,
+            "stats_version": stats and stats.version,
         }
 
     @cached_property
