@@ -175,4 +175,6 @@ def normalize_planes(
     if how is None:
         return np.asarray(values, np.float32)
     offset, scale = stats.scaling_for(values.shape, how)
-    return (np.asarray(values, np.float32) - offset) / scale
+    normalized = np.subtract(values, offset, dtype=np.float32)
+    normalized /= scale
+    return normalized

@@ -44,7 +44,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def all_planes(dataset: PlanesDataset) -> np.ndarray[Any, Any]:
-    return np.stack([entry.planes() for entry in dataset]).astype(np.float64)
+    return dataset[:].planes().astype(np.float64)
 
 
 def assert_right(stats: ChannelStats, planes: np.ndarray[Any, Any]) -> None:
@@ -212,7 +212,7 @@ def test_a_renamed_document_is_found(store: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", NORMALIZATIONS)
 def test_normalised_planes_are_what_the_name_says_and_come_back(store: Store, how: Any) -> None:
     dataset = open_planes(store.url)
-    stats, planes = dataset.stats, all_planes(dataset).astype(np.float32)
+    stats, planes = dataset.stats, dataset[:].planes()
     found = stats.normalize(planes, how)
     assert found.dtype == np.float32 and found.shape == planes.shape
     axes = (0, 3, 4)
@@ -228,6 +228,8 @@ def test_normalised_planes_are_what_the_name_says_and_come_back(store: Store, ho
     np.testing.assert_allclose(stats.denormalize(found, how), planes, rtol=1e-5, atol=1e-6)
     flat = stats.normalize(planes.reshape(4, -1, K, K), how)
     assert np.array_equal(flat.reshape(planes.shape), found), "flat planes are plane-major"
+    assert np.array_equal(dataset[:].planes(normalize=how), found)
+    assert np.array_equal(dataset[2].planes("flat", np.float16, how), flat[2].astype(np.float16))
     micro = stats.normalize(planes[:, :, :F_MIC], how)
     assert np.array_equal(micro, found[:, :, :F_MIC])
 
