@@ -16,6 +16,7 @@ from pipeline.config import PipelineConfig
 from pipeline.progress import Progress
 from pipeline.retry_stage import RetryResult, Selection, retry_fit, retry_render
 from pipeline.stages import FAILED_OBJECTS_EXIT_CODE
+from pipeline.statistics_stage import store_statistics
 from storage import layout
 from storage.errors import IntegrityError, SchemaError, StoreMismatchError, UsageError
 from storage.fit_statistics import rebuild_statistics
@@ -90,6 +91,9 @@ def repair(
     for again in _compute(store, config, session, progress, command):
         result.mended += again.mended
         result.failing |= again.failing
+    for name in sorted({problem.group for problem in mendable}):
+        if isinstance(group := open_group(store, name), PlanesStore):
+            store_statistics(group, progress)  # replaced shards brought new ones
     if mendable:
         result.left = verify(store, full=True)
     return result

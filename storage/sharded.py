@@ -307,7 +307,7 @@ class ShardedStore:
         try:
             return block.checked(data, self.spec.shard_key(shard))
         except IntegrityError:
-            self.raise_if_replaced(shard)
+            self.raise_if_replaced(shard, self.sidecar(shard).attempt)
             raise
 
     def marker_key(self, shard: int) -> str:
