@@ -11,19 +11,23 @@ import errno
 import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import fsspec
 
 from .errors import EnvironmentProblem, FpipeError, TransientError
+from .parts import Part
+from .remote_reads import CONCURRENCY, Outcomes, Span, fill, read_spans
 
 ONE_REQUEST_BYTES = 1 << 31  # s3fs uploads in parts from twice this size on
 RETRY_DELAYS_S = (0.2, 1.0, 4.0)
 
 _S3_DEFAULTS: dict[str, Any] = {
     "use_listings_cache": False,
+    "max_concurrency": 1,  # else whole objects are read in parts, and a request for the size comes first
     "config_kwargs": {
+        "max_pool_connections": CONCURRENCY,
         "connect_timeout": 10,
         "read_timeout": 60,
         "retries": {"mode": "standard", "total_max_attempts": 2},  # s3fs and this module retry as well
@@ -45,6 +49,7 @@ _NETWORK_MODULES = ("botocore", "aiobotocore", "aiohttp", "urllib3")
 
 T = TypeVar("T")
 Names = list[str]  # the class below has a method named list
+Failures = list[Exception | None]
 
 _SWAPS = threading.Lock()  # of file systems without conditional writes, within this process
 
@@ -65,6 +70,28 @@ class RemoteFiles:
         if start is not None and start >= 0 and end is not None and len(data) > end - start:
             raise EnvironmentProblem(f"{key}: the store ignores range requests")
         return data
+
+    def read_tails(self, keys: Sequence[str], n: int) -> Outcomes:
+        """Return the last `n` bytes of each object, or why they cannot be read."""
+        return self._read_spans([Span(key, -n) for key in keys])
+
+    def read_into(self, parts: Sequence[Part]) -> Failures:
+        """Fill the buffers of every part; returns what went wrong with each."""
+        return fill(parts, self._read_spans)
+
+    def _read_spans(self, spans: Sequence[Span]) -> Outcomes:
+        """Read spans at the same time, and those again that met a fault which may pass."""
+        outcomes: Outcomes = [EOFError()] * len(spans)
+        wanted: Sequence[int] = range(len(spans))
+        for delay in (*RETRY_DELAYS_S, None):
+            read = read_spans(self.fs, self._path, [spans[position] for position in wanted])
+            for position, outcome in zip(wanted, read, strict=True):
+                outcomes[position] = _judged(outcome, spans[position])
+            wanted = [position for position in wanted if isinstance(outcomes[position], TransientError)]
+            if not wanted or delay is None:
+                break
+            time.sleep(delay)
+        return outcomes
 
     def size(self, key: str) -> int:
         """Return the size of one object in bytes."""
@@ -151,6 +178,18 @@ class RemoteFiles:
 
     def _path(self, key: str) -> str:
         return f"{self.root.rstrip('/')}/{key}" if key else self.root
+
+
+def _judged(outcome: bytes | Exception, span: Span) -> bytes | Exception:
+    """Turn what a file system answered into bytes or one of our errors."""
+    if isinstance(outcome, Exception):
+        mapped = translated(outcome, span.key)
+        if mapped is not outcome:
+            mapped.__cause__ = outcome
+        return mapped if isinstance(mapped, Exception) else outcome
+    if span.end is not None and len(outcome) > span.end - span.start:
+        return EnvironmentProblem(f"{span.key}: the store ignores range requests")
+    return outcome
 
 
 def means_exists(error: BaseException) -> bool:

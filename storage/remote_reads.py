@@ -1,0 +1,99 @@
+"""Many range reads of a remote store at the same time, over the connections of its fsspec file system."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .parts import Part, neighbours
+
+MAX_GAP_BYTES = 256 * 1024  # what a stream moves while another request would wait for its first byte
+MAX_READ_BYTES = 8 * 2**20  # longer ranges are faster as several requests at the same time
+CONCURRENCY = 64  # requests at the same time; the connection pool must have as many
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes [start, end) of one object; with a negative start, the last bytes, and `end` is None.
+
+    Attributes:
+        key: The object.
+        start: First byte.
+        end: Byte after the last.
+    """
+
+    key: str
+    start: int
+    end: int | None = None
+
+
+Outcomes = list[bytes | Exception]
+
+
+def read_spans(fs: Any, path: Callable[[str], str], spans: Sequence[Span]) -> Outcomes:
+    """Read every span once; returns its bytes, or what the file system raised.
+
+    Args:
+        fs: An fsspec file system; asynchronous ones read concurrently.
+        path: Maps a key to the file system's path.
+        spans: What to read.
+    """
+    if not getattr(fs, "async_impl", False):
+        return [_caught(fs, path(span.key), span) for span in spans]
+    from fsspec.asyn import sync
+
+    outcomes: Outcomes = sync(fs.loop, _gather, fs, [path(span.key) for span in spans], spans)
+    return outcomes
+
+
+def _caught(fs: Any, path: str, span: Span) -> bytes | Exception:
+    try:
+        return bytes(fs.cat_file(path, start=span.start, end=span.end))
+    except Exception as error:  # noqa: BLE001 - the caller raises or retries it
+        return error
+
+
+async def _gather(fs: Any, paths: list[str], spans: Sequence[Span]) -> Outcomes:
+    slots = asyncio.Semaphore(CONCURRENCY)
+
+    async def read(path: str, span: Span) -> bytes:
+        async with slots:
+            data: bytes = await fs._cat_file(path, start=span.start, end=span.end)
+            return data
+
+    outcomes = await asyncio.gather(*map(read, paths, spans), return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
+            raise outcome
+    return [outcome for outcome in outcomes if isinstance(outcome, (bytes, Exception))]
+
+
+def fill(parts: Sequence[Part], read: Callable[[Sequence[Span]], Outcomes]) -> list[Exception | None]:
+    """Fill the buffers of every part with as few requests as is sensible; returns what went wrong with each.
+
+    Args:
+        parts: What is wanted.
+        read: Reads spans.
+    """
+    runs = neighbours(parts, MAX_GAP_BYTES, MAX_READ_BYTES, len(parts) * 2 + 2)
+    spans = [Span(parts[run[0]].key, parts[run[0]].start, parts[run[-1]].end) for run in runs]
+    found: list[Exception | None] = [None] * len(parts)
+    for run, span, outcome in zip(runs, spans, read(spans), strict=True):
+        for position in run:
+            if isinstance(outcome, Exception):
+                found[position] = outcome
+            else:
+                found[position] = _copy(memoryview(outcome), span.start, parts[position])
+    return found
+
+
+def _copy(data: memoryview, origin: int, part: Part) -> Exception | None:
+    if origin + len(data) < part.end:
+        return EOFError(f"{part.key}: ends before byte {part.end}")
+    start = part.start - origin
+    for buffer in part.buffers:
+        buffer[:] = data[start : start + buffer.nbytes]
+        start += buffer.nbytes
+    return None
