@@ -22,6 +22,7 @@ from storage.planes import FitHeader, PlanesStore, code_bytes, publish_fit, publ
 from storage.records import Status
 from storage.shared import read_published_shared, read_shared_meta
 from storage.store import Store
+from storage.summary import update_summary
 from storage.views import ViewsStore
 
 
@@ -108,12 +109,13 @@ def fit_objects(
                 "resources": FitResources.of(compute.fit_cpus, compute.fit_gpus, compute.kernel),
             },
             chosen,
-            {shard: len(planes.object_rows(shard)) for shard in chosen},
+            planes.sizes(chosen),
             done,
             TaskResources(cpus=compute.fit_cpus, gpus=compute.fit_gpus, deadline_s=compute.fit_deadline_s),
             progress,
             run,
         )
+    update_summary(planes)
     store_statistics(planes, progress)
     if publish:
         _publish_when_complete(store, planes, name)
@@ -132,7 +134,10 @@ def _require_views(store: Store, planes: PlanesStore, shards: Sequence[int]) -> 
     """Refuses fit shards whose views are not done, naming the view shards."""
     views = ViewsStore.open(store)
     done = views.done()
-    missing = sorted({views.shard_of(row) for shard in shards for row in planes.object_rows(shard)} - done)
+    needed: set[int] = set()
+    for rows in (part for shard in shards for part in planes.object_ranges(shard)):
+        needed |= set(range(views.shard_of(rows[0]), views.shard_of(rows[-1]) + 1))
+    missing = sorted(needed - done)
     if missing:
         names = ",".join(map(str, missing))
         raise UsageError(

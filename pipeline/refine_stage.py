@@ -32,6 +32,7 @@ from storage.records import Status
 from storage.replacement import Round, finish_round, open_round
 from storage.shards import Sidecar
 from storage.store import Store
+from storage.summary import update_summary
 
 T = TypeVar("T")
 
@@ -147,6 +148,7 @@ def refine_fit(
             except ShardsFailedError as error:
                 unfinished, stage = error, error.result
             finish_round(planes, lease.token)
+            update_summary(planes)
             store_statistics(planes, progress)
             result = _look_again(planes, chosen, times)
             result.skipped, result.seconds = len(done), stage.seconds

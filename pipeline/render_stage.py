@@ -22,6 +22,7 @@ from storage.documents import content_hash
 from storage.plan import Plan, PlanHeader, choose_objects_per_shard, write_plan
 from storage.records import PlanRow, Status
 from storage.store import Store
+from storage.summary import update_summary
 from storage.views import ViewsStore
 
 LOGGER = logging.getLogger(__name__)
@@ -161,12 +162,13 @@ def render(
                 "mesh_cache": config.compute.mesh_cache(),
             },
             chosen,
-            {shard: len(views.object_rows(shard)) for shard in chosen},
+            views.sizes(chosen),
             done,
             render_resources(config.compute),
             progress,
             run,
             work_per_object=(plan.header.n_views, "views"),
         )
+    update_summary(views)
     result.left = len(views.shards_left())
     return result

@@ -28,6 +28,7 @@ from storage.records import Problem
 from storage.repair import DAMAGED, give_up_damaged, open_group, publish_again
 from storage.replacement import finish_round, open_round
 from storage.store import Store
+from storage.summary import update_summary
 from storage.verify import verify
 
 
@@ -116,6 +117,9 @@ def _mend_group(
         result.rebuilt += rebuild_statistics(
             group, keys
         )  # before a round makes them those of an earlier state
+    summary = layout.summary(name)
+    if any(problem.key == summary for problem in problems) and update_summary(group, anew=True):
+        result.rebuilt.append(summary)
     redo = sorted(shard for shard in shards["redo"] if shard is not None)
     if not redo or isinstance(group, PassStore):
         return

@@ -29,6 +29,7 @@ from storage.records import Failure
 from storage.replacement import Round, finish_round, open_round
 from storage.sharded import ShardedStore
 from storage.store import Store
+from storage.summary import update_summary
 from storage.views import ViewsStore
 
 
@@ -233,6 +234,7 @@ def _retry(
                 unfinished = error
             for each in groups:
                 finish_round(each, lease.token)
+                update_summary(each)
             if isinstance(group, PlanesStore):
                 store_statistics(group, progress)
             _look_again(group, result)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from itertools import islice
 from typing import Any
 
 from storage.errors import UsageError
 from storage.lease import lease_holder
 from storage.plan import Plan, read_plan, shards_with_objects
 from storage.planes import PlanesStore, list_fits, published_fit
-from storage.records import NO_VIEWS, Failure, Status
+from storage.records import NO_VIEWS, Status
 from storage.shared import list_shared_versions, read_published_shared, read_shared_meta
 from storage.store import Store
+from storage.summary import failure_rows
 from storage.views import ViewsStore
 
 MAX_FAILURES = 1000
@@ -68,12 +69,8 @@ def _nothing(plan: Plan) -> dict[str, Any]:
 def _shards_status(data: ViewsStore | PlanesStore, plan: Plan) -> dict[str, Any]:
     shards, done = data.shards(), data.done()
     status = data.status()
-    kinds: Counter[str] = Counter()
-    failures: list[tuple[int, str, Failure]] = []
-    for found in data.each_failure():
-        kinds[found[2].kind] += 1
-        if len(failures) < MAX_FAILURES:
-            failures.append(found)
+    kinds = {kind: len(rows) for kind, rows in failure_rows(data).items()}
+    failures = islice(data.each_failure(), MAX_FAILURES)
     return {
         "shards": len(shards),
         "done": len(done),
@@ -81,7 +78,7 @@ def _shards_status(data: ViewsStore | PlanesStore, plan: Plan) -> dict[str, Any]
         "objects": plan.n_objects,
         "ok": int((status == Status.OK).sum()),
         "failed": int((status == Status.FAILED).sum()),
-        "failure_kinds": dict(kinds),
+        "failure_kinds": kinds,
         "failures": [
             {
                 "row": row,
@@ -111,8 +108,8 @@ def _refit_command(store: Store, views: ViewsStore | None, fits: dict[str, Any])
         if views is None or NO_VIEWS not in fit["failure_kinds"]:
             continue
         rendered = views.status() == Status.OK
-        failures = PlanesStore.open(store, name).each_failure()
-        if any(failure.kind == NO_VIEWS and rendered[row] for row, _, failure in failures):
+        waiting = failure_rows(PlanesStore.open(store, name)).get(NO_VIEWS)
+        if waiting is not None and rendered[waiting].any():
             return f"fpipe retry {store.url} --stage fit --name {name}"
     return None
 
@@ -148,7 +145,7 @@ def dataset_info(store: Store) -> dict[str, Any]:
         "root": store.url,
         "schema_version": header.schema_version,
         "objects": plan.n_objects,
-        "classes": dict(Counter(row.class_name for row in plan.rows)),
+        "classes": plan.rows.class_counts(),
         "views": header.n_views,
         "size_px": [header.height, header.width],
         "heldout_fraction": header.heldout_fraction,

@@ -73,7 +73,7 @@ def render_shard(
     store = Store(root_url)
     views = ViewsStore.open(store)
     rows = views.object_rows(shard)
-    if shard in views.done() or _publish_committed(views, shard):
+    if views.is_done(shard) or _publish_committed(views, shard):
         return {
             "shard": shard,
             "attempt": views.sidecar(shard).attempt,

@@ -112,6 +112,11 @@ def journal(group: str) -> str:
     return f"maintenance/{group}.json"
 
 
+def summary(group: str) -> str:
+    """Key of the summary of the done shards of one group."""
+    return f"maintenance/{group}.summary.json"
+
+
 def quarantined(key: str, attempt: str) -> str:
     """Where the file that `attempt` wrote under `key` is kept when another takes its place."""
     return f"quarantine/{key}.{attempt}"

@@ -11,7 +11,7 @@ import json
 import re
 import zlib
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import overload
@@ -29,7 +29,10 @@ SEGMENT_ROWS = 65_536
 CACHED_SEGMENTS = 4
 """Segments whose text stays in memory, about 15 MB each."""
 
-_ID = re.compile(rb'"object_id":"((?:[^"\\]|\\.)*)"')  # no value can hold it: quotes in values are escaped
+# A whole column, ten times as fast as parsing rows. No value can hold this: quotes in values are escaped.
+_COLUMNS = {
+    name: re.compile(rb'"%b":"((?:[^"\\]|\\.)*)"' % name.encode()) for name in ("object_id", "class_name")
+}
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,6 @@ class _Text:
     def row(self, position: int) -> PlanRow:
         start = int(self.ends[position - 1]) + 1 if position else 0
         return PlanRow(**json.loads(self.data[start : int(self.ends[position])]))
-
-    def ids(self) -> list[bytes]:
-        """The ids as JSON writes them."""
-        return _ID.findall(self.data)
 
 
 class PlanRows:
@@ -157,9 +156,16 @@ class PlanRows:
             stop = start + self._segments[number].n_rows
             own = wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, stop)]
             if len(own):
-                ids = self._text(number).ids()
-                found += [json.loads(b'"' + ids[position] + b'"') for position in (own - start).tolist()]
+                ids = self._column(number, "object_id")
+                found += [_plain(ids[position]) for position in (own - start).tolist()]
         return found
+
+    def class_counts(self) -> dict[str, int]:
+        """Return class name -> objects, in the order in which classes come first."""
+        counts: Counter[bytes] = Counter()
+        for number in range(len(self._segments)):
+            counts.update(self._column(number, "class_name"))
+        return {_plain(name): count for name, count in counts.items()}
 
     def find(self, object_id: str) -> int:
         """Return the row of an object; raises KeyError for an unknown one."""
@@ -183,6 +189,10 @@ class PlanRows:
                 found.append(error)
         return found
 
+    def _column(self, number: int, name: str) -> list[bytes]:
+        """All values of one column of a segment, as JSON writes them."""
+        return _COLUMNS[name].findall(self._text(number).data)
+
     def _text(self, number: int) -> _Text:
         text = self._texts.pop(number, None)
         if text is None:
@@ -197,7 +207,7 @@ class PlanRows:
         """Checksums of all ids in ascending order, and the row of each."""
         if self._index is None:
             parts = [
-                np.fromiter(map(_id_checksum, self._text(number).ids()), np.uint32, segment.n_rows)
+                np.fromiter(map(_id_checksum, self._column(number, "object_id")), np.uint32, segment.n_rows)
                 for number, segment in enumerate(self._segments)
             ]
             rows = [
@@ -208,6 +218,11 @@ class PlanRows:
             order = np.argsort(checksums, kind="stable")
             self._index = checksums[order], numbers[order]
         return self._index
+
+
+def _plain(value: bytes) -> str:
+    """Turn a JSON string without its quotes into text."""
+    return value.decode() if b"\\" not in value else str(json.loads(b'"' + value + b'"'))
 
 
 _id_checksum = zlib.crc32  # unlike hash(), the same in every process

@@ -30,6 +30,7 @@ from .errors import (
 from .group import STATUS, GroupSpec
 from .journal import Journal, read_journal
 from .layout import zarr_chunk
+from .parallel import in_parts
 from .plan import Plan, planned_shard_rows, shard_count, shards_with_objects
 from .records import Failure, Status
 from .shards import (
@@ -42,8 +43,10 @@ from .shards import (
     unpack_tail,
 )
 from .store import Store
+from .summary import Summary, known_status, usable_summary
 
 CACHED_TAILS = 64
+CHUNKS_AT_A_TIME = 1024  # of derived arrays: small, and their reads wait together
 
 _MEND = "refresh() and read again"
 
@@ -95,7 +98,15 @@ class ShardedStore:
 
     def object_rows(self, shard: int) -> list[int]:
         """Return the rows of one shard that hold objects."""
-        return [row for part in self.plan.rows.planned(self.shard_rows(shard)) for row in part]
+        return [row for part in self.object_ranges(shard) for row in part]
+
+    def object_ranges(self, shard: int) -> list[range]:
+        """Return the rows of one shard that hold objects, as ranges."""
+        return self.plan.rows.planned(self.shard_rows(shard))
+
+    def sizes(self, shards: Sequence[int]) -> dict[int, int]:
+        """Return how many objects each of some shards holds."""
+        return {shard: sum(map(len, self.object_ranges(shard))) for shard in shards}
 
     def shard_of(self, row: int) -> int:
         """Return the shard that holds a row."""
@@ -207,9 +218,32 @@ class ShardedStore:
                 found.append(shard)
         return found
 
+    def is_done(self, shard: int) -> bool:
+        """Say whether one shard is committed and published; one request, where `done` lists all markers."""
+        return self.store.exists(self.marker_key(shard))
+
     def status(self) -> NDArray[np.uint8]:
-        """Return the `Status` of every row, u8 [N]; rows of shards that are not done are ABSENT."""
-        return self.derived(STATUS)
+        """Return the `Status` of every row, u8 [N]; rows of shards that are not done are ABSENT.
+
+        Raises:
+            IntegrityError, StaleSnapshotError: see `derived`.
+        """
+        return self.read_status(usable_summary(self, self.done()))
+
+    def read_status(self, summary: Summary | None) -> NDArray[np.uint8]:
+        """Return what `status` does, from a summary of this snapshot and the shards that it lacks."""
+        spec = self.spec.derived_spec(STATUS)
+        values: NDArray[np.uint8] = spec.filled(self.spec.n_objects)
+        shards = np.zeros(self.n_shards, np.bool_)
+        shards[sorted(self.done())] = True
+        if summary is not None:
+            known = summary.covers(self.n_shards) & shards
+            known[sorted(self.journal().open)] = False
+            rows, states = known_status(self, summary, known)
+            values[rows] = states
+            shards &= ~known
+        self._fill(values, spec, np.flatnonzero(shards).tolist())
+        return values
 
     def derived(self, name: str) -> NDArray[Any]:
         """Return one derived array in full, fill value where shards are not done.
@@ -220,22 +254,40 @@ class ShardedStore:
         """
         spec = self.spec.derived_spec(name)
         values = spec.filled(self.spec.n_objects)
+        self._fill(values, spec, sorted(self.done()))
+        return values
+
+    def _fill(self, values: NDArray[Any], spec: ArraySpec, shards: Sequence[int]) -> None:
+        """Put a derived array's values of some shards where they belong."""
         journal = self.journal()
-        for shard in self.done():
+        for shard in journal.open.intersection(shards):
             rows = self.shard_rows(shard)
-            known = (
-                sidecar_values(self.sidecar(shard), spec)
-                if shard in journal.open
-                else self.derived_chunk(spec, shard)
-            )
-            values[rows.start : rows.stop] = known[: len(rows)]
+            values[rows.start : rows.stop] = sidecar_values(self.sidecar(shard), spec)
+        sound = [shard for shard in shards if shard not in journal.open]
+        for shard, known in self._derived_chunks(spec, sound):
+            start = shard * self.spec.objects_per_shard
+            values[start : start + len(known)] = known[: len(values) - start]
         if read_journal(self.store, self.spec.group).generation != journal.generation:
             raise StaleSnapshotError(f"{self.spec.group}: shards are being replaced; {_MEND}")
-        return values
+
+    def _derived_chunks(self, spec: ArraySpec, shards: Sequence[int]) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Read stored chunks of a derived array, many at a time."""
+        n_bytes = 2 * spec.filled(spec.chunk[0]).nbytes + 1024  # chunks are read whole
+        for part in in_parts(shards, CHUNKS_AT_A_TIME):
+            keys = [self._derived_key(spec, shard) for shard in part]
+            for shard, key, data in zip(part, keys, self.store.read_tails(keys, n_bytes), strict=True):
+                if isinstance(data, FileNotFoundError):
+                    raise IntegrityError(f"{key}: missing although shard {shard} is done", key=key) from data
+                if isinstance(data, Exception):
+                    raise data
+                yield shard, decode_chunk(data, spec, key)
+
+    def _derived_key(self, spec: ArraySpec, shard: int) -> str:
+        return zarr_chunk(self.spec.group, spec.name, shard, len(spec.shape))
 
     def derived_chunk(self, spec: ArraySpec, shard: int) -> NDArray[Any]:
         """Return one stored chunk of a derived array."""
-        key = zarr_chunk(self.spec.group, spec.name, shard, len(spec.shape))
+        key = self._derived_key(spec, shard)
         try:
             return decode_chunk(self.store.read(key), spec, key)
         except FileNotFoundError as error:

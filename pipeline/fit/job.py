@@ -64,7 +64,7 @@ def fit_shard(
     store = Store(root_url)
     planes, views = PlanesStore.open(store, fit_name), ViewsStore.open(store)
     rows = planes.object_rows(shard)
-    if shard in planes.done() or _publish_committed(planes, shard):
+    if planes.is_done(shard) or _publish_committed(planes, shard):
         attempt = planes.sidecar(shard).attempt
         return {"shard": shard, "attempt": attempt, "skipped": True, **_counts(planes, shard)}
     _require_views(views, rows)
@@ -94,7 +94,8 @@ def _counts(planes: PlanesStore, shard: int) -> dict[str, int]:
 
 
 def _require_views(views: ViewsStore, rows: Sequence[int]) -> None:
-    missing = sorted({views.shard_of(row) for row in rows} - views.done())
+    shards = sorted({views.shard_of(row) for row in rows})
+    missing = [shard for shard in shards if not views.is_done(shard)]
     if missing:
         names = ",".join(map(str, missing))
         raise UsageError(
