@@ -13,8 +13,8 @@ import zlib
 from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import overload
+from dataclasses import dataclass, fields, replace
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -225,6 +225,7 @@ def _plain(value: bytes) -> str:
     return value.decode() if b"\\" not in value else str(json.loads(b'"' + value + b'"'))
 
 
+_FIELDS = tuple(field.name for field in fields(PlanRow))
 _id_checksum = zlib.crc32  # unlike hash(), the same in every process
 
 
@@ -241,14 +242,19 @@ def hash_rows(rows: Iterable[PlanRow]) -> str:
     """Hash what the dataset's content depends on in all rows: everything but locations."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(canonical_json(asdict(replace(row, location=""))) + b"\n")
+        digest.update(canonical_json({**_values(row), "location": ""}) + b"\n")
     return digest.hexdigest()
+
+
+def _values(row: PlanRow) -> dict[str, Any]:
+    """What asdict returns, several times as fast: there may be ten million."""
+    return {name: getattr(row, name) for name in _FIELDS}
 
 
 def _write_segment(store: Store, number: int, rows: Sequence[PlanRow]) -> Segment:
     from numcodecs.zstd import Zstd
 
-    text = b"".join(canonical_json(asdict(row)) + b"\n" for row in rows)
+    text = b"".join(canonical_json(_values(row)) + b"\n" for row in rows)
     digest = hashlib.sha256(text).hexdigest()
     segment = Segment(layout.plan_segment(number, digest), len(rows), digest)
     data = bytes(Zstd(level=5).encode(text))
