@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-all lint types layers bench-render bench-autoencoder bench-warmup bench-kernels bench-fit doctor clean
+.PHONY: help setup demo test test-all lint types layers bench-render bench-autoencoder bench-warmup bench-kernels bench-fit bench-scale doctor clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -47,6 +47,9 @@ bench-fit: $(STAMP)  ## quality of fits over CPU-seconds per object, against the
 
 bench-kernels: $(STAMP)  ## sampling and decoding of a fit step: our code against grid_sample and others
 	$(BIN)/python -m tests.benchmarks.bench_kernels
+
+bench-scale: $(STAMP)  ## ten million objects: cost of a snapshot, a resume scan, status and verify, and of their requests
+	$(BIN)/python -m tests.benchmarks.bench_scale
 
 doctor: $(STAMP)  ## check this machine
 	$(BIN)/fpipe doctor

@@ -92,7 +92,7 @@ def fit_objects(
         if publish:
             _publish_when_complete(store, planes, name)
         n_failed = int((planes.status() == Status.FAILED).sum())
-        left = len(planes.shards_left())
+        left = len(planes.shards_left(done))
         return StageResult(
             "fit-objects", len(chosen), skipped=len(chosen), objects_failed=n_failed, left=left
         )

@@ -12,7 +12,7 @@ from storage.planes import PlanesStore, list_fits, published_fit
 from storage.records import NO_VIEWS, Status
 from storage.shared import list_shared_versions, read_published_shared, read_shared_meta
 from storage.store import Store
-from storage.summary import failure_rows
+from storage.summary import failure_rows, status_and_failures
 from storage.views import ViewsStore
 
 MAX_FAILURES = 1000
@@ -68,9 +68,9 @@ def _nothing(plan: Plan) -> dict[str, Any]:
 
 def _shards_status(data: ViewsStore | PlanesStore, plan: Plan) -> dict[str, Any]:
     shards, done = data.shards(), data.done()
-    status = data.status()
-    kinds = {kind: len(rows) for kind, rows in failure_rows(data).items()}
-    failures = islice(data.each_failure(), MAX_FAILURES)
+    status, rows_of_kind = status_and_failures(data, done)
+    kinds = {kind: len(rows) for kind, rows in rows_of_kind.items()}
+    failures = islice(data.each_failure(status), MAX_FAILURES)
     return {
         "shards": len(shards),
         "done": len(done),

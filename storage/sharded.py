@@ -12,7 +12,7 @@ StaleSnapshotError; derived arrays of shards that are being replaced are read fr
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -87,9 +87,9 @@ class ShardedStore:
         holding = frozenset(self.shards())
         return [shard for shard in shards if shard in holding]
 
-    def shards_left(self) -> list[int]:
-        """Return the numbers of the shards that are not done."""
-        done = self.done()
+    def shards_left(self, done: Collection[int] | None = None) -> list[int]:
+        """Return the numbers of the shards that are not done; `done` is asked for where it is not given."""
+        done = self.done() if done is None else done
         return [shard for shard in self.shards() if shard not in done]
 
     def shard_rows(self, shard: int) -> range:
@@ -228,14 +228,15 @@ class ShardedStore:
         Raises:
             IntegrityError, StaleSnapshotError: see `derived`.
         """
-        return self.read_status(usable_summary(self, self.done()))
+        done = self.done()
+        return self.read_status(done, usable_summary(self, done))
 
-    def read_status(self, summary: Summary | None) -> NDArray[np.uint8]:
-        """Return what `status` does, from a summary of this snapshot and the shards that it lacks."""
+    def read_status(self, done: Collection[int], summary: Summary | None) -> NDArray[np.uint8]:
+        """Return what `status` does, from a summary of this snapshot and the done shards that it lacks."""
         spec = self.spec.derived_spec(STATUS)
         values: NDArray[np.uint8] = spec.filled(self.spec.n_objects)
         shards = np.zeros(self.n_shards, np.bool_)
-        shards[sorted(self.done())] = True
+        shards[sorted(done)] = True
         if summary is not None:
             known = summary.covers(self.n_shards) & shards
             known[sorted(self.journal().open)] = False
@@ -297,9 +298,13 @@ class ShardedStore:
         """Return (row, object id, failure) of every failed object of the done shards, in row order."""
         return list(self.each_failure())
 
-    def each_failure(self) -> Iterator[tuple[int, str, Failure]]:
-        """Yield what `failures` returns, one by one: details of many failures need much memory."""
-        failed = np.flatnonzero(self.status() == Status.FAILED)
+    def each_failure(self, status: NDArray[np.uint8] | None = None) -> Iterator[tuple[int, str, Failure]]:
+        """Yield what `failures` returns, one by one: details of many failures need much memory.
+
+        Args:
+            status: What `status` returned, where it is known.
+        """
+        failed = np.flatnonzero((self.status() if status is None else status) == Status.FAILED)
         for shard in sorted({self.shard_of(int(row)) for row in failed}):
             for record in self.sidecar(shard).objects:
                 if record.failure is not None:

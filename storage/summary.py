@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -75,9 +75,9 @@ def read_summary(group: ShardedStore) -> Summary | None:
     )
 
 
-def usable_summary(group: ShardedStore, done: Iterable[int]) -> Summary | None:
+def usable_summary(group: ShardedStore, done: Collection[int]) -> Summary | None:
     """Return the summary where it is of the group's snapshot and worth a read; passes over a damaged one."""
-    if sum(1 for _ in done) < MIN_SHARDS:
+    if len(done) < MIN_SHARDS:
         return None
     try:
         found = read_summary(group)
@@ -109,14 +109,26 @@ def update_summary(group: ShardedStore, anew: bool = False) -> bool:
 
 def failure_rows(group: ShardedStore) -> dict[str, NDArray[np.int64]]:
     """Return failure class -> rows, ascending; reads the sidecars of shards that no summary covers."""
-    done = group.done()
+    return status_and_failures(group)[1]
+
+
+def status_and_failures(
+    group: ShardedStore, done: Collection[int] | None = None
+) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.int64]]]:
+    """Return the `Status` of every row, u8 [N], and what `failure_rows` returns.
+
+    Args:
+        group: The group.
+        done: Its done shards, where they are known.
+    """
+    done = group.done() if done is None else done
     summary = usable_summary(group, done)
-    status, (kinds, kind) = group.read_status(summary), _kinds(group, summary)
+    status, (kinds, kind) = group.read_status(done, summary), _kinds(group, summary)
     missing = np.flatnonzero((status == Status.FAILED) & (kind == 0))
     kinds, kind = _add_kinds(group, missing, kinds, kind)
     kind[status != Status.FAILED] = 0
     found = {name: np.flatnonzero(kind == number) for number, name in enumerate(kinds, start=1)}
-    return {name: rows for name, rows in found.items() if len(rows)}
+    return status, {name: rows for name, rows in found.items() if len(rows)}
 
 
 def known_status(
@@ -141,7 +153,7 @@ def _update(group: ShardedStore, anew: bool) -> bool:
     old = None if anew else usable_summary(group, done)
     if old is not None and not (shards & ~old.covers(len(shards))).any():
         return False
-    status = group.read_status(old)
+    status = group.read_status(done, old)
     kinds, kind = _kinds(group, old)
     missing = np.flatnonzero((status == Status.FAILED) & (kind == 0))
     kinds, kind = _add_kinds(group, missing, kinds, kind)

@@ -55,10 +55,15 @@ LEFT = 100
 
 
 class CountedStore:
-    """Counts the calls of all stores of this process."""
+    """Counts the calls of all stores of this process.
 
-    def __init__(self) -> None:
+    Args:
+        put: Puts a function in the place of another; setattr, or what undoes it later.
+    """
+
+    def __init__(self, put: Callable[[type[Store], str, Any], None] = setattr) -> None:
         self.calls: Counter[str] = Counter()
+        self._put = put
         for name in ("read", "read_range", "read_tail", "size", "version", "create", "replace"):
             self._count(name, lambda result, arguments: 1)
         self._count("read_tails", lambda result, arguments: len(result))
@@ -72,7 +77,7 @@ class CountedStore:
             self.calls[name] += weight(result, arguments)
             return result
 
-        setattr(Store, name, counted)
+        self._put(Store, name, counted)
 
 
 class Stub:

@@ -186,7 +186,7 @@ def test_one_that_says_other_than_the_shards_is_found(
     planes: PlanesStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(PlanesStore, "read_status", lambda self, _: np.ones(5, np.uint8))
+        patched.setattr(PlanesStore, "read_status", lambda self, *_: np.ones(5, np.uint8))
         update_summary(planes)
     (problem,) = verify(planes.store, full=False)
     assert problem.key == KEY and "says other than the sidecar of shard 1" in problem.message
@@ -197,9 +197,9 @@ def test_a_journal_that_moves_on_while_it_is_made_stops_it(
 ) -> None:
     read = PlanesStore.read_status
 
-    def replaced_meanwhile(self: PlanesStore, summary: None) -> object:
+    def replaced_meanwhile(self: PlanesStore, done: frozenset[int], summary: None) -> object:
         write_journal(self.store, self.spec.group, Journal(generation=7))
-        return read(self, summary)
+        return read(self, done, summary)
 
     monkeypatch.setattr(PlanesStore, "read_status", replaced_meanwhile)
     assert not update_summary(planes) and not planes.store.exists(KEY)
