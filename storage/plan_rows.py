@@ -1,7 +1,7 @@
 """The rows of a plan: immutable segments of JSON lines, and the lookup of rows by number and by object id.
 
 A plan may hold ten million rows, so none is kept as a Python object: the text of a few segments stays in
-memory, and a row is parsed when it is asked for. Ids are found by a checksum of each, 8 bytes a row.
+memory, and a row is parsed when it is asked for. Ids are found by a hash of each, 12 bytes a row.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import zlib
 from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -108,7 +107,10 @@ class PlanRows:
                 self._starts.append(start)
                 start += segment.n_rows
         self._texts: OrderedDict[int, _Text] = OrderedDict()
-        self._index: tuple[NDArray[np.uint32], NDArray[np.int64]] | None = None
+        self._index: tuple[NDArray[np.int64], NDArray[np.integer[Any]]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:  # hashes are those of one process, and texts can be read again
+        return {**self.__dict__, "_texts": OrderedDict(), "_index": None}
 
     def __len__(self) -> int:
         return sum(block.n_objects for block in self._blocks)
@@ -169,10 +171,10 @@ class PlanRows:
 
     def find(self, object_id: str) -> int:
         """Return the row of an object; raises KeyError for an unknown one."""
-        checksums, rows = self._id_index()
-        wanted = _id_checksum(json.dumps(object_id, ensure_ascii=False)[1:-1].encode())
-        first = int(np.searchsorted(checksums, wanted))
-        while first < len(checksums) and checksums[first] == wanted:
+        hashes, rows = self._id_index()
+        wanted = _id_hash(json.dumps(object_id, ensure_ascii=False)[1:-1].encode())
+        first = int(np.searchsorted(hashes, wanted))
+        while first < len(hashes) and hashes[first] == wanted:
             row = int(rows[first])
             if self[row].object_id == object_id:
                 return row
@@ -203,21 +205,19 @@ class PlanRows:
             self._texts.popitem(last=False)
         return text
 
-    def _id_index(self) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """Checksums of all ids in ascending order, and the row of each."""
+    def _id_index(self) -> tuple[NDArray[np.int64], NDArray[np.integer[Any]]]:
+        """Hashes of all ids in ascending order, and the row of each."""
         if self._index is None:
-            parts = [
-                np.fromiter(map(_id_checksum, self._column(number, "object_id")), np.uint32, segment.n_rows)
-                for number, segment in enumerate(self._segments)
-            ]
-            rows = [
-                np.arange(start, start + len(part), dtype=np.int64)
-                for start, part in zip(self._starts, parts, strict=True)
-            ]
-            checksums, numbers = np.concatenate(parts), np.concatenate(rows)
-            order = np.argsort(checksums, kind="stable")
-            self._index = checksums[order], numbers[order]
+            hashes = np.concatenate([self._id_hashes(number) for number in range(len(self._segments))])
+            small = np.uint32 if self.end < 2**32 else np.int64
+            rows = np.concatenate([np.arange(block.start, block.end, dtype=small) for block in self._blocks])
+            order = np.argsort(hashes, kind="stable")
+            self._index = hashes[order], rows[order]
         return self._index
+
+    def _id_hashes(self, number: int) -> NDArray[np.int64]:
+        ids = self._column(number, "object_id")
+        return np.fromiter(map(_id_hash, ids), np.int64, self._segments[number].n_rows)
 
 
 def _plain(value: bytes) -> str:
@@ -226,7 +226,7 @@ def _plain(value: bytes) -> str:
 
 
 _FIELDS = tuple(field.name for field in fields(PlanRow))
-_id_checksum = zlib.crc32  # unlike hash(), the same in every process
+_id_hash = hash
 
 
 def write_segments(store: Store, rows: Sequence[PlanRow], number: int = 0) -> list[Segment]:

@@ -351,12 +351,12 @@ def test_appending_before_anything_is_rendered(tmp_path: Path) -> None:
 
 
 def test_many_ids_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With checksums that collide, odd names, and segments that do not stay in memory."""
+    """With hashes that collide, odd names, and segments that do not stay in memory."""
     from storage import plan_rows as module
 
     monkeypatch.setattr(module, "SEGMENT_ROWS", 4)
     monkeypatch.setattr(module, "CACHED_SEGMENTS", 1)
-    monkeypatch.setattr(module, "_id_checksum", lambda data: len(data) % 3)
+    monkeypatch.setattr(module, "_id_hash", lambda data: len(data) % 3)
     store = full_dataset(tmp_path)
     names = ['a"b', "back\\slash", "tab\there", "üñí", '"object_id":"x"', "line sep", "plain", "{}"]
     odd = [replace(BOATS[0], object_id=name, location=f'"object_id":"{name}"') for name in names]
