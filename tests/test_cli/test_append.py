@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from cli.append import append
+from storage.errors import FpipeError, StoreMismatchError, UsageError
 from storage.reader import open_planes
 from storage.store import Store
 from storage.verify import verify
@@ -86,19 +89,30 @@ def test_objects_are_added_rendered_and_fitted(tiny_dataset: Path, tmp_path: Pat
     assert info["appended"][0]["objects"] == 2 and info["classes"]["chair"] == 1
 
 
-def test_what_cannot_be_appended_is_refused(tiny_dataset: Path, tmp_path: Path) -> None:
-    root = tmp_path / "dataset"
-    shutil.copytree(tiny_dataset, root)
-    before = hashes(root)
-    for options, code, message in (
-        (("--set", "render.views=9"), 4, "views: 8 (existing) -> 9 (asked for)"),
-        (("--source", "folder", "--path", tmp_path / "nothing"), 2, "is not a folder"),
-        (("--classes", "boat:1"), 2, "has no class 'boat'"),
-    ):
-        done = fpipe("append", root, *options)
-        assert (done.code, message in done.err) == (code, True), done.err
-    nowhere = fpipe("append", tmp_path / "nowhere", "--classes", "car:1")
-    assert nowhere.code == 2 and "no dataset" in nowhere.err
-    again = fpipe("append", root)
-    assert again.code == 0 and "nothing new: all 8 objects of the source are in the dataset" in again.err
-    assert hashes(root) == before
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"settings": ["render.views=9"]}, StoreMismatchError, r"views: 8 \(existing\) -> 9 \(asked for\)"),
+        ({"source": "folder", "path": "/no/such/folder"}, UsageError, "is not a folder"),
+        ({"source": "folder"}, UsageError, "--source folder needs --path"),
+        ({"classes": "boat:1"}, UsageError, "has no class 'boat'"),
+    ],
+)
+def test_what_cannot_be_appended_is_refused(
+    tiny_dataset: Path, options: dict[str, Any], error: type[FpipeError], message: str
+) -> None:
+    before = hashes(tiny_dataset)
+    with pytest.raises(error, match=message):
+        append(str(tiny_dataset), **options)
+    assert hashes(tiny_dataset) == before
+
+
+def test_nothing_new_and_nothing_to_append_to(
+    tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = hashes(tiny_dataset)
+    append(str(tiny_dataset))
+    assert "nothing new: all 8 objects of the source are in the dataset" in capsys.readouterr().err
+    assert hashes(tiny_dataset) == before
+    with pytest.raises(UsageError, match=r"no dataset at .* to append to; start with fpipe render"):
+        append(str(tmp_path / "nowhere"), classes="car:1")
