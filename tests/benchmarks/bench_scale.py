@@ -12,9 +12,10 @@ Makes synthetic stores (see `scale_fixture`) of 100 objects per shard and measur
     summary       writing the summary of all shards; `update`: of 100 new ones
     verify        verify --quick of a fit's shards (with sidecars, first size only)
 
-Each line has seconds, the peak of resident memory in MiB (`imports` has that of the imports alone), and the
-calls to the store by kind, a listing counted as one call per 1000 names. The last line is of an S3 server on
-this machine (moto): seconds per page of a listing, per small read alone, and per small read of 64 at a time.
+Each line has seconds, those of the CPU (others may use the machine), the peak of resident memory in MiB
+(`imports` has that of the imports alone), and the calls to the store by kind, a listing counted as one call per
+1000 names. The last line is of an S3 server on this machine (moto): seconds per page of a listing, per small
+read alone, and per small read of 64 at a time.
 """
 
 from __future__ import annotations
@@ -185,11 +186,11 @@ def measured(name: str, root: Path, label: str = "") -> None:
 def run_measure(name: str, root: str) -> None:
     """Runs one measure in this process."""
     store = CountedStore()
-    began = time.monotonic()
+    began, cpu = time.monotonic(), time.process_time()
     found = MEASURES[name](root)
-    seconds = round(time.monotonic() - began, 3)
+    seconds, cpu_s = round(time.monotonic() - began, 3), round(time.process_time() - cpu, 3)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    tell({"seconds": seconds, "rss_mib": peak, "calls": dict(store.calls), **found})
+    tell({"seconds": seconds, "cpu_s": cpu_s, "rss_mib": peak, "calls": dict(store.calls), **found})
 
 
 def unmark(root: Path, shards: Sequence[int]) -> None:
