@@ -13,9 +13,9 @@ Makes synthetic stores (see `scale_fixture`) of 100 objects per shard and measur
     verify        verify --quick of a fit's shards (with sidecars, first size only)
 
 Each line has seconds, those of the CPU (others may use the machine), the peak of resident memory in MiB
-(`imports` has that of the imports alone), and the calls to the store by kind, a listing counted as one call per
-1000 names. The last line is of an S3 server on this machine (moto): seconds per page of a listing, per small
-read alone, and per small read of 64 at a time.
+(`imports` has that of the imports alone), and the calls to the store by kind, a listing counted as one call
+per 1000 names. The last line is of an S3 server on this machine (moto): seconds per page of a listing, per
+small read alone, and per small read of 64 at a time.
 """
 
 from __future__ import annotations
