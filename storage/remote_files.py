@@ -11,14 +11,14 @@ import errno
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import fsspec
 
 from .errors import EnvironmentProblem, FpipeError, TransientError
 from .parts import Part
-from .remote_reads import CONCURRENCY, Outcomes, Span, fill, read_spans
+from .remote_reads import CONCURRENCY, Outcomes, Span, fill_parts, read_spans
 
 ONE_REQUEST_BYTES = 1 << 31  # s3fs uploads in parts from twice this size on
 RETRY_DELAYS_S = (0.2, 1.0, 4.0)
@@ -49,7 +49,6 @@ _NETWORK_MODULES = ("botocore", "aiobotocore", "aiohttp", "urllib3")
 
 T = TypeVar("T")
 Names = list[str]  # the class below has a method named list
-Failures = list[Exception | None]
 
 _SWAPS = threading.Lock()  # of file systems without conditional writes, within this process
 
@@ -75,9 +74,9 @@ class RemoteFiles:
         """Return the last `n` bytes of each object, or why they cannot be read."""
         return self._read_spans([Span(key, -n) for key in keys])
 
-    def read_into(self, parts: Sequence[Part]) -> Failures:
-        """Fill the buffers of every part; returns what went wrong with each."""
-        return fill(parts, self._read_spans)
+    def read_into(self, parts: Sequence[Part]) -> Iterator[tuple[int, Exception | None]]:
+        """Fill the buffers of parts; yields each part's position and what went wrong with it."""
+        return fill_parts(parts, self._read_spans)
 
     def _read_spans(self, spans: Sequence[Span]) -> Outcomes:
         """Read spans at the same time, and those again that met a fault which may pass."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,23 +70,23 @@ async def _gather(fs: Any, paths: list[str], spans: Sequence[Span]) -> Outcomes:
     return [outcome for outcome in outcomes if isinstance(outcome, (bytes, Exception))]
 
 
-def fill(parts: Sequence[Part], read: Callable[[Sequence[Span]], Outcomes]) -> list[Exception | None]:
-    """Fill the buffers of every part with as few requests as is sensible; returns what went wrong with each.
+def fill_parts(
+    parts: Sequence[Part], read: Callable[[Sequence[Span]], Outcomes]
+) -> Iterator[tuple[int, Exception | None]]:
+    """Fill the buffers of parts with as few requests as is sensible; yields position and what went wrong.
 
     Args:
         parts: What is wanted.
         read: Reads spans.
     """
-    runs = neighbours(parts, MAX_GAP_BYTES, MAX_READ_BYTES, len(parts) * 2 + 2)
+    runs = neighbours(parts, MAX_GAP_BYTES, MAX_READ_BYTES)
     spans = [Span(parts[run[0]].key, parts[run[0]].start, parts[run[-1]].end) for run in runs]
-    found: list[Exception | None] = [None] * len(parts)
     for run, span, outcome in zip(runs, spans, read(spans), strict=True):
         for position in run:
             if isinstance(outcome, Exception):
-                found[position] = outcome
+                yield position, outcome
             else:
-                found[position] = _copy(memoryview(outcome), span.start, parts[position])
-    return found
+                yield position, _copy(memoryview(outcome), span.start, parts[position])
 
 
 def _copy(data: memoryview, origin: int, part: Part) -> Exception | None:

@@ -8,7 +8,7 @@ else goes through fsspec.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,8 +25,8 @@ class Files(Protocol):
     def read_tails(self, keys: Sequence[str], n: int) -> list[bytes | Exception]:
         """Return the last `n` bytes of each object, or why they cannot be read."""
 
-    def read_into(self, parts: Sequence[Part]) -> list[Exception | None]:
-        """Fill the buffers of every part; returns what went wrong with each."""
+    def read_into(self, parts: Sequence[Part]) -> Iterator[tuple[int, Exception | None]]:
+        """Fill the buffers of parts; yields position and what went wrong, part by part."""
 
     def size(self, key: str) -> int:
         """Return the size of one object in bytes."""
@@ -113,14 +113,15 @@ class Store:
         """Return what `read_tail` returns or raises for each key; remote ones are read at the same time."""
         return self._files.read_tails(keys, n)
 
-    def read_into(self, parts: Sequence[Part]) -> list[Exception | None]:
+    def read_into(self, parts: Sequence[Part]) -> Iterator[tuple[int, Exception | None]]:
         """Fill the buffers of every part: the fastest way to read much of few objects or little of many.
 
         Neighbours are read together; requests to remote stores run at the same time.
 
-        Returns:
-            None for each part that was read, else what reading it alone would have raised. EOFError: the
-            object is shorter.
+        Yields:
+            The position of each part when it is done (while its bytes are still in the processor's cache), in
+            any order, with None, or with what reading it alone would have raised. EOFError: the object is
+            shorter.
         """
         return self._files.read_into(parts)
 
