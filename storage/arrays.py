@@ -17,6 +17,7 @@ from .documents import crc32c
 from .errors import IntegrityError
 
 _CRC = struct.Struct("<I")
+CRC_BYTES = _CRC.size
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,16 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .conditions import HONOURED, Conditions
 from .errors import EnvironmentProblem, StoreUnusableError, TransientError
+from .parts import IOV_MAX, Part, neighbours, read_exactly
 
 TEMP_FOLDER = ".tmp"
+MAX_READ_BYTES = 1 << 30  # preadv returns at most 2 GiB
 FOREIGN_TEMP_AGE_S = 24 * 3600.0  # a commit takes seconds; a day-old temp file of another host is dead
 
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL, errno.ENOSYS}
@@ -51,6 +53,40 @@ class LocalFiles:
             begin = 0 if start is None else max(0, size + start) if start < 0 else min(start, size)
             stop = size if end is None else min(end, size)
             return _read_exactly(file.fileno(), begin, stop - begin)
+
+    def read_tails(self, keys: Sequence[str], n: int) -> list[bytes | Exception]:
+        """Return the last `n` bytes of each file, or why they cannot be read."""
+        found: list[bytes | Exception] = []
+        for key in keys:
+            try:
+                found.append(self.read(key, -n))
+            except OSError as error:
+                found.append(error)
+        return found
+
+    def read_into(self, parts: Sequence[Part]) -> list[Exception | None]:
+        """Fill the buffers of every part; returns what went wrong with each."""
+        found: list[Exception | None] = [None] * len(parts)
+        for run in neighbours(parts, 0, MAX_READ_BYTES, IOV_MAX):
+            failure = self._fill([parts[position] for position in run])
+            if failure is not None:  # which of them?
+                for position in run:
+                    found[position] = self._fill([parts[position]])
+        return found
+
+    def _fill(self, run: Sequence[Part]) -> Exception | None:
+        """Fill the buffers of parts that lie side by side, from the page cache straight into them."""
+        key = run[0].key
+        try:
+            with _clear_errors(key), _reading(key):
+                descriptor = os.open(f"{self.root}/{key}", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    read_exactly(descriptor, run[0].start, [mv for part in run for mv in part.buffers])
+                finally:
+                    os.close(descriptor)
+        except (OSError, EOFError, EnvironmentProblem) as error:
+            return error
+        return None
 
     def size(self, key: str) -> int:
         """Return the size of one file in bytes."""

@@ -10,15 +10,19 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, TypeVar, cast
 
 import fsspec
 
 from . import layout
 from .conditions import HONOURED, UNKNOWN, Conditions, dump_conditions, parse_conditions
 from .errors import EnvironmentProblem, IntegrityError, StoreUnusableError, TransientError
+from .parts import Part
 from .remote_errors import means_exists, means_unsupported, translated
+from .remote_reads import Outcomes, Span, fill
 from .remote_requests import Entry, FsspecRequests, Head, Requests
 from .retries import retried
 
@@ -26,6 +30,7 @@ LOGGER = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Names = list[str]  # the class below has a method named list
+Failures = list[Exception | None]
 
 _SWAPS = threading.Lock()  # of file systems without conditional writes, within this process
 _NO_VERSION = '"00000000000000000000000000000000"'
@@ -57,6 +62,40 @@ class RemoteFiles:
     def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """Return the bytes [start, end) of one object; a negative start counts from the end."""
         return self._retried(key, lambda: self.requests.get(self._path(key), start, end))
+
+    def read_tails(self, keys: Sequence[str], n: int) -> Outcomes:
+        """Return the last `n` bytes of each object, or why they cannot be read."""
+        return self._read_spans([Span(key, -n) for key in keys])
+
+    def read_into(self, parts: Sequence[Part]) -> Failures:
+        """Fill the buffers of every part; returns what went wrong with each."""
+        return fill(parts, self._read_spans)
+
+    def _read_spans(self, spans: Sequence[Span]) -> Outcomes:
+        """Read spans at the same time, and those again that met a fault which may pass."""
+        outcomes: Outcomes = [EOFError()] * len(spans)
+        wanted = list(range(len(spans)))
+
+        def attempt() -> None:
+            asked = [replace(spans[position], key=self._path(spans[position].key)) for position in wanted]
+            for position, outcome in zip(wanted, self.requests.get_many(asked), strict=True):
+                outcomes[position] = self._judged(outcome, spans[position].key)
+            failures = {position: outcomes[position] for position in wanted}
+            wanted[:] = [place for place, failure in failures.items() if isinstance(failure, TransientError)]
+            for position in wanted[:1]:
+                raise cast(TransientError, outcomes[position])
+
+        with suppress(TransientError):  # it is among the outcomes
+            retried(attempt)
+        return outcomes
+
+    def _judged(self, outcome: bytes | Exception, key: str) -> bytes | Exception:
+        if isinstance(outcome, bytes):
+            return outcome
+        mapped = self._translated(outcome, key)
+        if mapped is not outcome:
+            mapped.__cause__ = outcome
+        return mapped if isinstance(mapped, Exception) else outcome
 
     def size(self, key: str) -> int:
         """Return the size of one object in bytes."""

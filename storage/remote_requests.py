@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
+
+from fsspec.asyn import sync
 
 from .errors import EnvironmentProblem
+from .remote_reads import Outcomes, Span, gathered
 
 
 class CutOffError(ConnectionError):
@@ -58,6 +62,9 @@ class Requests(Protocol):
     def get(self, path: str, start: int | None, end: int | None) -> bytes:
         """Read the bytes [start, end) of one object; a negative start counts from the end."""
 
+    def get_many(self, spans: Sequence[Span]) -> Outcomes:
+        """Read many spans of paths, at the same time where that is possible; exceptions are returned."""
+
     def head(self, path: str) -> Head:
         """Return size and version of one object; raises FileNotFoundError, also for a folder."""
 
@@ -86,9 +93,22 @@ class FsspecRequests:
     def get(self, path: str, start: int | None, end: int | None) -> bytes:
         """See `Requests`."""
         data = bytes(self._fs.cat_file(path, start=start, end=end))
-        if start is not None and start >= 0 and end is not None and len(data) > end - start:
-            raise EnvironmentProblem(f"{path}: the store ignores range requests")
-        return data
+        return data if start is None else _bounded(data, Span(path, start, end))
+
+    def get_many(self, spans: Sequence[Span]) -> Outcomes:
+        """See `Requests`."""
+        if getattr(self._fs, "async_impl", False):
+            return cast(Outcomes, sync(self._fs.loop, gathered, self._fetch, spans))
+        return [self._caught(span) for span in spans]
+
+    async def _fetch(self, span: Span) -> bytes:
+        return _bounded(bytes(await self._fs._cat_file(span.key, start=span.start, end=span.end)), span)
+
+    def _caught(self, span: Span) -> bytes | Exception:
+        try:
+            return self.get(span.key, span.start, span.end)
+        except Exception as error:  # noqa: BLE001 - the caller raises or retries it
+            return error
 
     def head(self, path: str) -> Head:
         """See `Requests`; where the file system has no versions, a hash of the content is one."""
@@ -124,3 +144,11 @@ class FsspecRequests:
     def delete(self, path: str) -> None:
         """See `Requests`."""
         self._fs.rm_file(path)
+
+
+def _bounded(data: bytes, span: Span) -> bytes:
+    """Raise EnvironmentProblem for more bytes than were asked for."""
+    most = -span.start if span.start < 0 else None if span.end is None else span.end - span.start
+    if most is not None and len(data) > most:
+        raise EnvironmentProblem(f"{span.key}: the store ignores range requests")
+    return data

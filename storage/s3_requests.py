@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import fsspec
@@ -18,6 +18,7 @@ from fsspec.asyn import sync
 
 from .errors import EnvironmentProblem
 from .remote_errors import lacks_reason, server_code
+from .remote_reads import CONCURRENCY, Outcomes, Span, gathered
 from .remote_requests import CutOffError, Entry, Head, Page, RedirectedError
 
 UPLOAD_BYTES_PER_S = 512 * 1024
@@ -30,7 +31,7 @@ DEFAULTS: dict[str, Any] = {
     "config_kwargs": {
         "connect_timeout": 10,
         "read_timeout": 20,  # seconds without a byte
-        "max_pool_connections": 32,
+        "max_pool_connections": CONCURRENCY,
         "retries": {"mode": "standard", "total_max_attempts": 1},  # `retries` does that
     },
 }
@@ -70,6 +71,10 @@ class S3Requests:
     def get(self, path: str, start: int | None, end: int | None) -> bytes:
         """Read the bytes [start, end) of one object; a negative start counts from the end."""
         return self._run(self.fetch(path, start, end))
+
+    def get_many(self, spans: Sequence[Span]) -> Outcomes:
+        """Read many spans of paths at the same time; exceptions are returned."""
+        return self._run(gathered(lambda span: self.fetch(span.key, span.start, span.end), spans))
 
     def head(self, path: str) -> Head:
         """Return size and ETag of one object."""

@@ -12,7 +12,7 @@ being replaced are read from their sidecars.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -32,7 +32,15 @@ from .journal import Journal, read_journal
 from .layout import zarr_chunk
 from .plan import Plan, shard_count, shard_rows
 from .records import Failure, Status
-from .shards import ObjectRecord, ShardTail, Sidecar, read_shard_tail
+from .shards import (
+    TAIL_BYTES,
+    ObjectRecord,
+    ShardTail,
+    Sidecar,
+    TailTooShort,
+    read_shard_tail,
+    unpack_tail,
+)
 from .store import Store
 
 CACHED_TAILS = 64
@@ -56,6 +64,10 @@ class ShardedStore:
         self._tails: OrderedDict[int, ShardTail] = OrderedDict()
         self._attempts: dict[int, str] = {}  # of all shards that this snapshot has read
         self._journal: Journal | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process gets the same snapshot, and reads sidecars itself."""
+        return {**self.__dict__, "_tails": OrderedDict()}
 
     @property
     def n_shards(self) -> int:
@@ -98,6 +110,25 @@ class ShardedStore:
             while len(self._tails) > CACHED_TAILS:
                 self._tails.popitem(last=False)
         return tail
+
+    def read_tails(self, shards: Sequence[int]) -> dict[int, ShardTail]:
+        """Read the tails of committed shards at the same time; those that are not there are left out.
+
+        Raises:
+            StaleSnapshotError: a shard was replaced since this snapshot began.
+            IntegrityError: a tail is damaged.
+        """
+        journal = self.journal()  # before the files, or a later one would pass
+        found = {}
+        keys = [self.spec.shard_key(shard) for shard in shards]
+        for shard, data in zip(shards, self.store.read_tails(keys, TAIL_BYTES), strict=True):
+            if isinstance(data, FileNotFoundError):
+                continue
+            if isinstance(data, Exception):
+                raise data
+            found[shard] = self._checked_tail(shard, data)
+            self._require_same(journal, found[shard].sidecar)
+        return found
 
     def journal(self) -> Journal:
         """Return what this snapshot knows about replacements."""
@@ -258,7 +289,7 @@ class ShardedStore:
                 for part, number in zip(parts, numbers, strict=True)
             ]
         except IntegrityError:
-            self._raise_if_replaced(shard)
+            self.raise_if_replaced(shard, self.sidecar(shard).attempt)
             raise
 
     def marker_key(self, shard: int) -> str:
@@ -271,7 +302,7 @@ class ShardedStore:
         except FpipeError:
             raise
         except OSError:  # a server may refuse a range beyond the end of a shorter replacement
-            self._raise_if_replaced(shard)
+            self.raise_if_replaced(shard, self.sidecar(shard).attempt)
             raise
 
     def _require_same(self, journal: Journal, sidecar: Sidecar) -> None:
@@ -284,7 +315,18 @@ class ShardedStore:
 
     def _read_tail(self, shard: int) -> ShardTail:
         key = self.spec.shard_key(shard)
-        tail = read_shard_tail(self.store, key, self.spec.chunks_per_shard)
+        return self._of_this_group(key, shard, read_shard_tail(self.store, key, self.spec.chunks_per_shard))
+
+    def _checked_tail(self, shard: int, data: bytes) -> ShardTail:
+        """Decode the end of a shard file that was read already; reads more where that is too little."""
+        key = self.spec.shard_key(shard)
+        try:
+            tail = unpack_tail(data, self.spec.chunks_per_shard, key)
+        except TailTooShort as short:
+            tail = read_shard_tail(self.store, key, self.spec.chunks_per_shard, short.needed)
+        return self._of_this_group(key, shard, tail)
+
+    def _of_this_group(self, key: str, shard: int, tail: ShardTail) -> ShardTail:
         found = (tail.sidecar.kind, tail.sidecar.shard, tail.sidecar.config_hash)
         expected = (self.spec.kind, shard, self.spec.config_hash)
         if found != expected:
@@ -293,9 +335,9 @@ class ShardedStore:
             )
         return tail
 
-    def _raise_if_replaced(self, shard: int) -> None:
-        current = self._read_tail(shard).sidecar
-        if current.attempt != self.sidecar(shard).attempt:
+    def raise_if_replaced(self, shard: int, attempt: str) -> None:
+        """Raise StaleSnapshotError if a shard is no longer what this attempt wrote."""
+        if self._read_tail(shard).sidecar.attempt != attempt:
             key = self.spec.shard_key(shard)
             raise StaleSnapshotError(f"{key}: replaced while it was read; {_MEND}")
 

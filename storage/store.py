@@ -8,11 +8,13 @@ else goes through fsspec.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from .conditions import Conditions
 from .errors import EnvironmentProblem
+from .parts import Part
 
 
 class Files(Protocol):
@@ -20,6 +22,12 @@ class Files(Protocol):
 
     def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """Return the bytes [start, end) of one object; a negative start counts from the end."""
+
+    def read_tails(self, keys: Sequence[str], n: int) -> list[bytes | Exception]:
+        """Return the last `n` bytes of each object, or why they cannot be read."""
+
+    def read_into(self, parts: Sequence[Part]) -> list[Exception | None]:
+        """Fill the buffers of every part; returns what went wrong with each."""
 
     def size(self, key: str) -> int:
         """Return the size of one object in bytes."""
@@ -104,6 +112,21 @@ class Store:
     def read_tail(self, key: str, n: int) -> bytes:
         """Return the last `n` bytes of one object, or all of it when it is shorter."""
         return self._files.read(key, -n)
+
+    def read_tails(self, keys: Sequence[str], n: int) -> list[bytes | Exception]:
+        """Return what `read_tail` returns or raises for each key; remote ones are read at the same time."""
+        return self._files.read_tails(keys, n)
+
+    def read_into(self, parts: Sequence[Part]) -> list[Exception | None]:
+        """Fill the buffers of every part: the fastest way to read much of few objects or little of many.
+
+        Neighbours are read together; requests to remote stores run at the same time.
+
+        Returns:
+            None for each part that was read, else what reading it alone would have raised. EOFError: the
+            object is shorter.
+        """
+        return self._files.read_into(parts)
 
     def size(self, key: str) -> int:
         """Return the size of one object in bytes."""

@@ -146,6 +146,7 @@ def test_reads_survive_what_passes(
     reads: dict[str, Callable[[Store], object]] = {
         "range": lambda store: store.read_range("k", 100, 300) == DATA[100:300],
         "tail": lambda store: store.read_tail("k", 50) == DATA[-50:],
+        "tails": lambda store: store.read_tails(["k", "k"], 50) == [DATA[-50:]] * 2,
         "list": lambda store: store.list("") == ["k"],
     }
     if fault != "cut and honest":  # only the range says how long it should be
@@ -161,6 +162,9 @@ def test_reads_survive_what_passes(
     with pytest.raises(TransientError, match=r"s3://.*/root/k: "):
         store.read_range("k", 100, 300)
     assert len(shim.requests) == 4, "nobody else tries again"
+    (failure,) = store.read_tails(["k"], 50)
+    assert isinstance(failure, TransientError)
+    assert len(shim.requests) == 8
 
 
 @pytest.mark.parametrize("kind", ["refused", "answer lost", "stalled after it was written"])
