@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import socket
+import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,39 +23,29 @@ from urllib.parse import urlsplit
 
 
 class S3Server:
-    """moto's server in a process of its own; a context manager.
+    """The chaos tests' moto server (its conditional writes are atomic) in a process; a context manager.
 
     Attributes:
-        url: Its endpoint.
+        url: Its endpoint, once it is entered.
     """
 
-    def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self._port}"
-        self._process: subprocess.Popen[bytes] | None = None
+    url = ""
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._port)],
-            stdout=subprocess.DEVNULL,
+            [sys.executable, "-m", "tests.chaos.server"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with socket.socket() as client:
-                if client.connect_ex(("127.0.0.1", self._port)) == 0:
-                    return self
-            time.sleep(0.1)
-        raise TimeoutError("the S3 server did not start")
+        assert self._process.stdout is not None
+        self.url = json.loads(self._process.stdout.readline())["url"]
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
+        self._process.communicate()  # closes its stdin, which ends it
 
     def make_bucket(self, name: str) -> None:
         """Makes an empty bucket; moto asks for no signature."""
