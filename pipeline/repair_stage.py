@@ -16,6 +16,7 @@ from pipeline.config import PipelineConfig
 from pipeline.progress import Progress
 from pipeline.retry_stage import RetryResult, Selection, retry_fit, retry_render
 from pipeline.stages import FAILED_OBJECTS_EXIT_CODE
+from pipeline.writers import require_writers
 from storage import layout
 from storage.errors import IntegrityError, SchemaError, StoreMismatchError, UsageError
 from storage.group import rebuild_metadata
@@ -78,6 +79,7 @@ def repair(
         ShardsFailedError: Some shards could not be computed; the others are.
     """
     problems = verify(store, full=True)
+    require_writers(store, config.compute)
     result = RepairResult(found=len(problems), left=problems)
     mendable = [problem for problem in problems if problem.mend in ("rebuild", "redo")]
     if mendable:

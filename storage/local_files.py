@@ -18,7 +18,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import EnvironmentProblem, TransientError
+from .conditions import HONOURED, Conditions
+from .errors import EnvironmentProblem, StoreUnusableError, TransientError
 from .mapped_files import MappedFiles, on_a_disk
 from .parts import Part, fill_from_file, fill_from_memory, in_order
 
@@ -26,13 +27,15 @@ TEMP_FOLDER = ".tmp"
 FOREIGN_TEMP_AGE_S = 24 * 3600.0  # a commit takes seconds; a day-old temp file of another host is dead
 
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL, errno.ENOSYS}
+_AGAIN = "then run the same command again: what is committed is kept"
 _ENVIRONMENT = {
-    errno.ENOSPC: "no space left",
-    errno.EDQUOT: "disk quota exceeded",
-    errno.EROFS: "read-only file system",
-    errno.EACCES: "permission denied",
-    errno.EPERM: "operation not permitted by the file system",
-    errno.ENOTDIR: "a file is in the way of a folder",
+    errno.ENOSPC: f"no space left on the disk: make room, {_AGAIN}",
+    errno.EDQUOT: f"disk quota exceeded: make room or raise the quota, {_AGAIN}",
+    errno.EFBIG: f"larger than files may be here: raise the limit (ulimit -f), {_AGAIN}",
+    errno.EROFS: f"read-only file system: mount it writable, {_AGAIN}",
+    errno.EACCES: "permission denied: give this user the right to write there, or choose another root",
+    errno.EPERM: "operation not permitted by the file system: choose another root",
+    errno.ENOTDIR: "a file is in the way of a folder: choose another root",
 }
 _TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN}
 
@@ -129,6 +132,10 @@ class LocalFiles:
             return []
         return sorted(name for name in names if name != TEMP_FOLDER)
 
+    def settle(self) -> Conditions:
+        """Both kinds of conditional writes are decided by the file system."""
+        return HONOURED
+
     def sweep(self) -> None:
         """Remove temp files of dead processes of this machine, and day-old ones of others."""
         folder = self.root / TEMP_FOLDER
@@ -195,7 +202,7 @@ def _clear_errors(key: str) -> Iterator[None]:
             raise
         if error.errno in _ENVIRONMENT:
             where = error.filename or key
-            raise EnvironmentProblem(f"{where}: {_ENVIRONMENT[error.errno]}") from error
+            raise StoreUnusableError(f"{where}: {_ENVIRONMENT[error.errno]}") from error
         if error.errno in _TRANSIENT:
             raise TransientError(f"{key}: {error.strerror}") from error
         raise

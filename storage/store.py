@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from .conditions import Conditions
 from .errors import EnvironmentProblem
 from .parts import Part
 
@@ -45,6 +46,9 @@ class Files(Protocol):
 
     def list(self, prefix: str) -> list[str]:
         """Return the sorted names directly below `prefix`."""
+
+    def settle(self) -> Conditions:
+        """Return which conditional writes are honoured; found out and recorded if it is not yet."""
 
     def sweep(self) -> None:
         """Remove temp files of writers that are dead."""
@@ -177,6 +181,16 @@ class Store:
     def list(self, prefix: str) -> list[str]:
         """Return the sorted names (files and folders) directly below `prefix`; [] if there are none."""
         return self._files.list(prefix)
+
+    def settle(self) -> Conditions:
+        """Return which conditional writes this place honours (see `conditions`).
+
+        A remote place is asked once per dataset, which writes a small record and needs permission to write.
+
+        Raises:
+            EnvironmentProblem, TransientError: See `create`.
+        """
+        return self._files.settle()
 
     def sweep(self) -> None:
         """Remove private temp files of writers that no longer live."""
