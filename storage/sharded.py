@@ -292,6 +292,24 @@ class ShardedStore:
             self.raise_if_replaced(shard, self.sidecar(shard).attempt)
             raise
 
+    def statistics(self, shard: int) -> bytes | None:
+        """Return the encoded channel statistics of a committed shard; None where its file has none.
+
+        Raises:
+            FileNotFoundError: the shard is not committed.
+            IntegrityError: the checksum is wrong.
+            StaleSnapshotError: the shard was replaced since its sidecar was read.
+        """
+        block = self.sidecar(shard).statistics
+        if block is None:
+            return None
+        data = self._read_places(shard, block.offset, block.offset + block.n_bytes)
+        try:
+            return block.checked(data, self.spec.shard_key(shard))
+        except IntegrityError:
+            self.raise_if_replaced(shard, self.sidecar(shard).attempt)
+            raise
+
     def marker_key(self, shard: int) -> str:
         """Key of the done marker of one shard."""
         return f"{self.spec.done}/{shard}"
