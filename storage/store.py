@@ -16,6 +16,8 @@ from .conditions import Conditions
 from .errors import EnvironmentProblem
 from .parts import Part
 
+_INHERITED: list[Any] = []  # kept: closing a parent's connections would wait for its event loop
+
 
 class Files(Protocol):
     """What `Store` needs from a place that holds files."""
@@ -82,6 +84,8 @@ class Store:
     def _files(self) -> Files:
         # Connections and event loops do not survive a fork, so each process opens its own.
         if self._opened is None or self._opened[0] != os.getpid():
+            if self._opened is not None:
+                _INHERITED.append(self._opened)
             self._opened = (os.getpid(), self._open())
         return self._opened[1]
 

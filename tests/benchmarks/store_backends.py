@@ -26,6 +26,11 @@ from storage.store import Store
 
 Codes = tuple[NDArray[Any], NDArray[Any]]  # micro planes, coefficients
 CONNECTIONS = 64
+S3_OPTIONS: dict[str, Any] = {
+    "config_kwargs": {"max_pool_connections": CONNECTIONS},
+    "max_concurrency": 1,  # or s3fs asks for the size of every file before it reads it
+    "use_listings_cache": False,
+}
 
 
 @dataclass(frozen=True)
@@ -127,8 +132,7 @@ class ZarrPython:
 
         if "://" not in self._root:
             return LocalStore(self._root)
-        config = {"config_kwargs": {"max_pool_connections": CONNECTIONS}}
-        return FsspecStore.from_url(self._root, storage_options=config)
+        return FsspecStore.from_url(self._root, storage_options=S3_OPTIONS)
 
     def write(self) -> None:
         import zarr
@@ -407,8 +411,7 @@ def file_system(root: str) -> Any:
         return None
     import s3fs
 
-    config = {"max_pool_connections": CONNECTIONS}
-    return s3fs.S3FileSystem(config_kwargs=config, max_concurrency=1, use_listings_cache=False)
+    return s3fs.S3FileSystem(**S3_OPTIONS)
 
 
 def consecutive(positions: Sequence[int]) -> slice | None:
