@@ -117,10 +117,12 @@ def assert_content(batch: dict[str, Any]) -> None:
 
 def loader_of(data: Any, how: str, **more: Any) -> Any:
     context = multiprocessing.get_context(how)
+    if how == "forkserver":
+        context.set_forkserver_preload(["storage.torch_data"])  # torch once and not in every worker
     return DataLoader(data, batch_size=BATCH, num_workers=WORKERS, multiprocessing_context=context, **more)
 
 
-@pytest.mark.parametrize("how", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("how", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_stream_over_s3_for_two_epochs_interrupted_and_resumed(remote: str, how: str) -> None:
     dataset = open_planes(remote)
     assert dataset[0].row == 0, "connections are open before workers are started"
