@@ -27,6 +27,7 @@ from cli import (
     integrity,
     learn,
     look,
+    preview,
     stats,
 )
 from cli.logs import configure_logging, say
@@ -48,6 +49,7 @@ for module in (
     ablate,
     compare_frozen,
     look,
+    preview,
     stats,
     failures,
     integrity,

@@ -15,6 +15,7 @@ from pipeline.run import record_run
 from pipeline.shard_spec import parse_shards
 from pipeline.stages import StageResult, run_shards
 from pipeline.statistics_stage import store_statistics
+from pipeline.writers import require_writers
 from storage.documents import content_hash
 from storage.errors import IntegrityError, UsageError
 from storage.plan import Plan, choose_objects_per_shard, read_plan
@@ -81,6 +82,7 @@ def fit_objects(
         ShardsFailedError: some shards could not be done.
     """
     plan = read_plan(store)
+    require_writers(store, config.compute, shards)
     version = shared_version or _default_version(store)
     header = fit_header(store, plan, config, name, version, session.planned_workers)
     planes = PlanesStore.create_or_open(store, plan, header)

@@ -17,6 +17,7 @@ from pipeline.progress import Progress
 from pipeline.retry_stage import RetryResult, Selection, retry_fit, retry_render
 from pipeline.stages import FAILED_OBJECTS_EXIT_CODE
 from pipeline.statistics_stage import store_statistics
+from pipeline.writers import require_writers
 from storage import layout
 from storage.errors import IntegrityError, SchemaError, StoreMismatchError, UsageError
 from storage.fit_statistics import rebuild_statistics
@@ -81,6 +82,7 @@ def repair(
         ShardsFailedError: Some shards could not be computed; the others are.
     """
     problems = verify(store, full=True)
+    require_writers(store, config.compute)
     result = RepairResult(found=len(problems), left=problems)
     mendable = [problem for problem in problems if problem.mend in ("rebuild", "redo")]
     if mendable:

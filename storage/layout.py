@@ -17,7 +17,9 @@ FITS = "fits"
 SHARED = "shared"
 PUBLISHED_SHARED = "shared/published.json"
 REPORTS = "reports"
+MAINTENANCE = "maintenance"
 LEASE = "maintenance/lease.json"
+CONDITIONS = "maintenance/conditions.json"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from .parts import Part, neighbours
 
@@ -32,61 +31,43 @@ class Span:
 Outcomes = list[bytes | Exception]
 
 
-def read_spans(fs: Any, path: Callable[[str], str], spans: Sequence[Span]) -> Outcomes:
-    """Read every span once; returns its bytes, or what the file system raised.
+async def gathered(read: Callable[[Span], Awaitable[bytes]], spans: Sequence[Span]) -> Outcomes:
+    """Read every span once, several at the same time; returns its bytes, or what the file system raised.
 
     Args:
-        fs: An fsspec file system; asynchronous ones read concurrently.
-        path: Maps a key to the file system's path.
-        spans: What to read.
+        read: Reads one span, on an event loop.
+        spans: What to read; their keys are whatever `read` takes.
     """
-    if not getattr(fs, "async_impl", False):
-        return [_caught(fs, path(span.key), span) for span in spans]
-    from fsspec.asyn import sync
-
-    outcomes: Outcomes = sync(fs.loop, _gather, fs, [path(span.key) for span in spans], spans)
-    return outcomes
-
-
-def _caught(fs: Any, path: str, span: Span) -> bytes | Exception:
-    try:
-        return bytes(fs.cat_file(path, start=span.start, end=span.end))
-    except Exception as error:  # noqa: BLE001 - the caller raises or retries it
-        return error
-
-
-async def _gather(fs: Any, paths: list[str], spans: Sequence[Span]) -> Outcomes:
     slots = asyncio.Semaphore(CONCURRENCY)
 
-    async def read(path: str, span: Span) -> bytes:
+    async def one(span: Span) -> bytes:
         async with slots:
-            data: bytes = await fs._cat_file(path, start=span.start, end=span.end)
-            return data
+            return await read(span)
 
-    outcomes = await asyncio.gather(*map(read, paths, spans), return_exceptions=True)
+    outcomes = await asyncio.gather(*map(one, spans), return_exceptions=True)
     for outcome in outcomes:
         if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
             raise outcome
     return [outcome for outcome in outcomes if isinstance(outcome, (bytes, Exception))]
 
 
-def fill(parts: Sequence[Part], read: Callable[[Sequence[Span]], Outcomes]) -> list[Exception | None]:
-    """Fill the buffers of every part with as few requests as is sensible; returns what went wrong with each.
+def fill_parts(
+    parts: Sequence[Part], read: Callable[[Sequence[Span]], Outcomes]
+) -> Iterator[tuple[int, Exception | None]]:
+    """Fill the buffers of parts with as few requests as is sensible; yields position and what went wrong.
 
     Args:
         parts: What is wanted.
         read: Reads spans.
     """
-    runs = neighbours(parts, MAX_GAP_BYTES, MAX_READ_BYTES, len(parts) * 2 + 2)
+    runs = neighbours(parts, MAX_GAP_BYTES, MAX_READ_BYTES)
     spans = [Span(parts[run[0]].key, parts[run[0]].start, parts[run[-1]].end) for run in runs]
-    found: list[Exception | None] = [None] * len(parts)
     for run, span, outcome in zip(runs, spans, read(spans), strict=True):
         for position in run:
             if isinstance(outcome, Exception):
-                found[position] = outcome
+                yield position, outcome
             else:
-                found[position] = _copy(memoryview(outcome), span.start, parts[position])
-    return found
+                yield position, _copy(memoryview(outcome), span.start, parts[position])
 
 
 def _copy(data: memoryview, origin: int, part: Part) -> Exception | None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import ArraySpec, chunk_checksum, decode_chunk, encode_chunk
+from .arrays import ArraySpec, chunk_checksum, decode_chunk, encode_chunk, encoded_bytes
 from .documents import SCHEMA_VERSION, dump_document
 from .errors import (
     FpipeError,
@@ -265,34 +265,29 @@ class ShardedStore:
             rows = self.shard_rows(shard)
             values[rows.start : rows.stop] = sidecar_values(self.sidecar(shard), spec)
         sound = [shard for shard in shards if shard not in journal.open]
-        for shard, known in self._derived_chunks(spec, sound):
-            start = shard * self.spec.objects_per_shard
-            values[start : start + len(known)] = known[: len(values) - start]
+        for part in in_parts(sound, CHUNKS_AT_A_TIME):
+            for shard, known in self._derived_chunks(spec, part).items():
+                start = shard * self.spec.objects_per_shard
+                values[start : start + len(known)] = known[: len(values) - start]
         if read_journal(self.store, self.spec.group).generation != journal.generation:
             raise StaleSnapshotError(f"{self.spec.group}: shards are being replaced; {_MEND}")
 
-    def _derived_chunks(self, spec: ArraySpec, shards: Sequence[int]) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Read stored chunks of a derived array, many at a time."""
-        n_bytes = 2 * spec.filled(spec.chunk[0]).nbytes + 1024  # chunks are read whole
-        for part in in_parts(shards, CHUNKS_AT_A_TIME):
-            keys = [self._derived_key(spec, shard) for shard in part]
-            for shard, key, data in zip(part, keys, self.store.read_tails(keys, n_bytes), strict=True):
-                if isinstance(data, FileNotFoundError):
-                    raise IntegrityError(f"{key}: missing although shard {shard} is done", key=key) from data
-                if isinstance(data, Exception):
-                    raise data
-                yield shard, decode_chunk(data, spec, key)
-
-    def _derived_key(self, spec: ArraySpec, shard: int) -> str:
-        return zarr_chunk(self.spec.group, spec.name, shard, len(spec.shape))
-
     def derived_chunk(self, spec: ArraySpec, shard: int) -> NDArray[Any]:
         """Return one stored chunk of a derived array."""
-        key = self._derived_key(spec, shard)
-        try:
-            return decode_chunk(self.store.read(key), spec, key)
-        except FileNotFoundError as error:
-            raise IntegrityError(f"{key}: missing although shard {shard} is done", key=key) from error
+        return self._derived_chunks(spec, [shard])[shard]
+
+    def _derived_chunks(self, spec: ArraySpec, shards: Sequence[int]) -> dict[int, NDArray[Any]]:
+        """Return stored chunks of a derived array, read at the same time."""
+        keys = [zarr_chunk(self.spec.group, spec.name, shard, len(spec.shape)) for shard in shards]
+        n_bytes = encoded_bytes(spec) + 1  # one more, or bytes before the chunk would go unnoticed
+        found = {}
+        for shard, key, data in zip(shards, keys, self.store.read_tails(keys, n_bytes), strict=True):
+            if isinstance(data, FileNotFoundError):
+                raise IntegrityError(f"{key}: missing although shard {shard} is done", key=key) from data
+            if isinstance(data, Exception):
+                raise data
+            found[shard] = decode_chunk(data, spec, key)
+        return found
 
     def failures(self) -> list[tuple[int, str, Failure]]:
         """Return (row, object id, failure) of every failed object of the done shards, in row order."""

@@ -11,7 +11,7 @@ Layout, front to back:
 
 The index does not point at the sidecar, so the file is a plain Zarr v3 shard. A shard without chunks
 (fits without micro planes) ends with the footer. The statistics lie before the sidecar, not in it: they are
-as large as the first read of a tail (60-90 KB at 32 channels), and only who merges them needs them.
+as large as the first read of a tail (80-100 KB at 32 channels), and only who merges them needs them.
 Files before 1.1 have none.
 """
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import struct
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 from .documents import SCHEMA_VERSION, canonical_json, check_schema, crc32c
 from .errors import IntegrityError, TransientError
 from .records import Commit, Failure, Status
+from .retries import retried
 from .store import Store
 
 SHARD_SCHEMA_VERSION = "1.1"
@@ -38,7 +38,6 @@ _FOOTER = struct.Struct("<8sQQI")
 _CRC = struct.Struct("<I")
 MISSING = 2**64 - 1
 TAIL_BYTES = 128 * 1024  # first guess for one suffix read; most sidecars fit
-COMMIT_DELAYS_S = (0.2, 1.0, 5.0)
 
 
 @dataclass(frozen=True)
@@ -257,21 +256,21 @@ def commit_shard(store: Store, key: str, data: bytes, attempt: str, n_chunks: in
     Raises:
         TransientError: the store kept failing; nothing or the whole shard was written.
     """
-    for delay in (*COMMIT_DELAYS_S, None):
-        try:
-            if store.create(key, data):
-                return Commit(True, attempt, len(data))
-            unknown = None
-        except TransientError as error:
-            unknown = error
-        try:
-            winner = read_shard_tail(store, key, n_chunks).sidecar.attempt
-            return Commit(winner == attempt, winner, len(data))
-        except (FileNotFoundError, TransientError) as error:
-            if delay is None:
-                raise TransientError(f"{key}: commit failed: {unknown or error}") from error
-        time.sleep(delay)
-    raise AssertionError("unreachable")
+    return retried(lambda: _commit(store, key, data, attempt, n_chunks))
+
+
+def _commit(store: Store, key: str, data: bytes, attempt: str, n_chunks: int) -> Commit:
+    try:
+        if store.create(key, data):
+            return Commit(True, attempt, len(data))
+        unknown = None
+    except TransientError as error:
+        unknown = error
+    try:
+        winner = read_shard_tail(store, key, n_chunks).sidecar.attempt
+    except (FileNotFoundError, TransientError) as error:
+        raise TransientError(f"{key}: commit failed: {unknown or error}") from error
+    return Commit(winner == attempt, winner, len(data))
 
 
 def _with_crc(data: bytes) -> bytes:

@@ -75,6 +75,7 @@ def _check_documents(store: Store, full: bool) -> Iterator[Problem]:
     yield from _check_published(store, layout.PUBLISHED_SHARED, "shared_version", list_shared_versions)
     yield from _check_published(store, layout.PUBLISHED_FIT, "fit", list_fits)
     yield from _check_document(store, layout.LEASE)
+    yield from _check_document(store, layout.CONDITIONS)
 
 
 def _check_document(store: Store, key: str) -> Generator[Problem, None, dict[str, Any] | None]:
