@@ -61,9 +61,6 @@ mon host = v2:127.0.0.1:$mon_port
 public addr = 127.0.0.1
 cluster addr = 127.0.0.1
 ms bind ipv6 = false
-auth cluster required = none
-auth service required = none
-auth client required = none
 keyring = $folder/keyring
 run dir = $folder
 admin socket = $folder/\$name.asok
@@ -83,8 +80,14 @@ rgw frontends = beast endpoint=127.0.0.1:$rgw_port
 rgw data = $folder
 rgw thread pool size = 64
 CONF
+    local name
+    for name in mon. client.admin osd.0; do
+        ceph-authtool --create-keyring "$folder/one" -n $name --gen-key \
+            --cap mon 'allow *' --cap osd 'allow *' --cap mgr 'allow *' >/dev/null
+        cat "$folder/one" >>"$folder/keyring"
+    done
     monmaptool --create --clobber --fsid "$fsid" --addv a "[v2:127.0.0.1:$mon_port]" "$folder/monmap" >/dev/null
-    ceph-mon -c "$conf" --mkfs -i a --monmap "$folder/monmap" >/dev/null
+    ceph-mon -c "$conf" --mkfs -i a --monmap "$folder/monmap" --keyring "$folder/keyring" >/dev/null
     daemon mon ceph-mon -i a
     wait_for 60 ceph -c "$conf" --connect-timeout 5 status
     osd_uuid=$(cat /proc/sys/kernel/random/uuid)
@@ -92,8 +95,7 @@ CONF
     ceph-osd -c "$conf" -i 0 --mkfs --osd-uuid "$osd_uuid" >/dev/null 2>&1
     daemon osd ceph-osd -i 0
     wait_for 60 bash -c "ceph -c '$conf' osd stat | grep -q '1 up'"
-    ceph-authtool --create-keyring "$folder/keyring" -n client.rgw --gen-key >/dev/null  # it insists on one
-    daemon rgw radosgw -n client.rgw
+    daemon rgw radosgw -n client.admin
     wait_for 120 bash -c "exec 3<>/dev/tcp/127.0.0.1/$rgw_port"
     wait_for 20 radosgw-admin -c "$conf" user create --uid=test --display-name=test --access-key=test --secret-key=test
     echo "export FPIPE_TEST_S3_ENDPOINT=http://127.0.0.1:$rgw_port"
