@@ -25,6 +25,8 @@ class Part(NamedTuple):
 
 def in_order(parts: Sequence[Part]) -> list[int]:
     """Return the positions of parts by object and offset."""
+    if len(parts) == 1:
+        return [0]
     return sorted(range(len(parts)), key=lambda position: parts[position][:2])
 
 

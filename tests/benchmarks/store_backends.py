@@ -8,6 +8,7 @@ concurrent `cat` of fsspec on S3.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.documents import dump_document
 from storage.plan import PlanHeader, choose_objects_per_shard, write_plan
 from storage.planes import FitHeader, PlanesStore, publish_fit
 from storage.reader import open_planes
@@ -26,6 +28,7 @@ from storage.store import Store
 
 Codes = tuple[NDArray[Any], NDArray[Any]]  # micro planes, coefficients
 CONNECTIONS = 64
+F_MACRO = 5  # channels of base planes; only writing our statistics needs them
 S3_OPTIONS: dict[str, Any] = {
     "config_kwargs": {"max_pool_connections": CONNECTIONS},
     "max_concurrency": 1,  # or s3fs asks for the size of every file before it reads it
@@ -78,10 +81,22 @@ class Reading(Protocol):
 
 
 class Ours:
-    """fpipe's store."""
+    """fpipe's store. Writing also makes the channel statistics of every object's fused planes."""
 
     def __init__(self, root: str, data: Data) -> None:
         self._root, self._data = root, data
+
+    def prepare(self) -> None:
+        """Write base planes, which statistics of fused planes need."""
+        import safetensors.numpy
+
+        m, (_, _, _, k, _) = self._data.coefficients.shape[1], self._data.micro.shape
+        base = np.random.default_rng(2).normal(size=(m, 3, F_MACRO, k, k)).astype(np.float32)
+        folder, store = "shared/benchmark", Store(self._root)
+        tensors = safetensors.numpy.save({"base_planes": base})
+        store.create(f"{folder}/base_planes.safetensors", tensors)
+        files = {"base_planes.safetensors": hashlib.sha256(tensors).hexdigest()}
+        store.create(f"{folder}/shared.json", dump_document({"n_base": m, "files": files}, readable=True))
 
     def write(self) -> None:
         data, store = self._data, Store(self._root)
