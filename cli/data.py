@@ -56,17 +56,17 @@ def register(app: typer.Typer) -> None:
     app.command()(render)
 
 
-def _source_overrides(
+def source_overrides(
     source: str | None,
     path: str | None,
     classes: str | None,
     up: str | None,
     front: str | None,
-    views: int | None,
-    resolution: int | None,
-    seed: int | None,
-    poses: str | None,
-    cameras: str | None,
+    views: int | None = None,
+    resolution: int | None = None,
+    seed: int | None = None,
+    poses: str | None = None,
+    cameras: str | None = None,
 ) -> dict[str, Any]:
     """Returns the config keys that the flags set."""
     from render_jobs.sources.base import KINDS, NEEDS_PATH
@@ -119,7 +119,7 @@ def plan(
     from storage.store import Store
 
     store = Store(root)
-    overrides = _source_overrides(source, path, classes, up, front, views, resolution, seed, poses, cameras)
+    overrides = source_overrides(source, path, classes, up, front, views, resolution, seed, poses, cameras)
     config = resolve_config(store, preset, settings, overrides | compute_overrides(None, None, workers))
     result = forecast(config, calibrate=calibrate)
     if as_json:
@@ -156,7 +156,7 @@ def render(
     from storage.store import Store
 
     store = Store(root)
-    overrides = _source_overrides(source, path, classes, up, front, views, resolution, seed, poses, cameras)
+    overrides = source_overrides(source, path, classes, up, front, views, resolution, seed, poses, cameras)
     config = resolve_config(
         store, preset, settings, overrides | compute_overrides(executor, ray_address, workers)
     )

@@ -15,7 +15,22 @@ from typing import Annotated
 
 import typer
 
-from cli import ablate, compare_frozen, data, demo, doctor, export, failures, integrity, learn, look, status
+from cli import (
+    ablate,
+    append,
+    compare_frozen,
+    data,
+    demo,
+    doctor,
+    export,
+    failures,
+    integrity,
+    learn,
+    look,
+    preview,
+    stats,
+    status,
+)
 from cli.logs import configure_logging, say
 from cli.options import command_line
 from storage.errors import FpipeError
@@ -26,7 +41,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Builds datasets of tri-plane neural representations from meshes.",
 )
-for module in (demo, doctor, data, learn, ablate, compare_frozen, status, look, failures, integrity, export):
+for module in (
+    demo,
+    doctor,
+    data,
+    append,
+    learn,
+    ablate,
+    compare_frozen,
+    status,
+    look,
+    preview,
+    stats,
+    failures,
+    integrity,
+    export,
+):
     module.register(app)
 
 

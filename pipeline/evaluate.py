@@ -122,7 +122,7 @@ def recompute_figures(
 
     renderer = renderer or FitRenderer.open(store, planes.header.shared_version)
     views = ViewsStore.open(store)
-    figures = {name: np.full(planes.header.n_objects, np.nan, dtype=np.float32) for name in METRIC_NAMES}
+    figures = {name: np.full(planes.spec.n_objects, np.nan, dtype=np.float32) for name in METRIC_NAMES}
     for row in np.flatnonzero(planes.status() == Status.OK).tolist():
         for name, value in _evaluate_row(views, planes, renderer, row).items():
             figures[name][row] = value

@@ -14,6 +14,8 @@ from pipeline.progress import Progress
 from pipeline.run import record_run
 from pipeline.shard_spec import parse_shards
 from pipeline.stages import StageResult, run_shards
+from pipeline.statistics_stage import store_statistics
+from pipeline.writers import require_writers
 from storage.documents import content_hash
 from storage.errors import IntegrityError, UsageError
 from storage.plan import Plan, choose_objects_per_shard, read_plan
@@ -21,6 +23,7 @@ from storage.planes import FitHeader, PlanesStore, code_bytes, publish_fit, publ
 from storage.records import Status
 from storage.shared import read_published_shared, read_shared_meta
 from storage.store import Store
+from storage.summary import update_summary
 from storage.views import ViewsStore
 
 
@@ -38,13 +41,13 @@ def fit_header(
         shared_version=shared_version,
         fit_config=fit,
         fit_config_hash=content_hash(fit),
-        n_objects=plan.header.n_objects,
+        n_objects=plan.n_rows,
         f_mic=f_mic,
         resolution=resolution,
         n_base=int(meta["n_base"]),
         dtype=config.fit.dtype,
         plane_order=tuple(meta["plane_order"]),
-        objects_per_shard=choose_objects_per_shard(plan.header.n_objects, object_bytes, workers),
+        objects_per_shard=choose_objects_per_shard(plan.n_objects, object_bytes, workers),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
@@ -79,17 +82,19 @@ def fit_objects(
         ShardsFailedError: some shards could not be done.
     """
     plan = read_plan(store)
+    require_writers(store, config.compute, shards)
     version = shared_version or _default_version(store)
     header = fit_header(store, plan, config, name, version, session.planned_workers)
     planes = PlanesStore.create_or_open(store, plan, header)
-    chosen = parse_shards(shards, planes.n_shards, environment)
+    chosen = planes.with_objects(parse_shards(shards, planes.n_shards, environment))
     done = planes.done()
     if all(shard in done for shard in chosen):
         progress.say(f"fit-objects: all {len(chosen)} shards of fit {name} are done")
+        store_statistics(planes, progress)
         if publish:
             _publish_when_complete(store, planes, name)
         n_failed = int((planes.status() == Status.FAILED).sum())
-        left = planes.n_shards - len(done)
+        left = len(planes.shards_left(done))
         return StageResult(
             "fit-objects", len(chosen), skipped=len(chosen), objects_failed=n_failed, left=left
         )
@@ -106,15 +111,17 @@ def fit_objects(
                 "resources": FitResources.of(compute.fit_cpus, compute.fit_gpus, compute.kernel),
             },
             chosen,
-            {shard: len(planes.shard_rows(shard)) for shard in chosen},
+            planes.sizes(chosen),
             done,
             TaskResources(cpus=compute.fit_cpus, gpus=compute.fit_gpus, deadline_s=compute.fit_deadline_s),
             progress,
             run,
         )
+    update_summary(planes)
+    store_statistics(planes, progress)
     if publish:
         _publish_when_complete(store, planes, name)
-    result.left = planes.n_shards - len(planes.done())
+    result.left = len(planes.shards_left())
     return result
 
 
@@ -129,8 +136,10 @@ def _require_views(store: Store, planes: PlanesStore, shards: Sequence[int]) -> 
     """Refuses fit shards whose views are not done, naming the view shards."""
     views = ViewsStore.open(store)
     done = views.done()
-    size = len(views.shard_rows(0))
-    missing = sorted({row // size for shard in shards for row in planes.shard_rows(shard)} - done)
+    needed: set[int] = set()
+    for rows in (part for shard in shards for part in planes.object_ranges(shard)):
+        needed |= set(range(views.shard_of(rows[0]), views.shard_of(rows[-1]) + 1))
+    missing = sorted(needed - done)
     if missing:
         names = ",".join(map(str, missing))
         raise UsageError(
@@ -145,6 +154,6 @@ def _publish_when_complete(store: Store, planes: PlanesStore, name: str) -> None
         current: str | None = published_fit(store)
     except (UsageError, IntegrityError):
         current = None
-    complete = len(planes.done()) == planes.n_shards
+    complete = not planes.shards_left()
     if current != name and (complete or current is None):
         publish_fit(store, name)

@@ -159,7 +159,9 @@ def fit_flags(planes: PlanesStore, psnr_db: NDArray[Any], regime: NDArray[Any]) 
     Raises:
         IntegrityError, StaleSnapshotError: See `PlanesStore`.
     """
-    names = [row.class_name for row in planes.plan.rows]
+    names = [""] * planes.plan.n_rows
+    for row in planes.plan.rows:
+        names[row.row] = row.class_name
     return flag_fits(psnr_db, names, regime, _falls(planes))
 
 

@@ -20,7 +20,7 @@ from storage import layout
 from storage.documents import differences, dump_document, parse_unsealed, plain
 from storage.errors import ConfigError, EnvironmentProblem, StoreMismatchError, UsageError
 from storage.plan import Plan, read_plan
-from storage.remote_files import translated
+from storage.remote_errors import translated
 from storage.store import Store
 
 FACTOR = 8
@@ -138,7 +138,7 @@ def existing_plan(store: Store, config: PipelineConfig) -> Plan | None:
     if found := _differences(store, stored_form(config)[0]):
         raise StoreMismatchError(
             f"{store.url} holds another dataset: {'; '.join(found[:8])}. "
-            "Use the same configuration, or another root"
+            "Use the same configuration, or another root; fpipe append adds objects to this one"
         )
     return read_plan(store)
 

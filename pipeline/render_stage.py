@@ -14,6 +14,7 @@ from pipeline.progress import Progress
 from pipeline.run import record_run
 from pipeline.shard_spec import parse_shards
 from pipeline.stages import StageResult, run_shards
+from pipeline.writers import ONE_AT_A_TIME, require_writers
 from render_jobs.config import RenderConfig
 from render_jobs.job import render_shard
 from render_jobs.poses import stored_key
@@ -22,6 +23,7 @@ from storage.documents import content_hash
 from storage.plan import Plan, PlanHeader, choose_objects_per_shard, write_plan
 from storage.records import PlanRow, Status
 from storage.store import Store
+from storage.summary import update_summary
 from storage.views import ViewsStore
 
 LOGGER = logging.getLogger(__name__)
@@ -74,8 +76,8 @@ def make_plan(
         return _new_plan(store, config, workers)
     header = plan.header
     say(
-        f"render: the plan of {header.created} with {header.n_objects} objects is used; "
-        "what has been added to its source since then needs another root"
+        f"render: the plan of {header.created} with {plan.n_objects} objects is used; "
+        f"fpipe append {store.url} adds what has been added to its source since then"
     )
     return plan
 
@@ -83,6 +85,8 @@ def make_plan(
 def _new_plan(store: Store, config: PipelineConfig, workers: int) -> Plan:
     config, entries = planned(config)
     config, cameras = stored_form(config)
+    if not store.settle().create:  # now that the input is known to be good
+        LOGGER.warning("%s: %s", store.url, ONE_AT_A_TIME)
     render = config.content("render")
     header = PlanHeader(
         n_objects=len(entries),
@@ -140,13 +144,14 @@ def render(
         ShardsFailedError: some shards could not be done.
     """
     plan = make_plan(store, config, session.planned_workers, progress.say)
+    require_writers(store, config.compute, shards)
     views = ViewsStore.create_or_open(store, plan)
-    chosen = parse_shards(shards, views.n_shards, environment)
+    chosen = views.with_objects(parse_shards(shards, views.n_shards, environment))
     done = views.done()
     if all(shard in done for shard in chosen):
         progress.say(f"render: all {len(chosen)} shards are done")
         n_failed = int((views.status() == Status.FAILED).sum())
-        left = views.n_shards - len(done)
+        left = len(views.shards_left(done))
         return StageResult("render", len(chosen), skipped=len(chosen), objects_failed=n_failed, left=left)
     planned_render = RenderConfig(**plan.header.render_config)
     record = config.model_copy(update={"render": planned_render}).model_dump(mode="json")
@@ -161,12 +166,13 @@ def render(
                 "mesh_cache": config.compute.mesh_cache(),
             },
             chosen,
-            {shard: len(views.shard_rows(shard)) for shard in chosen},
+            views.sizes(chosen),
             done,
             render_resources(config.compute),
             progress,
             run,
             work_per_object=(plan.header.n_views, "views"),
         )
-    result.left = views.n_shards - len(views.done())
+    update_summary(views)
+    result.left = len(views.shards_left())
     return result

@@ -18,6 +18,8 @@ from pipeline.progress import Progress
 from pipeline.render_stage import render_resources
 from pipeline.run import record_run
 from pipeline.stages import FAILED_OBJECTS_EXIT_CODE, ShardsFailedError, run_shards
+from pipeline.statistics_stage import store_statistics
+from pipeline.writers import require_writers
 from render_jobs.outputs import pass_stores
 from render_jobs.retry import is_selected, retry_shard
 from storage.errors import UsageError
@@ -28,6 +30,7 @@ from storage.records import Failure
 from storage.replacement import Round, finish_round, open_round
 from storage.sharded import ShardedStore
 from storage.store import Store
+from storage.summary import update_summary
 from storage.views import ViewsStore
 
 
@@ -200,6 +203,7 @@ def _retry(
 ) -> RetryResult:
     group, store = work.group, work.group.store
     _check_objects(group, selection)
+    require_writers(store, config.compute)
     with Lease(store, command) as lease:
         groups = (*work.passes, group)  # in this order: what has views has its passes
         for each in groups:
@@ -232,6 +236,9 @@ def _retry(
                 unfinished = error
             for each in groups:
                 finish_round(each, lease.token)
+                update_summary(each)
+            if isinstance(group, PlanesStore):
+                store_statistics(group, progress)
             _look_again(group, result)
             run.summary = {**run.summary, **result.as_json()}
             if unfinished is not None:
@@ -256,7 +263,7 @@ def _check_objects(group: ShardedStore, selection: Selection) -> None:
 
 def _choose(work: _Work, selection: Selection) -> tuple[RetryResult, dict[int, int]]:
     """Returns the selected failures, and how many objects of which shard are to be tried again."""
-    result = RetryResult(work.stage, undone=work.group.n_shards - len(work.group.done()))
+    result = RetryResult(work.stage, undone=len(work.group.shards_left()))
     sizes: Counter[int] = Counter()
     others: Counter[str] = Counter()
     for row, object_id, failure in work.group.each_failure():

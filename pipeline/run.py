@@ -152,8 +152,8 @@ def record_run(store: Store, stage: str, config: dict[str, Any], **about: Any) -
     try:
         yield run
     except BaseException as error:
-        run.event("error", error=f"{type(error).__name__}: {error}")
         with contextlib.suppress(FpipeError, OSError):  # the error of the run itself is the one to tell
+            run.event("error", error=f"{type(error).__name__}: {error}")
             end("failed" if isinstance(error, Exception) else "stopped")
         raise
     end("done")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from itertools import islice
 from typing import Any
 
 from pipeline.activity import LiveRun, activity, live_runs
 from storage.errors import UsageError
 from storage.lease import lease_holder
-from storage.plan import Plan, read_plan
+from storage.plan import Plan, read_plan, shards_with_objects
 from storage.planes import PlanesStore, list_fits, published_fit
-from storage.records import NO_VIEWS, Failure, Status
+from storage.records import NO_VIEWS, Status
 from storage.shared import list_shared_versions, read_published_shared, read_shared_meta
 from storage.store import Store
+from storage.summary import failure_rows, status_and_failures
 from storage.views import ViewsStore
 
 MAX_FAILURES = 1000
@@ -27,11 +28,7 @@ def dataset_status(store: Store) -> dict[str, Any]:
     """
     plan = read_plan(store)
     views = _open_views(store)
-    stages = {
-        "render": _shards_status(views, plan)
-        if views
-        else _nothing(plan.n_views_shards, plan.header.n_objects)
-    }
+    stages = {"render": _shards_status(views, plan) if views else _nothing(plan)}
     fits = {name: _shards_status(PlanesStore.open(store, name), plan) for name in list_fits(store)}
     trained = read_published_shared(store)
     holder = lease_holder(store)
@@ -41,7 +38,7 @@ def dataset_status(store: Store) -> dict[str, Any]:
         what["eta_s"] = _eta_s(what, stages.get(name) or fits.get(name.removeprefix("fit-objects ")))
     return {
         "root": store.url,
-        "objects": plan.header.n_objects,
+        "objects": plan.n_objects,
         "stages": stages,
         "shared_version": trained["shared_version"] if trained else None,
         "fits": fits,
@@ -86,12 +83,14 @@ def _open_views(store: Store) -> ViewsStore | None:
         return None
 
 
-def _nothing(shards: int, objects: int) -> dict[str, Any]:
+def _nothing(plan: Plan) -> dict[str, Any]:
+    parts = shards_with_objects(plan, plan.header.objects_per_views_shard, plan.n_rows)
+    left = [shard for part in parts for shard in part]
     return {
-        "shards": shards,
+        "shards": len(left),
         "done": 0,
-        "left": list(range(shards)),
-        "objects": objects,
+        "left": left,
+        "objects": plan.n_objects,
         "objects_done": 0,
         "n_bytes": 0,
         "ok": 0,
@@ -101,24 +100,21 @@ def _nothing(shards: int, objects: int) -> dict[str, Any]:
 
 
 def _shards_status(data: ViewsStore | PlanesStore, plan: Plan) -> dict[str, Any]:
-    done = data.done()
-    status = data.status()
-    kinds: Counter[str] = Counter()
-    failures: list[tuple[int, str, Failure]] = []
-    for found in data.each_failure():
-        kinds[found[2].kind] += 1
-        if len(failures) < MAX_FAILURES:
-            failures.append(found)
+    shards, done = data.shards(), data.done()
+    status, rows_of_kind = status_and_failures(data, done)
+    left = [shard for shard in shards if shard not in done]
+    kinds = {kind: len(rows) for kind, rows in rows_of_kind.items()}
+    failures = islice(data.each_failure(status), MAX_FAILURES)
     return {
-        "shards": data.n_shards,
+        "shards": len(shards),
         "done": len(done),
-        "left": [shard for shard in range(data.n_shards) if shard not in done],
-        "objects": plan.header.n_objects,
-        "objects_done": sum(len(data.shard_rows(shard)) for shard in done),
+        "left": left,
+        "objects": plan.n_objects,
+        "objects_done": max(0, plan.n_objects - sum(len(data.shard_rows(shard)) for shard in left)),
         "n_bytes": data.n_bytes(),
         "ok": int((status == Status.OK).sum()),
         "failed": int((status == Status.FAILED).sum()),
-        "failure_kinds": dict(kinds),
+        "failure_kinds": kinds,
         "failures": [
             {
                 "row": row,
@@ -148,8 +144,8 @@ def _refit_command(store: Store, views: ViewsStore | None, fits: dict[str, Any])
         if views is None or NO_VIEWS not in fit["failure_kinds"]:
             continue
         rendered = views.status() == Status.OK
-        failures = PlanesStore.open(store, name).each_failure()
-        if any(failure.kind == NO_VIEWS and rendered[row] for row, _, failure in failures):
+        waiting = failure_rows(PlanesStore.open(store, name)).get(NO_VIEWS)
+        if waiting is not None and rendered[waiting].any():
             return f"fpipe retry {store.url} --stage fit --name {name}"
     return None
 
@@ -184,13 +180,22 @@ def dataset_info(store: Store) -> dict[str, Any]:
     return {
         "root": store.url,
         "schema_version": header.schema_version,
-        "objects": header.n_objects,
-        "classes": dict(Counter(row.class_name for row in plan.rows)),
+        "objects": plan.n_objects,
+        "classes": plan.rows.class_counts(),
         "views": header.n_views,
         "size_px": [header.height, header.width],
         "heldout_fraction": header.heldout_fraction,
         "source": header.source,
         "created": header.created,
+        "appended": [
+            {
+                "objects": addition.block.n_objects,
+                "first_row": addition.block.start,
+                "source": addition.source,
+                "created": addition.created,
+            }
+            for addition in plan.additions[1:]
+        ],
         "shared": {version: _shared_summary(store, version) for version in list_shared_versions(store)},
         "fits": {name: _fit_summary(store, name) for name in list_fits(store)},
         "published_fit": published,
@@ -225,6 +230,6 @@ def _fit_summary(store: Store, name: str) -> dict[str, Any]:
         "dtype": header.dtype,
         "objects_per_shard": header.objects_per_shard,
         "shards_done": len(planes.done()),
-        "shards": planes.n_shards,
+        "shards": len(planes.shards()),
         "micro_bytes_per_object": header.object_bytes[0],
     }

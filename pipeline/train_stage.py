@@ -17,6 +17,7 @@ from pipeline.run import record_run
 from pipeline.stages import StageResult
 from pipeline.train.job import TrainResources, finished_version
 from pipeline.train.one_process import told_by_process, train_in_process
+from pipeline.writers import require_writers
 from storage import layout
 from storage.documents import dump_document, plain
 from storage.errors import ConfigError, FpipeError, IntegrityError, UsageError
@@ -56,6 +57,7 @@ def train_shared(
         FpipeError: the training failed.
     """
     plan = read_plan(store)
+    require_writers(store, config.compute)
     train = config.content("train")
     version = finished_version(store, plan, train)
     if version is not None:
@@ -93,11 +95,11 @@ def _publish(store: Store, version: str, config: PipelineConfig) -> None:
 def _require_views(store: Store) -> None:
     """Refuses to choose regime-1 objects while it is unknown which objects render without failure."""
     views = ViewsStore.open(store)
-    missing = sorted(set(range(views.n_shards)) - views.done())
+    missing = views.shards_left()
     if missing:
         names = ",".join(map(str, missing[:20])) + ("…" if len(missing) > 20 else "")
         raise UsageError(
-            f"train-shared: {len(missing)} of {views.n_shards} view shards are not rendered ({names}); "
+            f"train-shared: {len(missing)} of {len(views.shards())} view shards are not rendered ({names}); "
             f"run fpipe render {store.url}"
         )
 

@@ -72,8 +72,8 @@ def render_shard(
     """
     store = Store(root_url)
     views = ViewsStore.open(store)
-    rows = views.shard_rows(shard)
-    if shard in views.done() or _publish_committed(views, shard):
+    rows = views.object_rows(shard)
+    if views.is_done(shard) or _publish_committed(views, shard):
         return {
             "shard": shard,
             "attempt": views.sidecar(shard).attempt,
@@ -82,7 +82,7 @@ def render_shard(
         }
     started = time.monotonic()
     attempt = f"{attempt}-{secrets.token_hex(4)}"
-    renderer = ObjectRenderer.of_plan(root_url, views.plan, mesh_cache)
+    renderer = ObjectRenderer.of_plan(root_url, views.plan, rows[0], mesh_cache)
     with (
         ShardOutputs(views, shard, attempt) as outputs,
         BlenderWorker(ExecutionLimits(**(limits or {}))) as worker,
@@ -124,11 +124,12 @@ class ObjectRenderer:
         self._config = config
 
     @classmethod
-    def of_plan(cls, root_url: str, plan: Plan, mesh_cache: dict[str, Any] | None = None) -> ObjectRenderer:
-        """Makes the renderer that a plan describes; see `render_shard` for the cache."""
-        header = plan.header
-        source = make_source(header.source, MeshCache(**mesh_cache) if mesh_cache else None)
-        return cls(root_url, source, RenderConfig(**header.render_config))
+    def of_plan(
+        cls, root_url: str, plan: Plan, row: int, mesh_cache: dict[str, Any] | None = None
+    ) -> ObjectRenderer:
+        """Makes the renderer of a row, and of all rows of its shard; see `render_shard` for the cache."""
+        source = make_source(plan.source_of(row), MeshCache(**mesh_cache) if mesh_cache else None)
+        return cls(root_url, source, RenderConfig(**plan.header.render_config))
 
     @cached_property
     def _rig(self) -> Rig | None:

@@ -73,7 +73,7 @@ def repro(
         make_folder(out)
     plan = read_plan(Store(root_url))
     row = planned_object(plan, object_id)
-    source = make_source(plan.header.source | ({} if path is None else {"path": path}))
+    source = make_source(plan.source_of(row.row) | ({} if path is None else {"path": path}))
     renderer = ObjectRenderer(root_url, source, RenderConfig(**plan.header.render_config))
     with BlenderWorker(limits, echo=echo) as worker:
         try:

@@ -67,7 +67,8 @@ def retry_shard(
     """
     started = time.monotonic()
     views = ViewsStore.open(Store(root_url))
-    renderer = ObjectRenderer.of_plan(root_url, views.plan)  # no cache: it may hold what was broken
+    first = views.object_rows(shard)[0]
+    renderer = ObjectRenderer.of_plan(root_url, views.plan, first)  # no cache: it may hold what was broken
 
     def is_chosen(record: ObjectRecord) -> bool:
         return is_selected(record.object_id, record.failure, kinds, objects)

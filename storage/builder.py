@@ -37,13 +37,18 @@ class ShardBuilder:
         self._rows = target.shard_rows(shard)
         self.shard = shard
         self.attempt = attempt
-        objects = target.plan.rows[self._rows.start : self._rows.stop]
-        self._ids = [row.object_id for row in objects]
+        objects = {row.row: row for row in target.plan.rows[self._rows.start : self._rows.stop]}
+        self._ids = [objects[row].object_id if row in objects else "" for row in self._rows]
         self._records: dict[int, ObjectRecord] = {}
         self._chunks: dict[int, list[bytes]] = {}
         derived = [spec for spec in target.spec.derived if spec.name != STATUS]
         self._arrays = {spec.name: spec.filled(len(self._rows)) for spec in derived}
-        self._arrays[CLASS][:] = [target.plan.classes.index(row.class_name) for row in objects]
+        for row in self._rows:
+            if row in objects:
+                number = target.plan.classes.index(objects[row].class_name)
+                self._arrays[CLASS][row - self._rows.start] = number
+            else:  # between what was planned first and what was appended
+                self.leave_absent(row)
 
     def __enter__(self) -> Self:
         return self
@@ -128,7 +133,12 @@ class ShardBuilder:
             generation=generation,
         )
         chunks = [self._chunks.get(row, []) for row in self._rows]
-        return pack_shard(sidecar, chunks, spec.chunks_per_object, spec.objects_per_shard)
+        statistics = self._statistics()
+        return pack_shard(sidecar, chunks, spec.chunks_per_object, spec.objects_per_shard, statistics)
+
+    def _statistics(self) -> bytes:
+        """Return what is stored as the shard's channel statistics; empty where there are no channels."""
+        return b""
 
     def _add(
         self, row: int, values: dict[str, Any], chunks: list[bytes], info: dict[str, Any] | None

@@ -1,7 +1,7 @@
 """What defines a sharded group: its arrays, its keys, its Zarr metadata, and whose configuration made it.
 
 The group's `zarr.json` holds checksums: `array_checksums`, the crc32c of each array's `zarr.json`, and
-`crc32c`, that of the canonical JSON of all else in itself.
+`crc32c`, that of the canonical JSON of all else in itself. `n_rows` grows when objects are appended.
 """
 
 from __future__ import annotations
@@ -112,6 +112,54 @@ def create_group(store: Store, spec: GroupSpec) -> None:
             checksums[name] = crc32c(stored)
         store.create(own, _own_metadata(spec, checksums))
     check_group(store, spec)
+    grow_group(store, spec)
+
+
+def grow_group(store: Store, spec: GroupSpec) -> bool:
+    """Give the arrays in Zarr's metadata the rows of the plan, where they have fewer; says whether they had.
+
+    The group's own comes first: it says what the arrays are to be, so that `rebuild_metadata` can go on from
+    a kill between any two writes. Nobody who is behind another takes rows away.
+    """
+    own, grown = zarr_metadata(spec.group), False
+    while stored_rows(store, spec) < spec.n_objects:
+        version = store.version(own)
+        documents = array_metadata(spec.arrays)
+        checksums = {name: crc32c(document) for name, document in documents.items()}
+        store.swap(own, _grown(_read_own(store, own), spec.n_objects, checksums), version)
+        grown = True
+    if grown:
+        rebuild_metadata(store, spec)
+    return grown
+
+
+def stored_rows(store: Store, spec: GroupSpec) -> int:
+    """Return how many rows the metadata of a group gives its arrays."""
+    rows = _read_own(store, zarr_metadata(spec.group))["attributes"].get("n_rows")
+    if rows is not None:
+        return int(rows)
+    key = zarr_metadata(spec.group, STATUS)  # of an earlier fpipe: any array tells
+    try:
+        return int(json.loads(store.read(key))["shape"][0])
+    except (FileNotFoundError, ValueError, LookupError, TypeError) as error:
+        raise IntegrityError(f"{key}: not the metadata of an array ({error!r})", key=key) from error
+
+
+def _read_own(store: Store, key: str) -> dict[str, Any]:
+    try:
+        value = json.loads(store.read(key))
+        value["attributes"]["config_hash"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise IntegrityError(f"{key}: not the metadata of a group ({error})", key=key) from error
+    return dict(value)
+
+
+def _grown(value: dict[str, Any], n_rows: int, checksums: dict[str, int]) -> bytes:
+    """Return the group's metadata with more rows; everything else stays as it was."""
+    attributes = {name: entry for name, entry in value["attributes"].items() if name != "crc32c"}
+    value = {**value, "attributes": {**attributes, "n_rows": n_rows, "array_checksums": checksums}}
+    value["attributes"]["crc32c"] = crc32c(canonical_json(value))
+    return _group_text(value)
 
 
 def _own_metadata(spec: GroupSpec, checksums: dict[str, int]) -> bytes:
@@ -119,6 +167,7 @@ def _own_metadata(spec: GroupSpec, checksums: dict[str, int]) -> bytes:
         "schema_version": SCHEMA_VERSION,
         "kind": spec.kind,
         "config_hash": spec.config_hash,
+        "n_rows": spec.n_objects,
         **spec.attributes,
         "array_checksums": checksums,
     }

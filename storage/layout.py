@@ -10,6 +10,7 @@ PLAN = "plan"
 RUNS = "runs"
 PLAN_HEADER = "plan/header.json"
 PLAN_CONFIG = "plan/config.json"
+PLAN_APPENDED = "plan/appended"
 VIEWS_GROUP = "views.zarr"
 VIEWS_DONE = "done/views"
 PUBLISHED_FIT = "fits/published.json"
@@ -17,8 +18,9 @@ FITS = "fits"
 SHARED = "shared"
 PUBLISHED_SHARED = "shared/published.json"
 REPORTS = "reports"
-RUNS = "runs"
+MAINTENANCE = "maintenance"
 LEASE = "maintenance/lease.json"
+CONDITIONS = "maintenance/conditions.json"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -33,6 +35,11 @@ def checked_name(name: str) -> str:
 def plan_segment(index: int, digest: str) -> str:
     """Key of plan segment `index`; the digest keeps segments of competing plans apart."""
     return f"plan/segment-{index:05d}-{digest[:16]}.jsonl.zst"
+
+
+def plan_appended(number: int) -> str:
+    """Key of what append `number` (1, 2, …) added to the plan."""
+    return f"{PLAN_APPENDED}/{number:06d}.json"
 
 
 def plan_cameras(sha256: str) -> str:
@@ -86,6 +93,18 @@ def fit_sidecars(name: str) -> str:
     return f"{fit_folder(name)}/sidecars"
 
 
+def fit_statistics(name: str, version: str = "") -> str:
+    """Key of one version of a fit's channel statistics, or of their folder when `version` is empty."""
+    folder = f"{fit_folder(name)}/stats"
+    return f"{folder}/{checked_name(version)}.json" if version else folder
+
+
+def is_fit_statistics(key: str) -> bool:
+    """Say whether a key is that of channel statistics of a fit."""
+    parts = key.split("/")
+    return len(parts) == 4 and parts[0] == FITS and parts[2] == "stats"
+
+
 def run_folder(stage: str, run: str) -> str:
     """Folder of one run's record: resolved config, versions, events, failures."""
     return f"{RUNS}/{checked_name(stage)}/{checked_name(run)}"
@@ -94,6 +113,11 @@ def run_folder(stage: str, run: str) -> str:
 def journal(group: str) -> str:
     """Key of the record of replacements in one group."""
     return f"maintenance/{group}.json"
+
+
+def summary(group: str) -> str:
+    """Key of the summary of the done shards of one group."""
+    return f"maintenance/{group}.summary.json"
 
 
 def quarantined(key: str, attempt: str) -> str:

@@ -72,6 +72,9 @@ class PassStore(ShardedStore):
         check_group(store, spec)
         return cls(store, plan, spec)
 
+    def _spec_of(self, plan: Plan) -> GroupSpec:
+        return pass_spec(plan, self.spec.kind)
+
     def builder(self, shard: int, attempt: str) -> PassShardBuilder:
         """Start building one shard under an attempt id that no other writer uses."""
         return PassShardBuilder(self, shard, attempt)
@@ -115,7 +118,7 @@ def stored_passes(store: Store) -> list[str]:
 def pass_spec(plan: Plan, name: str) -> GroupSpec:
     """Describe the group of one pass of one plan."""
     header, kind = plan.header, PASSES[name]
-    n, v, s = header.n_objects, header.n_views, header.objects_per_views_shard
+    n, v, s = plan.n_rows, header.n_views, header.objects_per_views_shard
     depth = min(header.views_per_chunk, v)
     size = (header.height, header.width, *kind.tail)
     payload = ArraySpec(

@@ -2,33 +2,25 @@
 
 `plan/header.json` is the transaction: it names immutable segments of at most 65,536 rows (JSON lines,
 zstd) by content, so that two plans that compete never mix. Segments are read only when rows are asked for.
+Each append is one more transaction, `plan/appended/<number>.json` (see `append`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from typing import Any, overload
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from . import layout
-from .documents import (
-    SCHEMA_VERSION,
-    canonical_json,
-    content_hash,
-    differences,
-    dump_document,
-    parse_document,
-)
+from .documents import SCHEMA_VERSION, content_hash, differences, dump_document, parse_document
 from .errors import IntegrityError, StoreMismatchError, UsageError
+from .plan_rows import Block, PlanRows, Segment, hash_rows, write_segments
 from .records import PlanRow
 from .store import Store
 
-SEGMENT_ROWS = 65_536
 MAX_SHARD_BYTES = 32 * 2**20
 SHARDS_PER_WORKER = 4
 # What may differ between two runs of one dataset: the first plan's shard size stays, the date is talk.
@@ -40,7 +32,7 @@ class PlanHeader(BaseModel):
 
     Attributes:
         schema_version: "major.minor" of the stored form.
-        n_objects: Number of rows N.
+        n_objects: Objects of the first plan, in rows 0 to n_objects − 1.
         n_views: Views per object V.
         height: Image height in pixels.
         width: Image width in pixels.
@@ -48,7 +40,7 @@ class PlanHeader(BaseModel):
         objects_per_views_shard: Objects per shard file of `views.zarr`.
         heldout_fraction: Part of the views kept for final metrics.
         seed: Seed of cameras, split and sampling.
-        source: The source's own description.
+        source: The first plan's source, by its own description.
         render_config: Resolved render configuration, content-changing fields only.
         render_config_hash: Hash of `render_config`.
         created: ISO date, not part of the content.
@@ -76,101 +68,120 @@ class PlanHeader(BaseModel):
 
 
 @dataclass(frozen=True)
-class Segment:
-    """One stored run of rows.
+class Addition:
+    """What one plan document added: the first plan, or one append.
 
     Attributes:
-        key: Its key.
-        n_rows: Its rows.
-        sha256: Of its text.
-        stored_sha256: Of the stored, compressed bytes: some of their bits do not change the text. Empty in
-            plans that are older than this field.
+        block: Its rows.
+        source: The source's own description.
+        created: ISO date, talk.
     """
 
-    key: str
-    n_rows: int
-    sha256: str
-    stored_sha256: str = ""
-
-
-class PlanRows(Sequence[PlanRow]):
-    """The rows in order; a segment is fetched when one of its rows is first asked for."""
-
-    def __init__(self, store: Store, segments: Sequence[Segment]) -> None:
-        self._store = store
-        self._segments = tuple(segments)
-        self._loaded: dict[int, list[PlanRow]] = {}
-        self._n_rows = sum(segment.n_rows for segment in self._segments)
-
-    def __len__(self) -> int:
-        return self._n_rows
-
-    @overload
-    def __getitem__(self, index: int) -> PlanRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[PlanRow]: ...
-    def __getitem__(self, index: int | slice) -> PlanRow | list[PlanRow]:
-        if isinstance(index, slice):
-            return [self[row] for row in range(*index.indices(len(self)))]
-        row = index + len(self) if index < 0 else index
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        return self._segment(row // SEGMENT_ROWS)[row % SEGMENT_ROWS]
-
-    def __iter__(self) -> Iterator[PlanRow]:
-        for index in range(len(self._segments)):
-            yield from self._segment(index)
-
-    def damage(self) -> list[IntegrityError]:
-        """Read every segment; returns what is wrong with those that are missing or damaged."""
-        found = []
-        for index in range(len(self._segments)):
-            try:
-                self._segment(index)
-            except IntegrityError as error:
-                found.append(error)
-        return found
-
-    def _segment(self, index: int) -> list[PlanRow]:
-        if index not in self._loaded:
-            self._loaded[index] = _read_segment(self._store, self._segments[index])
-        return self._loaded[index]
+    block: Block
+    source: dict[str, Any]
+    created: str = ""
 
 
 class Plan:
-    """A stored plan.
+    """A stored plan: the first one, and what was appended to it.
 
     Attributes:
-        header: The header.
+        header: The header of the first plan; what it says holds for all objects, except `n_objects`,
+            `source` and `created`.
         rows: All rows, loaded lazily.
-        classes: Class names, sorted; their positions are the class numbers of the stored arrays.
-        rows_hash: Hash of all rows without their locations.
-        plan_hash: Hash of everything that the dataset's content depends on, as first stored.
+        classes: Class names; their positions are the class numbers of the stored arrays. Those of the first
+            plan are sorted, new ones of an append follow them, sorted among themselves.
+        plan_hash: Hash of everything that the dataset's content depended on when it was first planned. It
+            names the dataset, so it stays when objects are appended.
+        state_hash: The same for all objects that there are now.
+        additions: What was planned, in order.
     """
 
-    def __init__(self, store: Store, document: dict[str, Any]) -> None:
+    def __init__(
+        self, store: Store, document: dict[str, Any], appended: Sequence[dict[str, Any]] = ()
+    ) -> None:
         self.header = PlanHeader(**document["header"])
-        self.rows = PlanRows(store, [Segment(**segment) for segment in document["segments"]])
-        self.classes: tuple[str, ...] = tuple(document["classes"])
-        self.rows_hash: str = document["rows_hash"]
         self.plan_hash: str = document["plan_hash"]
+        self.rows_hash: str = document["rows_hash"]
+        first = _addition(0, self.header.n_objects, document["segments"], self.header.source)
+        self.additions = (replace(first, created=self.header.created), *map(_appended, appended))
+        self.rows = PlanRows(store, [addition.block for addition in self.additions])
+        last = (document, *appended)[-1]
+        self.classes: tuple[str, ...] = tuple(last["classes"])
+        self.state_hash: str = last["state_hash"] if appended else self.plan_hash
+        self._documents = (document, *appended)
+        self._store = store
 
-    @cached_property
-    def _row_by_id(self) -> dict[str, int]:
-        return {row.object_id: row.row for row in self.rows}
+    def states(self) -> list[str]:
+        """Return `state_hash` as it is and as it was before each append; the last is `plan_hash`."""
+        return [*(document["state_hash"] for document in reversed(self._documents[1:])), self.plan_hash]
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all arrays of the dataset, with those between two blocks that hold no object."""
+        return self.rows.end
+
+    @property
+    def n_objects(self) -> int:
+        """Planned objects."""
+        return len(self.rows)
 
     def row_of(self, object_id: str) -> int:
         """Return the row of an object; raises KeyError for an unknown one."""
-        return self._row_by_id[object_id]
+        return self.rows.find(object_id)
+
+    def source_of(self, row: int) -> dict[str, Any]:
+        """Return the description of the source that an object comes from."""
+        starts = [addition.block.start for addition in self.additions]
+        return self.additions[bisect_right(starts, row) - 1].source
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """Descriptions of all sources, each once, in the order in which they were added."""
+        found: list[dict[str, Any]] = []
+        for addition in self.additions:
+            if addition.source not in found:
+                found.append(addition.source)
+        return found
 
     @property
     def n_views_shards(self) -> int:
-        """Number of shards of `views.zarr`."""
-        return shard_count(self.header.n_objects, self.header.objects_per_views_shard)
+        """Number of shards of `views.zarr` that hold objects."""
+        size = self.header.objects_per_views_shard
+        return sum(map(len, shards_with_objects(self, size, self.n_rows)))
 
     def views_shard_rows(self, shard: int) -> range:
         """Return the rows of one shard of `views.zarr`; raises UsageError beyond the last."""
-        return shard_rows(self.header.n_objects, self.header.objects_per_views_shard, shard)
+        return planned_shard_rows(self, self.header.objects_per_views_shard, self.n_rows, shard)
+
+    def refreshed(self) -> Plan:
+        """Return the plan as it is stored now: this one, when nothing was appended to it."""
+        appended = _read_appended(self._store, known=self._documents[1:])
+        if len(appended) == len(self.additions) - 1:
+            return self
+        return Plan(self._store, self._documents[0], _chained(self._documents[0], appended))
+
+
+def shards_with_objects(plan: Plan, objects_per_shard: int, n_rows: int) -> list[range]:
+    """Return the numbers of the shards of the first `n_rows` that hold objects, as ascending ranges."""
+    found: list[range] = []
+    after = 0
+    for part in plan.rows.planned(range(n_rows)):
+        shards = range(max(after, part.start // objects_per_shard), shard_count(part.stop, objects_per_shard))
+        found.append(shards)
+        after = max(after, shards.stop)
+    return [shards for shards in found if shards]
+
+
+def planned_shard_rows(plan: Plan, objects_per_shard: int, n_rows: int, shard: int) -> range:
+    """Return the rows of one shard up to the last that holds an object; raises UsageError beyond the last.
+
+    An append starts beyond the shards that are there (see `append`), so that the rows of a shard stay the
+    same for ever, whether it is written before or after.
+    """
+    rows = shard_rows(n_rows, objects_per_shard, shard)
+    planned = plan.rows.planned(rows)
+    return range(rows.start, planned[-1].stop if planned else rows.start)
 
 
 def shard_count(n_objects: int, objects_per_shard: int) -> int:
@@ -219,7 +230,7 @@ def write_plan(store: Store, header: PlanHeader, rows: Iterable[PlanRow]) -> Pla
     _check_rows(header, rows)
     rows_hash = hash_rows(rows)
     if not store.exists(layout.PLAN_HEADER):
-        segments = [_write_segment(store, start, rows) for start in range(0, len(rows), SEGMENT_ROWS)]
+        segments = write_segments(store, rows)
         document = {
             "schema_version": SCHEMA_VERSION,
             "header": header.model_dump(mode="json"),
@@ -232,7 +243,7 @@ def write_plan(store: Store, header: PlanHeader, rows: Iterable[PlanRow]) -> Pla
     existing = read_plan(store)
     found = differences(header.content(), existing.header.content())
     if existing.rows_hash != rows_hash:
-        found += _row_differences(rows, existing.rows)
+        found += _row_differences(rows, existing.rows[: existing.header.n_objects])
     if found:
         raise StoreMismatchError(
             f"{store.url} holds another dataset: {'; '.join(found[:8])}. "
@@ -242,7 +253,7 @@ def write_plan(store: Store, header: PlanHeader, rows: Iterable[PlanRow]) -> Pla
 
 
 def read_plan(store: Store) -> Plan:
-    """Read the plan of a dataset.
+    """Read the plan of a dataset, with what was appended to it.
 
     Raises:
         UsageError: there is no dataset.
@@ -253,15 +264,46 @@ def read_plan(store: Store) -> Plan:
         data = store.read(layout.PLAN_HEADER)
     except FileNotFoundError as error:
         raise UsageError(f"no dataset at {store.url}; start with fpipe render") from error
-    return Plan(store, parse_document(data, layout.PLAN_HEADER))
+    document = parse_document(data, layout.PLAN_HEADER)
+    return Plan(store, document, _chained(document, _read_appended(store)))
 
 
-def hash_rows(rows: Iterable[PlanRow]) -> str:
-    """Hash what the dataset's content depends on in all rows: everything but locations."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(canonical_json(asdict(replace(row, location=""))) + b"\n")
-    return digest.hexdigest()
+def state_after(before: str, appended: dict[str, Any]) -> str:
+    """Return the hash of what a dataset's content depends on after an append."""
+    names = ("start", "classes", "source", "rows_hash")
+    return content_hash({"before": before, **{name: appended[name] for name in names}})
+
+
+def _read_appended(store: Store, known: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+    """Read the documents of all appends in order; those that are known are immutable and not read again."""
+    names = store.list(layout.PLAN_APPENDED)
+    keys = [layout.plan_appended(number) for number in range(1, len(names) + 1)]
+    try:
+        return [*known, *(parse_document(store.read(key), key) for key in keys[len(known) :])]
+    except FileNotFoundError as error:
+        raise IntegrityError(
+            f"{layout.PLAN_APPENDED}: holds {names}: an append between two others is missing"
+        ) from error
+
+
+def _chained(document: dict[str, Any], appended: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """Return the documents of the appends; raises IntegrityError unless each belongs after the one before."""
+    state = document["plan_hash"]
+    for number, found in enumerate(appended, start=1):
+        if found["before"] != state or found["state_hash"] != state_after(state, found):
+            key = layout.plan_appended(number)
+            raise IntegrityError(f"{key}: was not appended to the plan that is here", key=key)
+        state = found["state_hash"]
+    return appended
+
+
+def _appended(document: dict[str, Any]) -> Addition:
+    made = _addition(document["start"], document["n_objects"], document["segments"], document["source"])
+    return replace(made, created=document["created"])
+
+
+def _addition(start: int, n_objects: int, segments: list[dict[str, Any]], source: dict[str, Any]) -> Addition:
+    return Addition(Block(start, n_objects, tuple(Segment(**segment) for segment in segments)), source)
 
 
 def _check_rows(header: PlanHeader, rows: Sequence[PlanRow]) -> None:
@@ -283,41 +325,3 @@ def _row_differences(ours: Sequence[PlanRow], theirs: Sequence[PlanRow]) -> list
         if mine != (there := replace(other, location=mine.location)):
             return differences(asdict(mine), asdict(there), f"rows[{mine.row}]")
     return []
-
-
-def _write_segment(store: Store, start: int, rows: Sequence[PlanRow]) -> Segment:
-    from numcodecs.zstd import Zstd
-
-    part = rows[start : start + SEGMENT_ROWS]
-    text = b"".join(canonical_json(asdict(row)) + b"\n" for row in part)
-    digest = hashlib.sha256(text).hexdigest()
-    segment = Segment(layout.plan_segment(start // SEGMENT_ROWS, digest), len(part), digest)
-    data = bytes(Zstd(level=5).encode(text))
-    if not store.create(segment.key, data):  # of a plan that was not finished, perhaps by another zstd
-        data = store.read(segment.key)
-    segment = replace(segment, stored_sha256=hashlib.sha256(data).hexdigest())
-    _segment_text(segment, data)
-    return segment
-
-
-def _read_segment(store: Store, segment: Segment) -> list[PlanRow]:
-    try:
-        data = store.read(segment.key)
-    except FileNotFoundError as error:
-        raise IntegrityError(f"{segment.key}: plan segment is missing", key=segment.key) from error
-    return [PlanRow(**json.loads(line)) for line in _segment_text(segment, data).splitlines()]
-
-
-def _segment_text(segment: Segment, data: bytes) -> bytes:
-    """Decompress a segment and check it."""
-    from numcodecs.zstd import Zstd
-
-    if segment.stored_sha256 not in ("", hashlib.sha256(data).hexdigest()):
-        raise IntegrityError(f"{segment.key}: checksum mismatch", key=segment.key)
-    try:
-        text = bytes(Zstd().decode(data))
-    except (RuntimeError, ValueError) as error:
-        raise IntegrityError(f"{segment.key}: cannot be decompressed: {error}", key=segment.key) from error
-    if hashlib.sha256(text).hexdigest() != segment.sha256:
-        raise IntegrityError(f"{segment.key}: checksum mismatch", key=segment.key)
-    return text

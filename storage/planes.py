@@ -8,6 +8,8 @@ written first.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -15,15 +17,19 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from . import layout
-from .arrays import ArraySpec, encode_chunk
+from .arrays import ArraySpec, decode_chunk, encode_chunk
 from .builder import ShardBuilder
 from .documents import SCHEMA_VERSION, content_hash, differences, dump_document, parse_document
-from .errors import StoreMismatchError, UsageError
+from .errors import IntegrityError, StaleSnapshotError, StoreMismatchError, UsageError
 from .group import CLASS, STATUS, GroupSpec, check_group, create_group, derived_array
-from .plan import Plan, read_plan
+from .plan import Plan, read_plan, shard_count
 from .records import ObjectFit
 from .sharded import ShardedStore
+from .shared import read_base_planes
+from .sketch import sketch_fits
 from .store import Store
+
+LOGGER = logging.getLogger(__name__)
 
 METRIC_NAMES = (
     "psnr_db",
@@ -46,7 +52,7 @@ class FitHeader(BaseModel):
         shared_version: Content hash of the shared components that it uses.
         fit_config: Resolved fit configuration, content-changing fields only.
         fit_config_hash: Hash of `fit_config`.
-        n_objects: Rows N, those of the plan.
+        n_objects: Rows N of the plan when the fit was begun; appended objects add to them.
         f_mic: Micro channels per plane; 0 means no micro planes (ULW).
         resolution: Texels K along one side of a plane.
         n_base: Base planes M; 0 means no coefficients (micro only).
@@ -102,23 +108,29 @@ class PlanesStore(ShardedStore):
 
     @classmethod
     def create_or_open(cls, store: Store, plan: Plan, header: FitHeader) -> PlanesStore:
-        """Make a fit, or open the existing one; an existing one keeps its shard size.
+        """Make a fit, or open the existing one, which keeps its shard size and grows with the plan.
 
         Raises:
-            StoreMismatchError: a fit of this name has another configuration or shared_version.
+            StoreMismatchError: a fit of this name has another configuration or shared_version, or no place
+                for objects that were appended while it was begun.
         """
         key = layout.fit_header(header.name)
-        if header.n_objects != plan.header.n_objects:
-            raise StoreMismatchError(
-                f"{key}: n_objects: {plan.header.n_objects} (plan) -> {header.n_objects}"
-            )
+        if header.n_objects != plan.n_rows:
+            raise StoreMismatchError(f"{key}: n_objects: {plan.n_rows} (plan) -> {header.n_objects}")
         config_hash = content_hash({"fit": header.content(), "plan_hash": plan.plan_hash})
         document = {"header": header.model_dump(mode="json"), "config_hash": config_hash}
         store.create(key, dump_document({"schema_version": SCHEMA_VERSION, **document}))
         existing, config_hash = _read_header(store, header.name)
-        found = differences(header.content(), existing.content())
+        found = differences({**header.content(), "n_objects": existing.n_objects}, existing.content())
         if found:
             raise StoreMismatchError(f"{key}: {'; '.join(found[:8])}. Give the new fit another name")
+        if existing.n_objects > plan.n_rows:
+            raise StaleSnapshotError(f"{key}: objects were appended just now; run the same command again")
+        if (n_rows := fit_rows(plan, existing)) < plan.n_rows:
+            raise StoreMismatchError(
+                f"{key}: its shards have no place for objects from row {n_rows} on, which were appended at "
+                "the moment when it was begun. It stays as it is; fit all objects under another name"
+            )
         planes = cls(store, plan, existing, config_hash)
         create_group(store, planes.spec)
         return planes
@@ -131,9 +143,15 @@ class PlanesStore(ShardedStore):
             UsageError: there is no such fit, or none is published.
         """
         plan = read_plan(store)
-        planes = cls(store, plan, *_read_header(store, name or published_fit(store)))
+        header, config_hash = _read_header(store, name or published_fit(store))
+        if header.n_objects > plan.n_rows:  # appended and begun since
+            plan = plan.refreshed()
+        planes = cls(store, plan, header, config_hash)
         check_group(store, planes.spec)
         return planes
+
+    def _spec_of(self, plan: Plan) -> GroupSpec:
+        return planes_spec(plan, self.header, self.spec.config_hash)
 
     def builder(self, shard: int, attempt: str) -> PlanesShardBuilder:
         """Start building one shard under an attempt id that no other writer uses."""
@@ -155,6 +173,15 @@ class PlanesStore(ShardedStore):
             metrics=dict(zip(self.header.metric_names, values["metrics"].tolist(), strict=True)),
         )
 
+    def read_base_planes(self) -> NDArray[np.float32] | None:
+        """Return the base planes of the fit, f32 [M, 3, F_mac, K, K]; None where it has none.
+
+        Raises:
+            UsageError: its shared components are not there.
+            IntegrityError: they are damaged.
+        """
+        return read_base_planes(self.store, self.header.shared_version) if self.header.n_base else None
+
     def metrics(self) -> dict[str, NDArray[np.float32]]:
         """Return metric name -> f32 [N]; NaN where there is no value."""
         values = self.derived("metrics")
@@ -167,7 +194,7 @@ class PlanesStore(ShardedStore):
     def coefficients(self) -> NDArray[np.float32]:
         """Return the coefficients of every row, f32 [N, M]; NaN for rows without a fit."""
         if not self.header.n_base:
-            return np.empty((self.header.n_objects, 0), np.float32)
+            return np.empty((self.spec.n_objects, 0), np.float32)
         return self.derived("coefficients")
 
     def values(self, row: int) -> dict[str, NDArray[Any]]:
@@ -223,10 +250,36 @@ class PlanesShardBuilder(ShardBuilder):
             raise ValueError(f"micro: values are not finite, or beyond the range of {np.dtype(spec.dtype)}")
         return [encode_chunk(stored[None], spec)]
 
+    def _statistics(self) -> bytes:
+        """Statistics of the objects as they are stored, whether they are new or were kept.
+
+        A shard that cannot have them is written without: they serve whoever reads planes, who meets the same
+        damage, and `fit_statistics` computes them from the objects then.
+        """
+        try:
+            sketch = sketch_fits(self._stored_fits(), self._target.read_base_planes())
+        except (UsageError, IntegrityError) as error:
+            LOGGER.warning("shard %d is written without channel statistics: %s", self.shard, error)
+            return b""
+        return sketch.encode() if sketch else b""
+
+    def _stored_fits(self) -> Iterator[tuple[NDArray[Any] | None, NDArray[np.float32]]]:
+        """Yield micro planes and coefficients of the objects that have a fit."""
+        spec, key = self._target.spec, self._target.spec.shard_key(self.shard)
+        no_coefficients = np.empty((len(self._rows), 0), np.float32)
+        coefficients = self._arrays.get("coefficients", no_coefficients)
+        for row, chunks in sorted(self._chunks.items()):
+            micro = (
+                decode_chunk(chunks[0], spec.payload, key, self._records[row].object_id)[0]
+                if spec.payload
+                else None
+            )
+            yield micro, coefficients[row - self._rows.start]
+
 
 def planes_spec(plan: Plan, header: FitHeader, config_hash: str) -> GroupSpec:
     """Describe `planes.zarr` of one fit."""
-    n, s, k = header.n_objects, header.objects_per_shard, header.resolution
+    n, s, k = fit_rows(plan, header), header.objects_per_shard, header.resolution
     group = layout.fit_group(header.name)
     tail = (3, header.f_mic, k, k)
     micro = ArraySpec(
@@ -260,6 +313,21 @@ def planes_spec(plan: Plan, header: FitHeader, config_hash: str) -> GroupSpec:
         config_hash=config_hash,
         attributes={"shared_version": header.shared_version, "plan_hash": plan.plan_hash},
     )
+
+
+def fit_rows(plan: Plan, header: FitHeader) -> int:
+    """Return the rows N of a fit: those of the plan.
+
+    Only a fit that was begun at the moment of an append ends before: where one of its shards, which may be
+    there, would hold old and new objects.
+    """
+    before = plan.header.n_objects
+    for addition in plan.additions[1:]:
+        start, size = addition.block.start, header.objects_per_shard
+        if header.n_objects <= before and shard_count(before, size) * size > start:
+            return before
+        before = addition.block.end
+    return plan.n_rows
 
 
 def read_fit_header(store: Store, name: str) -> FitHeader:

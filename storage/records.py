@@ -25,7 +25,7 @@ class Status(IntEnum):
     FAILED = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PlanRow:
     """One object of the plan.
 

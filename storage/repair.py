@@ -99,7 +99,7 @@ def _has_sidecar(group: ShardedStore, shard: int) -> bool:
     planned = [(row.row, row.object_id) for row in group.plan.rows[rows.start : rows.stop]]
     found = (sidecar.kind, sidecar.shard, sidecar.config_hash)
     return found == (group.spec.kind, shard, group.spec.config_hash) and planned == [
-        (record.row, record.object_id) for record in sidecar.objects
+        (record.row, record.object_id) for record in sidecar.objects if record.object_id
     ]
 
 

@@ -4,22 +4,22 @@ A shard file is committed once, by one create-only write. Its sidecar is the tru
 chunk per shard) are caches of the sidecar, written after the commit; the marker `done/<shard>` comes last.
 A shard with a file but without a marker only needs `publish`.
 
-A store object reads one snapshot: it begins with the first read, and `refresh()` begins the next one. Files
-of replacements that began later (see `journal`) raise StaleSnapshotError; derived arrays of shards that are
-being replaced are read from their sidecars.
+A store object reads one snapshot: it begins with the first read, and `refresh()` begins the next one, with
+the objects that were appended since. Files of replacements that began later (see `journal`) raise
+StaleSnapshotError; derived arrays of shards that are being replaced are read from their sidecars.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import ArraySpec, chunk_checksum, decode_chunk, encode_chunk
+from .arrays import ArraySpec, chunk_checksum, decode_chunk, encode_chunk, encoded_bytes
 from .documents import SCHEMA_VERSION, dump_document
 from .errors import (
     FpipeError,
@@ -30,12 +30,23 @@ from .errors import (
 from .group import STATUS, GroupSpec
 from .journal import Journal, read_journal
 from .layout import zarr_chunk
-from .plan import Plan, shard_count, shard_rows
+from .parallel import in_parts
+from .plan import Plan, planned_shard_rows, shard_count, shards_with_objects
 from .records import Failure, Status
-from .shards import ObjectRecord, ShardTail, Sidecar, read_shard_tail
+from .shards import (
+    TAIL_BYTES,
+    ObjectRecord,
+    ShardTail,
+    Sidecar,
+    TailTooShort,
+    read_shard_tail,
+    unpack_tail,
+)
 from .store import Store
+from .summary import Summary, known_status, usable_summary
 
 CACHED_TAILS = 64
+CHUNKS_AT_A_TIME = 1024  # of derived arrays: small, and their reads wait together
 
 _MEND = "refresh() and read again"
 
@@ -57,14 +68,45 @@ class ShardedStore:
         self._attempts: dict[int, str] = {}  # of all shards that this snapshot has read
         self._journal: Journal | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process gets the same snapshot, and reads sidecars itself."""
+        return {**self.__dict__, "_tails": OrderedDict()}
+
     @property
     def n_shards(self) -> int:
-        """Number of shards."""
+        """The number after that of the last shard; after an append not every shard holds objects."""
         return shard_count(self.spec.n_objects, self.spec.objects_per_shard)
 
+    def shards(self) -> list[int]:
+        """Return the numbers of all shards that hold objects: those that are done, or have to be."""
+        size = self.spec.objects_per_shard
+        return [shard for part in shards_with_objects(self.plan, size, self.spec.n_objects) for shard in part]
+
+    def with_objects(self, shards: Sequence[int]) -> list[int]:
+        """Return those of some shards that hold objects: after an append there may be others."""
+        holding = frozenset(self.shards())
+        return [shard for shard in shards if shard in holding]
+
+    def shards_left(self, done: Collection[int] | None = None) -> list[int]:
+        """Return the numbers of the shards that are not done; `done` is asked for where it is not given."""
+        done = self.done() if done is None else done
+        return [shard for shard in self.shards() if shard not in done]
+
     def shard_rows(self, shard: int) -> range:
-        """Return the rows of one shard; raises UsageError beyond the last."""
-        return shard_rows(self.spec.n_objects, self.spec.objects_per_shard, shard)
+        """Return the rows of one shard up to its last object; raises UsageError beyond the last shard."""
+        return planned_shard_rows(self.plan, self.spec.objects_per_shard, self.spec.n_objects, shard)
+
+    def object_rows(self, shard: int) -> list[int]:
+        """Return the rows of one shard that hold objects."""
+        return [row for part in self.object_ranges(shard) for row in part]
+
+    def object_ranges(self, shard: int) -> list[range]:
+        """Return the rows of one shard that hold objects, as ranges."""
+        return self.plan.rows.planned(self.shard_rows(shard))
+
+    def sizes(self, shards: Sequence[int]) -> dict[int, int]:
+        """Return how many objects each of some shards holds."""
+        return {shard: sum(map(len, self.object_ranges(shard))) for shard in shards}
 
     def shard_of(self, row: int) -> int:
         """Return the shard that holds a row."""
@@ -73,7 +115,12 @@ class ShardedStore:
         return row // self.spec.objects_per_shard
 
     def done(self) -> frozenset[int]:
-        """Return the shards that are committed and published."""
+        """Return the shards of this snapshot's plan that are committed and published."""
+        n_shards = self.n_shards
+        return frozenset(shard for shard in self.marked() if shard < n_shards)
+
+    def marked(self) -> frozenset[int]:
+        """Return the shards that have a done marker, also those that were appended after this snapshot."""
         return frozenset(int(name) for name in self.store.list(self.spec.done) if name.isdigit())
 
     def n_bytes(self) -> int:
@@ -105,6 +152,25 @@ class ShardedStore:
                 self._tails.popitem(last=False)
         return tail
 
+    def read_tails(self, shards: Sequence[int]) -> dict[int, ShardTail]:
+        """Read the tails of committed shards at the same time; those that are not there are left out.
+
+        Raises:
+            StaleSnapshotError: a shard was replaced since this snapshot began.
+            IntegrityError: a tail is damaged.
+        """
+        journal = self.journal()  # before the files, or a later one would pass
+        found = {}
+        keys = [self.spec.shard_key(shard) for shard in shards]
+        for shard, data in zip(shards, self.store.read_tails(keys, TAIL_BYTES), strict=True):
+            if isinstance(data, FileNotFoundError):
+                continue
+            if isinstance(data, Exception):
+                raise data
+            found[shard] = self._checked_tail(shard, data)
+            self._require_same(journal, found[shard].sidecar)
+        return found
+
     def journal(self) -> Journal:
         """Return what this snapshot knows about replacements."""
         if self._journal is None:
@@ -112,10 +178,17 @@ class ShardedStore:
         return self._journal
 
     def refresh(self) -> None:
-        """Begin a new snapshot: forget sidecars and what is known about replacements."""
+        """Begin a new snapshot: forget sidecars and what is known about replacements, look for new rows."""
+        plan = self.plan.refreshed()
+        if plan is not self.plan:
+            self.plan, self.spec = plan, self._spec_of(plan)
         self._journal = None
         self._attempts.clear()
         self._tails.clear()
+
+    def _spec_of(self, plan: Plan) -> GroupSpec:
+        """Describe this group with the rows of another state of the plan."""
+        raise NotImplementedError
 
     def publish(self, shard: int, overwrite: bool = False) -> None:
         """Write derived arrays and the done marker of a committed shard from its sidecar; repeatable.
@@ -145,15 +218,39 @@ class ShardedStore:
     def publish_committed(self) -> list[int]:
         """Publish all shards whose file exists without a marker; returns them."""
         found = []
-        for shard in sorted(set(range(self.n_shards)) - self.done()):
+        for shard in self.shards_left():
             if self.store.exists(self.spec.shard_key(shard)):
                 self.publish(shard)
                 found.append(shard)
         return found
 
+    def is_done(self, shard: int) -> bool:
+        """Say whether one shard is committed and published; one request, where `done` lists all markers."""
+        return self.store.exists(self.marker_key(shard))
+
     def status(self) -> NDArray[np.uint8]:
-        """Return the `Status` of every row, u8 [N]; rows of shards that are not done are ABSENT."""
-        return self.derived(STATUS)
+        """Return the `Status` of every row, u8 [N]; rows of shards that are not done are ABSENT.
+
+        Raises:
+            IntegrityError, StaleSnapshotError: see `derived`.
+        """
+        done = self.done()
+        return self.read_status(done, usable_summary(self, done))
+
+    def read_status(self, done: Collection[int], summary: Summary | None) -> NDArray[np.uint8]:
+        """Return what `status` does, from a summary of this snapshot and the done shards that it lacks."""
+        spec = self.spec.derived_spec(STATUS)
+        values: NDArray[np.uint8] = spec.filled(self.spec.n_objects)
+        shards = np.zeros(self.n_shards, np.bool_)
+        shards[sorted(done)] = True
+        if summary is not None:
+            known = summary.covers(self.n_shards) & shards
+            known[sorted(self.journal().open)] = False
+            rows, states = known_status(self, summary, known)
+            values[rows] = states
+            shards &= ~known
+        self._fill(values, spec, np.flatnonzero(shards).tolist())
+        return values
 
     def derived(self, name: str) -> NDArray[Any]:
         """Return one derived array in full, fill value where shards are not done.
@@ -164,34 +261,51 @@ class ShardedStore:
         """
         spec = self.spec.derived_spec(name)
         values = spec.filled(self.spec.n_objects)
+        self._fill(values, spec, sorted(self.done()))
+        return values
+
+    def _fill(self, values: NDArray[Any], spec: ArraySpec, shards: Sequence[int]) -> None:
+        """Put a derived array's values of some shards where they belong."""
         journal = self.journal()
-        for shard in self.done():
+        for shard in journal.open.intersection(shards):
             rows = self.shard_rows(shard)
-            known = (
-                sidecar_values(self.sidecar(shard), spec)
-                if shard in journal.open
-                else self.derived_chunk(spec, shard)
-            )
-            values[rows.start : rows.stop] = known[: len(rows)]
+            values[rows.start : rows.stop] = sidecar_values(self.sidecar(shard), spec)
+        sound = [shard for shard in shards if shard not in journal.open]
+        for part in in_parts(sound, CHUNKS_AT_A_TIME):
+            for shard, known in self._derived_chunks(spec, part).items():
+                start = shard * self.spec.objects_per_shard
+                values[start : start + len(known)] = known[: len(values) - start]
         if read_journal(self.store, self.spec.group).generation != journal.generation:
             raise StaleSnapshotError(f"{self.spec.group}: shards are being replaced; {_MEND}")
-        return values
 
     def derived_chunk(self, spec: ArraySpec, shard: int) -> NDArray[Any]:
         """Return one stored chunk of a derived array."""
-        key = zarr_chunk(self.spec.group, spec.name, shard, len(spec.shape))
-        try:
-            return decode_chunk(self.store.read(key), spec, key)
-        except FileNotFoundError as error:
-            raise IntegrityError(f"{key}: missing although shard {shard} is done", key=key) from error
+        return self._derived_chunks(spec, [shard])[shard]
+
+    def _derived_chunks(self, spec: ArraySpec, shards: Sequence[int]) -> dict[int, NDArray[Any]]:
+        """Return stored chunks of a derived array, read at the same time."""
+        keys = [zarr_chunk(self.spec.group, spec.name, shard, len(spec.shape)) for shard in shards]
+        n_bytes = encoded_bytes(spec) + 1  # one more, or bytes before the chunk would go unnoticed
+        found = {}
+        for shard, key, data in zip(shards, keys, self.store.read_tails(keys, n_bytes), strict=True):
+            if isinstance(data, FileNotFoundError):
+                raise IntegrityError(f"{key}: missing although shard {shard} is done", key=key) from data
+            if isinstance(data, Exception):
+                raise data
+            found[shard] = decode_chunk(data, spec, key)
+        return found
 
     def failures(self) -> list[tuple[int, str, Failure]]:
         """Return (row, object id, failure) of every failed object of the done shards, in row order."""
         return list(self.each_failure())
 
-    def each_failure(self) -> Iterator[tuple[int, str, Failure]]:
-        """Yield what `failures` returns, one by one: details of many failures need much memory."""
-        failed = np.flatnonzero(self.status() == Status.FAILED)
+    def each_failure(self, status: NDArray[np.uint8] | None = None) -> Iterator[tuple[int, str, Failure]]:
+        """Yield what `failures` returns, one by one: details of many failures need much memory.
+
+        Args:
+            status: What `status` returned, where it is known.
+        """
+        failed = np.flatnonzero((self.status() if status is None else status) == Status.FAILED)
         for shard in sorted({self.shard_of(int(row)) for row in failed}):
             for record in self.sidecar(shard).objects:
                 if record.failure is not None:
@@ -205,9 +319,11 @@ class ShardedStore:
         """Return what the sidecar says about one row.
 
         Raises:
-            ObjectUnavailableError: its shard is not committed yet.
+            ObjectUnavailableError: its shard is not committed yet, or the row holds no object.
         """
         shard = self.shard_of(row)
+        if not self.plan.rows.planned(range(row, row + 1)):
+            raise ObjectUnavailableError(f"row {row} holds no object", reason="not in the dataset")
         try:
             return self.sidecar(shard).objects[row - self.shard_rows(shard).start]
         except FileNotFoundError as error:
@@ -264,7 +380,25 @@ class ShardedStore:
                 for part, number in zip(parts, numbers, strict=True)
             ]
         except IntegrityError:
-            self._raise_if_replaced(shard)
+            self.raise_if_replaced(shard, self.sidecar(shard).attempt)
+            raise
+
+    def statistics(self, shard: int) -> bytes | None:
+        """Return the encoded channel statistics of a committed shard; None where its file has none.
+
+        Raises:
+            FileNotFoundError: the shard is not committed.
+            IntegrityError: the checksum is wrong.
+            StaleSnapshotError: the shard was replaced since its sidecar was read.
+        """
+        block = self.sidecar(shard).statistics
+        if block is None:
+            return None
+        data = self._read_places(shard, block.offset, block.offset + block.n_bytes)
+        try:
+            return block.checked(data, self.spec.shard_key(shard))
+        except IntegrityError:
+            self.raise_if_replaced(shard, self.sidecar(shard).attempt)
             raise
 
     def marker_key(self, shard: int) -> str:
@@ -277,7 +411,7 @@ class ShardedStore:
         except FpipeError:
             raise
         except OSError:  # a server may refuse a range beyond the end of a shorter replacement
-            self._raise_if_replaced(shard)
+            self.raise_if_replaced(shard, self.sidecar(shard).attempt)
             raise
 
     def _require_same(self, journal: Journal, sidecar: Sidecar) -> None:
@@ -290,7 +424,18 @@ class ShardedStore:
 
     def _read_tail(self, shard: int) -> ShardTail:
         key = self.spec.shard_key(shard)
-        tail = read_shard_tail(self.store, key, self.spec.chunks_per_shard)
+        return self._of_this_group(key, shard, read_shard_tail(self.store, key, self.spec.chunks_per_shard))
+
+    def _checked_tail(self, shard: int, data: bytes) -> ShardTail:
+        """Decode the end of a shard file that was read already; reads more where that is too little."""
+        key = self.spec.shard_key(shard)
+        try:
+            tail = unpack_tail(data, self.spec.chunks_per_shard, key)
+        except TailTooShort as short:
+            tail = read_shard_tail(self.store, key, self.spec.chunks_per_shard, short.needed)
+        return self._of_this_group(key, shard, tail)
+
+    def _of_this_group(self, key: str, shard: int, tail: ShardTail) -> ShardTail:
         found = (tail.sidecar.kind, tail.sidecar.shard, tail.sidecar.config_hash)
         expected = (self.spec.kind, shard, self.spec.config_hash)
         if found != expected:
@@ -299,9 +444,9 @@ class ShardedStore:
             )
         return tail
 
-    def _raise_if_replaced(self, shard: int) -> None:
-        current = self._read_tail(shard).sidecar
-        if current.attempt != self.sidecar(shard).attempt:
+    def raise_if_replaced(self, shard: int, attempt: str) -> None:
+        """Raise StaleSnapshotError if a shard is no longer what this attempt wrote."""
+        if self._read_tail(shard).sidecar.attempt != attempt:
             key = self.spec.shard_key(shard)
             raise StaleSnapshotError(f"{key}: replaced while it was read; {_MEND}")
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator
 from functools import partial
 
 import numpy as np
 
+from . import layout
 from .arrays import chunk_checksum, decode_chunk
 from .documents import parse_document
 from .errors import FpipeError, IntegrityError, SchemaError, StaleSnapshotError
 from .layout import zarr_chunk
+from .parallel import in_parallel
 from .passes import PASSES
 from .records import Mend, Problem, Status
 from .sharded import ShardedStore, sidecar_values
 from .shards import ObjectRecord, ShardTail, unpack_tail
+from .summary import Summary, read_summary
 
 QUICK_REQUESTS = 16  # at a time, for stores where every read is a request
 FULL_REQUESTS = 4  # each holds a shard file
@@ -29,16 +31,31 @@ def check_shards(group: ShardedStore, full: bool, with_rows: bool) -> Iterator[P
         full: Read whole shard files and derived arrays.
         with_rows: Name objects, and compare them with the plan's, whose rows are sound.
     """
-    done = sorted(group.done())
-    inside = [shard for shard in done if shard < group.n_shards]
-    for shard in done[len(inside) :]:
+    inside = sorted(group.done())
+    beyond = sorted(group.marked() - set(inside))
+    for shard in beyond if group.plan.refreshed() is group.plan else ():  # else of objects appended meanwhile
         yield Problem(group.marker_key(shard), "marker of a shard that the plan does not have")
-    checks = [_ShardCheck(group, shard, with_rows) for shard in inside]
+    summary = yield from _check_summary(group)
+    checks = [_ShardCheck(group, shard, with_rows, summary) for shard in inside]
     if not full:
         yield from _check_listing(group, checks)
-    with ThreadPoolExecutor(FULL_REQUESTS if full else QUICK_REQUESTS) as pool:
-        for found in pool.map(lambda check: list(check.run(full)), checks):
-            yield from found
+    requests = FULL_REQUESTS if full else QUICK_REQUESTS
+    for found in in_parallel(lambda check: list(check.run(full)), checks, requests):
+        yield from found
+
+
+def _check_summary(group: ShardedStore) -> Generator[Problem, None, Summary | None]:
+    """Check the summary of a group; returns it where it holds for the shards as they are now."""
+    key = layout.summary(group.spec.group)
+    try:
+        found = read_summary(group)
+    except (IntegrityError, SchemaError) as error:
+        yield Problem(key, problem_of(error, key).message, mend="rebuild", group=group.spec.group)
+        return None
+    journal = group.journal()
+    return (
+        found if found is not None and found.generation == journal.generation and not journal.open else None
+    )
 
 
 def problem_of(error: FpipeError, key: str = "", more: str = "") -> Problem:
@@ -60,8 +77,11 @@ def _check_listing(group: ShardedStore, checks: list[_ShardCheck]) -> Iterator[P
 class _ShardCheck:
     """Checks one shard."""
 
-    def __init__(self, group: ShardedStore, shard: int, with_rows: bool) -> None:
+    def __init__(
+        self, group: ShardedStore, shard: int, with_rows: bool, summary: Summary | None = None
+    ) -> None:
         self.group = group
+        self._summary = summary
         self.shard = shard
         self.key = group.spec.shard_key(shard)
         self._with_rows = with_rows
@@ -88,12 +108,22 @@ class _ShardCheck:
             yield self.problem(self.key, "was replaced while it was checked", "wait")
             return
         yield from self._check_marker(tail)
-        found = [(record.row, record.object_id) for record in tail.sidecar.objects]
+        if not self._agrees(tail):
+            key = layout.summary(self.group.spec.group)
+            yield self.problem(key, f"says other than the sidecar of shard {self.shard}", "rebuild")
+        found = [(record.row, record.object_id) for record in tail.sidecar.objects if record.object_id]
         if self._with_rows and found != self._planned():
             yield self.problem(self.key, "its objects are not those of the plan", "redo")
         if full:
             yield from self._check_chunks()
             yield from self._check_derived(tail)
+
+    def _agrees(self, tail: ShardTail) -> bool:
+        """Say whether the summary, where it covers this shard, has the states that the sidecar has."""
+        if self._summary is None or not self._summary.covers(self.shard + 1)[self.shard]:
+            return True
+        start, status = self.group.shard_rows(self.shard).start, tail.sidecar.status
+        return self._summary.status[start : start + len(status)].tobytes() == status.tobytes()
 
     def _planned(self) -> list[tuple[int, str]]:
         if not self._with_rows:
@@ -135,6 +165,14 @@ class _ShardCheck:
                 if offset != end:
                     yield damaged(f"chunk {number} is not where it should be")
                 end = offset + size
+        if (block := tail.sidecar.statistics) is not None:
+            try:
+                block.checked(data[block.offset : block.offset + block.n_bytes], key)
+            except IntegrityError as error:
+                yield self.problem(key, problem_of(error, key).message, mend="redo", objects=())
+            if block.offset != end:
+                yield self.problem(key, "channel statistics are not where they should be", "redo")
+            end = block.offset + block.n_bytes
         if end != len(data) - tail.n_bytes:
             yield self.problem(key, "bytes between chunks and sidecar that nothing accounts for", "redo")
 

@@ -46,6 +46,9 @@ class ViewsStore(ShardedStore):
         check_group(store, spec)
         return cls(store, plan, spec)
 
+    def _spec_of(self, plan: Plan) -> GroupSpec:
+        return views_spec(plan)
+
     def builder(self, shard: int, attempt: str) -> ViewsShardBuilder:
         """Start building one shard under an attempt id that no other writer uses."""
         return ViewsShardBuilder(self, shard, attempt)
@@ -123,7 +126,7 @@ class ViewsShardBuilder(ShardBuilder):
 def views_spec(plan: Plan) -> GroupSpec:
     """Describe `views.zarr` of one plan."""
     header = plan.header
-    n, v, s = header.n_objects, header.n_views, header.objects_per_views_shard
+    n, v, s = plan.n_rows, header.n_views, header.objects_per_views_shard
     depth = min(header.views_per_chunk, v)
     size = (header.height, header.width, 4)
     images = ArraySpec(

@@ -128,7 +128,7 @@ class Facts:
     @cached_property
     def quality(self) -> dict[str, Any]:
         """Statistics of the held-out metrics over the exported objects; see `evaluate.summarise`."""
-        chosen = np.zeros(self.header.n_objects, dtype=bool)
+        chosen = np.zeros(self.dataset.planes_store.spec.n_objects, dtype=bool)
         chosen[[row.row for row in self.rows]] = True
         planes = self.dataset.planes_store
         return summarise(planes.metrics(), np.where(chosen, planes.regime(), 0))
@@ -138,7 +138,7 @@ class Facts:
         """What made the planes. Paths and URLs stay out: a card is published."""
         plan = self.dataset.planes_store.plan
         return {
-            "source": str(plan.header.source.get("kind", "unknown")),
+            "source": ", ".join(str(source.get("kind", "unknown")) for source in plan.sources),
             "fit": self.header.name,
             "shared_version": self.header.shared_version,
             "fit_config_hash": self.header.fit_config_hash,
@@ -150,7 +150,8 @@ class Facts:
     @property
     def terms(self) -> str | None:
         """How the terms of the source's files may restrict passing on, None if not."""
-        return restrictive_terms(self.dataset.planes_store.plan.header.source)
+        found = map(restrictive_terms, self.dataset.planes_store.plan.sources)
+        return "; ".join(terms for terms in found if terms is not None) or None
 
 
 def index_csv(facts: Facts) -> bytes:

@@ -50,7 +50,8 @@ def export_views(
         raise UsageError(f"no format {to!r}: use one of {', '.join(VIEW_FORMATS)}")
     views = ViewsStore.open(store)
     rows = (selection or Selection()).rows(views.plan)
-    _require_terms(views.plan.header.source, accept_terms)
+    for source in views.plan.sources:
+        _require_terms(source, accept_terms)
     folder = ExportFolder(out, {"format": to, "plan_hash": views.plan.plan_hash})
     try:
         return _write_rows(views, rows, to, folder, progress)

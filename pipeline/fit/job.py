@@ -63,8 +63,8 @@ def fit_shard(
     torch.set_num_threads(resources.threads)
     store = Store(root_url)
     planes, views = PlanesStore.open(store, fit_name), ViewsStore.open(store)
-    rows = planes.shard_rows(shard)
-    if shard in planes.done() or _publish_committed(planes, shard):
+    rows = planes.object_rows(shard)
+    if planes.is_done(shard) or _publish_committed(planes, shard):
         attempt = planes.sidecar(shard).attempt
         return {"shard": shard, "attempt": attempt, "skipped": True, **_counts(planes, shard)}
     _require_views(views, rows)
@@ -93,8 +93,9 @@ def _counts(planes: PlanesStore, shard: int) -> dict[str, int]:
     return {"n_ok": int((status == Status.OK).sum()), "n_failed": int((status == Status.FAILED).sum())}
 
 
-def _require_views(views: ViewsStore, rows: range) -> None:
-    missing = sorted({views.shard_of(row) for row in rows} - views.done())
+def _require_views(views: ViewsStore, rows: Sequence[int]) -> None:
+    shards = sorted({views.shard_of(row) for row in rows})
+    missing = [shard for shard in shards if not views.is_done(shard)]
     if missing:
         names = ",".join(map(str, missing))
         raise UsageError(

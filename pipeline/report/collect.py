@@ -206,8 +206,8 @@ def _facts(url: str, plan: Plan) -> dict[str, Any]:
     header = plan.header
     return {
         "dataset": url,
-        "source": header.source.get("kind") or header.source.get("name") or "",
-        "objects planned": header.n_objects,
+        "source": ", ".join(str(source.get("kind") or source.get("name") or "") for source in plan.sources),
+        "objects planned": plan.n_objects,
         "classes": ", ".join(plan.classes),
         "views per object": f"{header.n_views} of {header.width} × {header.height} pixels",
         "held out": f"{header.heldout_fraction:.0%} of the views of every object, seed {header.seed}",

@@ -121,10 +121,12 @@ def _number(values: Mapping[str, Any], name: str, missing: float = math.nan) -> 
 
 
 def _classes(plan: Plan, status: NDArray[np.uint8]) -> list[ClassCount]:
-    names = np.array([row.class_name for row in plan.rows])
+    rows_of: dict[str, list[int]] = {name: [] for name in plan.classes}
+    for row in plan.rows:
+        rows_of[row.class_name].append(row.row)
     counts = []
-    for name in plan.classes:
-        own = status[names == name]
+    for name, rows in rows_of.items():
+        own = status[rows]
         n_ok, n_failed = (int((own == wanted).sum()) for wanted in (Status.OK, Status.FAILED))
         counts.append(ClassCount(name, n_ok, n_failed, len(own)))
     return sorted(counts, key=lambda entry: (-entry.n_planned, entry.class_name))

@@ -84,8 +84,12 @@ class TrainResources:
 
 
 def train_hash(plan: Plan, train: dict[str, Any]) -> str:
-    """Returns what identifies a training: the dataset and the config's content."""
-    return content_hash({"plan": plan.plan_hash, "train": train})[:16]
+    """Returns what identifies a training: the dataset with its present objects, and the config's content."""
+    return _hash_of(plan.state_hash, train)
+
+
+def _hash_of(plan_state: str, train: dict[str, Any]) -> str:
+    return content_hash({"plan": plan_state, "train": train})[:16]
 
 
 def train_folder(plan: Plan, train: dict[str, Any]) -> str:
@@ -94,12 +98,17 @@ def train_folder(plan: Plan, train: dict[str, Any]) -> str:
 
 
 def finished_version(store: Store, plan: Plan, train: dict[str, Any]) -> str | None:
-    """Returns the shared_version that this training led to, None when it has not ended."""
-    try:
-        result = json.loads(store.read(f"{train_folder(plan, train)}/result.json"))
-    except FileNotFoundError:
-        return None
-    return str(result["shared_version"])
+    """Returns the shared_version that this training led to, None when it has not ended.
+
+    One that ended before objects were appended counts: they are fitted to what it led to.
+    """
+    for state in plan.states():
+        key = f"{layout.run_folder('train-shared', _hash_of(state, train))}/result.json"
+        try:
+            return str(json.loads(store.read(key))["shared_version"])
+        except FileNotFoundError:
+            continue
+    return None
 
 
 def choose_objects(

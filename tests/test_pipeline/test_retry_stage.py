@@ -90,7 +90,7 @@ def works(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     monkeypatch.setattr(
         retry_module.ObjectRenderer,
         "of_plan",
-        staticmethod(lambda root_url, plan: FakeRenderer(names)),
+        staticmethod(lambda root_url, plan, row: FakeRenderer(names)),
     )
     return names
 

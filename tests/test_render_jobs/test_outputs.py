@@ -87,7 +87,7 @@ def test_a_retry_mends_views_and_passes(tmp_path: Path) -> None:
 def test_what_failed_in_a_committed_pass_fails_in_the_views(tmp_path: Path) -> None:
     """Another attempt committed a pass, in which one object failed, and died before its views."""
     views = make_dataset(tmp_path)
-    renderer = ObjectRenderer.of_plan(views.store.url, views.plan)
+    renderer = ObjectRenderer.of_plan(views.store.url, views.plan, 0)
     with BlenderWorker() as worker:
         died = ShardOutputs(views, 0, "died")
         renderer.add(died, worker, views.plan.rows[0])
