@@ -208,7 +208,5 @@ def _store(root: str) -> Finding:
     try:
         names = Store(root).list("")
     except (FpipeError, OSError) as error:
-        return Finding(
-            "store", "problem", f"{root}: {error}", "check the URL, the credentials and the network"
-        )
+        return Finding("store", "problem", str(error), "deploy/docs/s3.md says how stores are configured")
     return Finding("store", "ok", f"{root} answers, {len(names)} entries")

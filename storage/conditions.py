@@ -20,15 +20,17 @@ class Conditions:
     Attributes:
         create: "Write this unless the key exists" is decided by the store.
         swap: "Write this if the object has still this version" is decided by the store.
+        bare: It compares versions without their quotes, and refuses all that have them: Ceph 16.
     """
 
     create: bool = True
     swap: bool = True
+    bare: bool = False
 
 
 HONOURED = Conditions()
 UNKNOWN = Conditions(create=False, swap=False)
-"""What is assumed while the record is damaged: look first, and ask for the condition all the same."""
+"""What is assumed while the record is damaged: always look first."""
 
 
 def dump_conditions(found: Conditions) -> bytes:
@@ -40,4 +42,4 @@ def dump_conditions(found: Conditions) -> bytes:
 def parse_conditions(data: bytes, key: str) -> Conditions:
     """Read what `dump_conditions` wrote; raises IntegrityError when it is damaged."""
     values = parse_document(data, key)
-    return Conditions(bool(values["create"]), bool(values["swap"]))
+    return Conditions(bool(values["create"]), bool(values["swap"]), bool(values["bare"]))

@@ -57,6 +57,7 @@ class RemoteFiles:
         except (ImportError, ValueError) as error:
             raise EnvironmentProblem(f"{url}: cannot be opened: {error}") from error
         self._conditions: Conditions | None = None
+        self._is_settled = False
 
     def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """Return the bytes [start, end) of one object; a negative start counts from the end."""
@@ -121,11 +122,12 @@ class RemoteFiles:
 
     def swap(self, key: str, data: bytes, version: str) -> bool:
         """Write the object if its version is still this one: `If-Match` on S3, else look and write."""
+        conditions = self.settle()
 
         def write() -> bool:
             if self.version(key) != version:
                 return False
-            return self._put_if(key, data, version=version)
+            return self._put_if(key, data, version=_condition(version, conditions))
 
         with _SWAPS:
             return self._decided(key, data, write)
@@ -173,11 +175,11 @@ class RemoteFiles:
 
     def settle(self) -> Conditions:
         """Return which conditional writes the store honours; found out and recorded if it is not yet."""
-        found = self.recorded_conditions()
-        if found is None or found is UNKNOWN:
-            found = self.probe()
-        self._conditions = found
-        return found
+        if not self._is_settled:
+            found = self.recorded_conditions()
+            self._conditions = self.probe() if found is None or found is UNKNOWN else found
+            self._is_settled = True
+        return self.conditions()
 
     def probe(self) -> Conditions:
         """Find out which conditional writes the store honours, and write that down.
@@ -188,9 +190,13 @@ class RemoteFiles:
         first, second = b"fpipe looks whether conditional writes are honoured", b"overwritten"
         self.replace(key, first)
         create = self._refuses(key, second, create=True)
-        swap = self.requests.swaps and self._refuses(key, second, version=_NO_VERSION) and self._swaps(key)
+        swap = bare = False
+        if self.requests.swaps and self._refuses(key, second, version=_NO_VERSION):
+            swap = self._swaps(key, b"swapped", HONOURED)
+            if not swap:
+                swap = bare = self._swaps(key, b"swapped", Conditions(bare=True))
         self._discard(key)
-        found = Conditions(create, swap)
+        found = Conditions(create, swap, bare)
         self.replace(layout.CONDITIONS, dump_conditions(found))
         return found
 
@@ -211,10 +217,13 @@ class RemoteFiles:
 
         return self._retried(key, write) and self.read(key) == before
 
-    def _swaps(self, key: str) -> bool:
+    def _swaps(self, key: str, data: bytes, form: Conditions) -> bool:
         """Say whether a write whose version is right is done."""
-        data = b"swapped"
-        return self._decided(key, data, lambda: self._put_if(key, data, version=self.version(key)))
+
+        def write() -> bool:
+            return self._put_if(key, data, version=_condition(self.version(key), form))
+
+        return self._decided(key, data, write)
 
     def _discard(self, key: str) -> None:
         try:
@@ -226,7 +235,7 @@ class RemoteFiles:
         """Write under a condition and say whether it held; servers without conditions only get a look."""
         path = self._path(key)
         try:
-            self.requests.put(path, data, create, version if self.requests.swaps else "")
+            self.requests.put(path, data, create, version)
         except Exception as error:
             if means_exists(error):
                 return False
@@ -297,3 +306,10 @@ class RemoteFiles:
 
     def _path(self, key: str) -> str:
         return f"{self.root.rstrip('/')}/{key}" if key else self.root
+
+
+def _condition(version: str, conditions: Conditions) -> str:
+    """Return a version as the store compares it, '' where it does not."""
+    if not conditions.swap:
+        return ""
+    return version.strip('"') if conditions.bare else version

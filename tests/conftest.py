@@ -16,7 +16,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from tests.s3_server import S3Server
+from tests.s3_server import S3Server, Shim
 
 TINY = Path(__file__).with_name("tiny.yaml")
 
@@ -96,6 +96,16 @@ def s3_root(s3_server: S3Server, s3_environment: dict[str, str]) -> str:
     bucket = f"b-{uuid.uuid4().hex}"
     s3_server.make_bucket(bucket)
     return f"s3://{bucket}/root"
+
+
+@pytest.fixture
+def s3_shim(
+    s3_server: S3Server, s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Shim]:
+    """Stands in front of the server and passes everything on until a test gives it a rule."""
+    with Shim(s3_server.url) as found:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", found.url)
+        yield found
 
 
 def _forget_connections() -> None:

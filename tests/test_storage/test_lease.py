@@ -24,7 +24,7 @@ from storage.store import Store
 
 @pytest.fixture(params=["local", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr(lease_module, "SETTLE_S", 0.05)
+    monkeypatch.setattr(lease_module, "SETTLE_S", 0.2)
     return Store(tmp_path / "root" if request.param == "local" else f"memory://{uuid.uuid4().hex}/root")
 
 
@@ -59,13 +59,13 @@ def test_it_is_released_whatever_ends_the_block(store: Store) -> None:
 
 
 def test_one_that_renews_is_kept_and_one_that_does_not_is_taken_over(store: Store, foreign: None) -> None:
-    with Lease(store, "first", duration_s=0.4) as first:
-        time.sleep(1.0)
+    with Lease(store, "first", duration_s=1.2) as first:
+        time.sleep(1.6)
         first.check()
         with pytest.raises(LeaseHeldError), Lease(store, "second"):
             pass
         first._ended.set()  # as if the holder were stopped
-        time.sleep(0.6)
+        time.sleep(1.4)
         with pytest.raises(LeaseLostError, match="was lost; nothing more is written"):
             first.check()
         with Lease(store, "second") as second:
