@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -83,11 +84,15 @@ class StreamOrder:
 
     def identity(self) -> State:
         """Return what must be the same for a position to mean the same."""
-        digest = hashlib.sha256(self.rows.astype("<i8").tobytes()).hexdigest()[:16]
         own = {
             name: getattr(self, name) for name in ("seed", "rank", "world_size", "buffer", "shuffle", "even")
         }
-        return {**own, "objects_per_shard": self.objects_per_shard, "objects": f"{len(self.rows)}-{digest}"}
+        return {**own, "objects_per_shard": self.objects_per_shard, "objects": self._objects}
+
+    @cached_property
+    def _objects(self) -> str:
+        digest = hashlib.sha256(self.rows.astype("<i8").tobytes()).hexdigest()
+        return f"{len(self.rows)}-{digest[:16]}"
 
 
 @dataclass(frozen=True)

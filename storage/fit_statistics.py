@@ -1,15 +1,16 @@
 """Channel statistics of a fit: merged from its shards, kept as versioned documents in `fits/<name>/stats/`.
 
 Every shard file carries the statistics of its own objects (see `sketch`), so that a shard that is replaced
-brings new ones. The statistics of a fit are the merge over the shards that hold objects, in their order. Its
-version `g<generation>-n<objects>-<digest>` names the state: the digest is of the fit's configuration and of
-the attempt that wrote each shard. Documents are written once and stay: a model that was trained with one can
-go on with it after the fit has changed.
+brings new ones. The statistics of a fit are the merge over the shards that hold objects; what a stored
+version of the same generation has of them is not read again. Its version `g<generation>-n<objects>-<digest>`
+names the state: the digest is of the fit's configuration and of the attempt that wrote each shard. Documents
+are written once and stay: a model that was trained with one can go on with it after the fit has changed.
 """
 
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
@@ -25,6 +26,8 @@ from .records import Status
 from .sketch import QUANTILE_ERROR, ChannelSketch, sketch_fits
 from .statistics import ChannelStats
 from .store import Store
+
+LOGGER = logging.getLogger(__name__)
 
 REQUESTS: Final = 16
 _AT_A_TIME: Final = 64  # shards: what is held while the slowest of them is read
@@ -130,9 +133,8 @@ def merge_statistics(planes: PlanesStore, status: NDArray[np.uint8]) -> tuple[Ch
         raise UsageError(
             f"fit {planes.header.name} of {planes.store.url} has no objects yet, and so no statistics"
         )
-    total: ChannelSketch | None = None
-    attempts = {}
-    for shard, attempt, own in _each_sketch(planes, shards):
+    total, attempts = _known_part(planes, shards)
+    for shard, attempt, own in _each_sketch(planes, [n for n in shards if str(n) not in attempts]):
         attempts[str(shard)] = attempt
         total = own if total is None else total.merged(own)
     assert total is not None
@@ -168,6 +170,24 @@ def held_shards(planes: PlanesStore, status: NDArray[np.uint8]) -> list[int]:
     """Return the shards that hold at least one object, in order."""
     rows = np.flatnonzero(status == Status.OK)
     return [int(shard) for shard in np.unique(rows // planes.spec.objects_per_shard)]
+
+
+def _known_part(planes: PlanesStore, shards: Sequence[int]) -> tuple[ChannelSketch | None, dict[str, str]]:
+    """Return the largest stored version of some of these shards: a growing fit need not merge them again."""
+    journal, wanted = planes.journal(), {str(shard) for shard in shards}
+    best: tuple[ChannelSketch | None, dict[str, str]] = None, {}
+    if journal.open:
+        return best
+    for version in statistics_versions(planes.store, planes.header.name):
+        if version.startswith(f"g{journal.generation}-"):  # within a generation, a shard has one content
+            try:
+                document = _read_document(planes, version)
+            except IntegrityError as error:
+                LOGGER.warning("%s; merging without it", error)
+                continue
+            if len(best[1]) < len(document["shards"]) and document["shards"].keys() <= wanted:
+                best = _parse(document).sketch, dict(document["shards"])
+    return best
 
 
 def _each_sketch(planes: PlanesStore, shards: Sequence[int]) -> Iterator[tuple[int, str, ChannelSketch]]:

@@ -11,7 +11,7 @@ Layout, front to back:
 
 The index does not point at the sidecar, so the file is a plain Zarr v3 shard. A shard without chunks
 (fits without micro planes) ends with the footer. The statistics lie before the sidecar, not in it: they are
-as large as the first read of a tail (60-90 KB at 32 channels), and only who merges them needs them.
+as large as the first read of a tail (80-100 KB at 32 channels), and only who merges them needs them.
 Files before 1.1 have none.
 """
 

@@ -263,8 +263,9 @@ def fuse(micro: Tensor, coefficients: Tensor, base_planes: Tensor) -> Tensor:
     Returns:
         f32 [B, 3, F_mic + F_mac, K, K]; differentiable.
     """
-    macro = torch.einsum("bm,mpfrc->bpfrc", coefficients.float(), base_planes)
-    return torch.cat([micro.float(), macro], dim=2)
+    with torch.autocast(micro.device.type, enabled=False):  # coefficients are few, base planes magnify errors
+        macro = torch.einsum("bm,mpfrc->bpfrc", coefficients.float(), base_planes)
+        return torch.cat([micro.float(), macro], dim=2)
 
 
 class _Samples:

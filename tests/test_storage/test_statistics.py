@@ -149,7 +149,12 @@ def test_nothing_is_stored_during_a_round(store: Store) -> None:
         finish_round(planes, lease.token)
 
 
-def test_a_growing_fit_has_statistics_of_what_is_there(store: Store) -> None:
+def test_a_growing_fit_has_statistics_of_what_is_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    statistics = PlanesStore.statistics
+    monkeypatch.setattr(
+        PlanesStore, "statistics", lambda self, shard: (read.append(shard), statistics(self, shard))[1]
+    )
     planes = PlanesStore.create_or_open(store, read_plan(store), fit_header(name="growing"))
     dataset = open_planes(store.url, "growing")
     with pytest.raises(UsageError, match="no objects"):
@@ -163,6 +168,7 @@ def test_a_growing_fit_has_statistics_of_what_is_there(store: Store) -> None:
         write_statistics(planes)
         assert_right(dataset.stats, all_planes(dataset))
     assert len(store.list("fits/growing/stats")) == 2
+    assert read == [0, 0, 1, 1], "in memory and to store it; the second time only what is new"
 
 
 def test_shards_without_statistics_are_read_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ import copy
 import json
 import multiprocessing
 import pickle
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -117,10 +118,12 @@ def assert_content(batch: dict[str, Any]) -> None:
 
 def loader_of(data: Any, how: str, **more: Any) -> Any:
     context = multiprocessing.get_context(how)
+    if how == "forkserver":
+        context.set_forkserver_preload(["storage.torch_data"])  # torch once and not in every worker
     return DataLoader(data, batch_size=BATCH, num_workers=WORKERS, multiprocessing_context=context, **more)
 
 
-@pytest.mark.parametrize("how", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("how", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_stream_over_s3_for_two_epochs_interrupted_and_resumed(remote: str, how: str) -> None:
     dataset = open_planes(remote)
     assert dataset[0].row == 0, "connections are open before workers are started"
@@ -290,6 +293,20 @@ def test_fuse_without_micro_or_base_planes_and_its_gradients() -> None:
     torch.testing.assert_close(own.grad, base.flatten(1).sum(1).expand(2, M))
     torch.testing.assert_close(fuse(micro[:, :, :0], own, base), whole[:, :, F_MIC:])
     assert torch.equal(fuse(micro, own[:, :0], base[:0, :, :0]), micro)
+
+
+def test_fusing_keeps_float32_where_a_training_computes_in_less() -> None:
+    base, own = torch.randn(M, 3, F_MAC, K, K), torch.randn(2, M)
+    micro = torch.randn(2, 3, F_MIC, K, K)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = fuse(micro, own, base)
+    assert found.dtype == torch.float32 and torch.equal(found, fuse(micro, own, base))
+
+
+def test_without_torch_the_error_says_what_to_install() -> None:
+    code = "import sys; sys.modules['torch'] = None; import storage.reader; import storage.torch_data"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "EnvironmentProblem" in done.stderr and "pip install torch" in done.stderr
 
 
 def test_a_variant_without_micro_planes(tmp_path: Path) -> None:
