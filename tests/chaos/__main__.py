@@ -86,7 +86,7 @@ def _place(backend: str, kind: str, seed: int, folder: Path) -> Iterator[tuple[S
 
 
 def run(backend: str, kind: str, seed: int, is_small: bool, root: Path | None = None) -> Report:
-    """Make a dataset, let a storm rage on it, and check it; everything is gone afterwards unless it failed."""
+    """Make a dataset, let a storm rage on it, and check it; the files are kept where ours failed."""
     folder = Path(tempfile.mkdtemp(prefix="chaos-", dir=root))
     shards = (SMALL_SHARDS if is_small else SHARDS)[backend]
     weather = (SMALL_WEATHER if is_small else WEATHER)[backend]
@@ -160,7 +160,9 @@ def table(lines: list[dict[str, Any]]) -> str:
     rows = [["backend", "store", *names]]
     rows += [[str(line[name]) for name in ("backend", "store", *names)] for line in lines]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths)) for row in rows)
+    return "\n".join(
+        "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows
+    )
 
 
 def say(text: str) -> None:
