@@ -14,7 +14,13 @@ import numpy as np
 
 from storage import layout
 from storage.documents import dump_document
-from storage.errors import FpipeError, LeaseHeldError, LeaseLostError, StoreMismatchError
+from storage.errors import (
+    FpipeError,
+    LeaseHeldError,
+    LeaseLostError,
+    StoreMismatchError,
+    TransientError,
+)
 from storage.journal import read_journal
 from storage.lease import Lease, lease_holder
 from storage.local_files import TEMP_FOLDER
@@ -155,6 +161,8 @@ class OurStore:
         planes = PlanesStore.open(self.store, FIT)
         try:
             sidecar = planes.sidecar(shard)
+        except TransientError:  # says nothing about the shard
+            raise
         except (FileNotFoundError, FpipeError) as error:
             return FinalShard("", {}, [f"{type(error).__name__}: {error}"])
         problems = [] if shard in planes.done() else ["not marked as done"]
@@ -165,6 +173,8 @@ class OurStore:
             try:
                 if record.status != Status.OK or not same_fit(planes.read(record.row), expected):
                     problems.append(f"{record.object_id} is not what {record.info[LABEL]} made")
+            except TransientError:
+                raise
             except FpipeError as error:
                 problems.append(f"{record.object_id}: {type(error).__name__}: {error}")
         return FinalShard(_attempt(sidecar), _labels(sidecar), problems)
