@@ -51,14 +51,14 @@ WEATHER = {
         pause_every_s=6.0,
         pause_s=3.0,
         min_kills=12,
-        min_replaced=30,
+        min_replaced=15,
     ),
 }
 SHARDS = {"local": 200, "s3": 60}
-SMALL_SHARDS = {"local": 40, "s3": 10}
+SMALL_SHARDS = {"local": 40, "s3": 8}
 SMALL_WEATHER = {
     "local": Weather(kill_every_s=0.4, min_kills=12, min_replaced=20),
-    "s3": replace(WEATHER["s3"], kill_every_s=2.0, min_kills=5, min_replaced=5),
+    "s3": replace(WEATHER["s3"], kill_every_s=2.0, min_kills=5, min_replaced=3),
 }
 LEASE_S = {"local": 1.5, "s3": 2.5}
 COUNTS = ("inconsistent_shards", "lost_objects", "doubly_committed", "bad_reads")
