@@ -36,13 +36,13 @@ def _require(ours: dict[str, Any], naive: dict[str, Any]) -> None:
     assert naive["kills"] > 0
     assert naive["doubly_committed"] > 0
     assert naive["lost_objects"] > 0
-    assert naive["inconsistent_shards"] + naive["bad_reads"] > 0
 
 
 def test_on_the_local_disk(tmp_path: Path) -> None:
     ours, naive = _storm("local", tmp_path)
     _require(ours, naive)
     assert ours["kills_in_writes"] > 0
+    assert naive["inconsistent_shards"] + naive["bad_reads"] > 0, "torn files and mixtures"
 
 
 def test_on_s3_behind_the_proxy(tmp_path: Path) -> None:
