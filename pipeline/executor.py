@@ -27,7 +27,7 @@ from typing import Any, Literal, Protocol
 
 from pipeline.gpus import VARIABLE as CUDA_VISIBLE_DEVICES
 from pipeline.gpus import gpu_slots, visible_gpus
-from storage.errors import FpipeError, StaleSnapshotError, TransientError
+from storage.errors import FpipeError, StaleSnapshotError, StoreUnusableError, TransientError
 
 TaskFunction = Callable[..., dict[str, Any]]
 
@@ -67,12 +67,14 @@ class TaskFailure:
         message: one line.
         exit_code: the process exit code that the error asks for (see storage.errors), 1 for unknown errors.
         trace: traceback, where there is one.
+        ends_run: whether every other task would fail likewise: credentials, room.
     """
 
     kind: Literal["raised", "transient", "died"]
     message: str
     exit_code: int = 1
     trace: str = ""
+    ends_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def run_task(
             message=f"{type(error).__name__}: {error}",
             exit_code=error.exit_code if isinstance(error, FpipeError) else 1,
             trace=traceback.format_exc(),
+            ends_run=isinstance(error, StoreUnusableError),
         )
     finally:
         if deadline_s is not None:

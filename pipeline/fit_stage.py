@@ -14,6 +14,8 @@ from pipeline.progress import Progress
 from pipeline.run import record_run
 from pipeline.shard_spec import parse_shards
 from pipeline.stages import StageResult, run_shards
+from pipeline.statistics_stage import store_statistics
+from pipeline.writers import require_writers
 from storage.documents import content_hash
 from storage.errors import IntegrityError, UsageError
 from storage.plan import Plan, choose_objects_per_shard, read_plan
@@ -79,6 +81,7 @@ def fit_objects(
         ShardsFailedError: some shards could not be done.
     """
     plan = read_plan(store)
+    require_writers(store, config.compute, shards)
     version = shared_version or _default_version(store)
     header = fit_header(store, plan, config, name, version, session.planned_workers)
     planes = PlanesStore.create_or_open(store, plan, header)
@@ -86,6 +89,7 @@ def fit_objects(
     done = planes.done()
     if all(shard in done for shard in chosen):
         progress.say(f"fit-objects: all {len(chosen)} shards of fit {name} are done")
+        store_statistics(planes, progress)
         if publish:
             _publish_when_complete(store, planes, name)
         n_failed = int((planes.status() == Status.FAILED).sum())
@@ -112,6 +116,7 @@ def fit_objects(
             progress,
             run,
         )
+    store_statistics(planes, progress)
     if publish:
         _publish_when_complete(store, planes, name)
     result.left = planes.n_shards - len(planes.done())

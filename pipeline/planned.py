@@ -20,7 +20,7 @@ from storage import layout
 from storage.documents import differences, dump_document, parse_unsealed, plain
 from storage.errors import ConfigError, EnvironmentProblem, StoreMismatchError, UsageError
 from storage.plan import Plan, read_plan
-from storage.remote_files import translated
+from storage.remote_errors import translated
 from storage.store import Store
 
 FACTOR = 8

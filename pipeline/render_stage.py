@@ -14,6 +14,7 @@ from pipeline.progress import Progress
 from pipeline.run import record_run
 from pipeline.shard_spec import parse_shards
 from pipeline.stages import StageResult, run_shards
+from pipeline.writers import ONE_AT_A_TIME, require_writers
 from render_jobs.config import RenderConfig
 from render_jobs.job import render_shard
 from render_jobs.poses import stored_key
@@ -83,6 +84,8 @@ def make_plan(
 def _new_plan(store: Store, config: PipelineConfig, workers: int) -> Plan:
     config, entries = planned(config)
     config, cameras = stored_form(config)
+    if not store.settle().create:  # now that the input is known to be good
+        LOGGER.warning("%s: %s", store.url, ONE_AT_A_TIME)
     render = config.content("render")
     header = PlanHeader(
         n_objects=len(entries),
@@ -140,6 +143,7 @@ def render(
         ShardsFailedError: some shards could not be done.
     """
     plan = make_plan(store, config, session.planned_workers, progress.say)
+    require_writers(store, config.compute, shards)
     views = ViewsStore.create_or_open(store, plan)
     chosen = parse_shards(shards, views.n_shards, environment)
     done = views.done()

@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from storage.errors import FpipeError
 from storage.layout import run_folder
 from storage.store import Store
 
@@ -90,8 +91,9 @@ def record_run(store: Store, stage: str, config: dict[str, Any]) -> Iterator[Run
     try:
         yield run
     except BaseException as error:
-        run.event("error", error=f"{type(error).__name__}: {error}")
-        run.write("failed")
+        with contextlib.suppress(FpipeError):  # a store that is full or refuses access ended the run
+            run.event("error", error=f"{type(error).__name__}: {error}")
+            run.write("failed")
         raise
     run.write("done")
 

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.executor import Executor, Task, TaskFailure, TaskFunction, TaskResources
 from pipeline.progress import Progress
 from pipeline.run import Run
-from storage.errors import FpipeError
+from storage.errors import FpipeError, StoreUnusableError
 
 FAILED_OBJECTS_EXIT_CODE = 42
 
@@ -116,6 +116,7 @@ def run_shards(
 
     Raises:
         ShardsFailedError: some shards could not be done; the others are.
+        StoreUnusableError: the store refuses this machine or is full; the other tasks were abandoned.
     """
     began = time.monotonic()
     left = [shard for shard in shards if shard not in done]
@@ -124,8 +125,9 @@ def run_shards(
     per_object, work_unit = work_per_object
     progress.start(stage, sum(sizes[shard] for shard in shards), "objects", n_done, work_unit)
     tasks = [Task(shard, {"shard": shard, "attempt": new_attempt(), **arguments}) for shard in left]
+    outcomes = executor.run(function, tasks, resources)
     try:
-        for outcome in executor.run(function, tasks, resources):
+        for outcome in outcomes:
             if outcome.result is None:
                 assert outcome.failure is not None
                 progress.say(
@@ -144,6 +146,8 @@ def run_shards(
                     node=outcome.node,
                     **failure,
                 )
+                if outcome.failure.ends_run:
+                    raise StoreUnusableError(f"{stage}: {outcome.failure.message.partition(': ')[2]}")
                 continue
             result.done += 1
             result.objects_ok += int(outcome.result["n_ok"])
@@ -158,6 +162,7 @@ def run_shards(
             work = 0 if outcome.result.get("skipped") else per_object * int(outcome.result["n_ok"])
             progress.advance(sizes[outcome.shard], work, **figures)
     finally:
+        getattr(outcomes, "close", lambda: None)()  # abandons what is still running
         progress.finish()
         result.seconds = time.monotonic() - began
         run.summary = result.as_json()

@@ -17,6 +17,7 @@ from pipeline.run import record_run
 from pipeline.stages import StageResult
 from pipeline.train.job import TrainResources, finished_version
 from pipeline.train.one_process import told_by_process, train_in_process
+from pipeline.writers import require_writers
 from storage import layout
 from storage.documents import dump_document, plain
 from storage.errors import ConfigError, FpipeError, IntegrityError, UsageError
@@ -56,6 +57,7 @@ def train_shared(
         FpipeError: the training failed.
     """
     plan = read_plan(store)
+    require_writers(store, config.compute)
     train = config.content("train")
     version = finished_version(store, plan, train)
     if version is not None:

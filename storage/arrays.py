@@ -17,6 +17,7 @@ from .documents import crc32c
 from .errors import IntegrityError
 
 _CRC = struct.Struct("<I")
+CRC_BYTES = _CRC.size
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,12 @@ def encode_chunk(values: NDArray[Any], spec: ArraySpec) -> bytes:
 
         data = bytes(Zstd(level=spec.zstd_level).encode(data))
     return data + _CRC.pack(crc32c(data))
+
+
+def encoded_bytes(spec: ArraySpec) -> int:
+    """Size of an encoded chunk of an uncompressed array."""
+    assert spec.zstd_level is None
+    return np.dtype(spec.dtype).itemsize * int(np.prod(spec.chunk)) + _CRC.size
 
 
 def decode_chunk(data: bytes, spec: ArraySpec, key: str, object_id: str = "") -> NDArray[Any]:

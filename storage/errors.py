@@ -25,6 +25,10 @@ class EnvironmentProblem(FpipeError, RuntimeError):  # noqa: N818 - EnvironmentE
     exit_code = 3
 
 
+class StoreUnusableError(EnvironmentProblem):
+    """Credentials, permission, bucket, room: no request of this run will be served until somebody acts."""
+
+
 class LeaseHeldError(EnvironmentProblem):
     """Another process has the exclusive right to replace shards of this dataset."""
 

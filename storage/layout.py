@@ -16,7 +16,9 @@ FITS = "fits"
 SHARED = "shared"
 PUBLISHED_SHARED = "shared/published.json"
 REPORTS = "reports"
+MAINTENANCE = "maintenance"
 LEASE = "maintenance/lease.json"
+CONDITIONS = "maintenance/conditions.json"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -82,6 +84,18 @@ def fit_done(name: str) -> str:
 def fit_sidecars(name: str) -> str:
     """Folder of the shard files of a fit without micro planes: sidecars alone, outside the Zarr group."""
     return f"{fit_folder(name)}/sidecars"
+
+
+def fit_statistics(name: str, version: str = "") -> str:
+    """Key of one version of a fit's channel statistics, or of their folder when `version` is empty."""
+    folder = f"{fit_folder(name)}/stats"
+    return f"{folder}/{checked_name(version)}.json" if version else folder
+
+
+def is_fit_statistics(key: str) -> bool:
+    """Say whether a key is that of channel statistics of a fit."""
+    parts = key.split("/")
+    return len(parts) == 4 and parts[0] == FITS and parts[2] == "stats"
 
 
 def run_folder(stage: str, run: str) -> str:

@@ -4,6 +4,9 @@ It is created once, then only swapped against itself: taken, renewed by a thread
 killed stops renewing, so its lease ends by itself; on its own machine, where it can be seen to be dead, at
 once. Writers of shards that are not done need no lease. The clocks of the machines must agree to a few
 seconds: a lease ends at a time of day.
+
+A store that cannot compare versions does not decide between two that take it at the same time. There, whoever
+has written it waits until the other must have written, too, and looks whose it is (Fischer's algorithm).
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from typing import NoReturn, Self
 
 from . import layout
 from .documents import SCHEMA_VERSION, dump_document, parse_document
-from .errors import LeaseHeldError, LeaseLostError, TransientError
+from .errors import FpipeError, LeaseHeldError, LeaseLostError, TransientError
 from .local_files import process_is_dead, process_tag
 from .store import Store
 
@@ -30,6 +33,8 @@ LOGGER = logging.getLogger(__name__)
 
 DURATION_S = 60.0
 """Seconds that a lease lasts without renewal; it is renewed four times in that time."""
+SETTLE_S = 5.0
+"""Seconds between look and write within which a lease is taken, where the store decides nothing."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ class Lease:
     ) -> None:
         self._ended.set()
         self._thread.join()
-        with suppress(LeaseLostError, TransientError):  # it ends by itself
+        with suppress(FpipeError):  # it ends by itself
             self._swap_own(released=True)
 
     def check(self) -> None:
@@ -139,8 +144,12 @@ class Lease:
         Raises:
             LeaseHeldError: somebody else has it; says who and for how long.
         """
+        conditions, began = self._store.settle(), time.monotonic()
+        decides = conditions.swap
         try:
-            if not self._store.create(layout.LEASE, self._document()):
+            if self._store.create(layout.LEASE, self._document()):
+                decides = conditions.create
+            else:
                 version = self._store.version(layout.LEASE)
                 found = read_lease(self._store)
                 if found is not None and found.token == self.token:
@@ -150,9 +159,19 @@ class Lease:
                 self._store.swap(layout.LEASE, self._document(), version)
         except TransientError as error:
             LOGGER.warning("%s; looking who has the lease now", error)
+        if not decides:
+            self._let_others_write(time.monotonic() - began)
         found = read_lease(self._store)
         if found is None or found.token != self.token:
             self._refuse(found)
+
+    def _let_others_write(self, took_s: float) -> None:
+        if took_s > SETTLE_S:  # the one whose lease this write may have hit finds it gone at its next look
+            self._swap_own(released=True)
+            raise TransientError(
+                f"{self._store.url}: taking the lease took {took_s:.0f} s, too long to be sure"
+            )
+        time.sleep(SETTLE_S)
 
     def _refuse(self, found: LeaseRecord | None) -> NoReturn:
         if found is None:

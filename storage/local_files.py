@@ -14,23 +14,28 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import EnvironmentProblem, TransientError
+from .conditions import HONOURED, Conditions
+from .errors import EnvironmentProblem, StoreUnusableError, TransientError
+from .mapped_files import MappedFiles, on_a_disk
+from .parts import Part, fill_from_file, fill_from_memory, in_order
 
 TEMP_FOLDER = ".tmp"
 FOREIGN_TEMP_AGE_S = 24 * 3600.0  # a commit takes seconds; a day-old temp file of another host is dead
 
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL, errno.ENOSYS}
+_AGAIN = "then run the same command again: what is committed is kept"
 _ENVIRONMENT = {
-    errno.ENOSPC: "no space left",
-    errno.EDQUOT: "disk quota exceeded",
-    errno.EROFS: "read-only file system",
-    errno.EACCES: "permission denied",
-    errno.EPERM: "operation not permitted by the file system",
-    errno.ENOTDIR: "a file is in the way of a folder",
+    errno.ENOSPC: f"no space left on the disk: make room, {_AGAIN}",
+    errno.EDQUOT: f"disk quota exceeded: make room or raise the quota, {_AGAIN}",
+    errno.EFBIG: f"larger than files may be here: raise the limit (ulimit -f), {_AGAIN}",
+    errno.EROFS: f"read-only file system: mount it writable, {_AGAIN}",
+    errno.EACCES: "permission denied: give this user the right to write there, or choose another root",
+    errno.EPERM: "operation not permitted by the file system: choose another root",
+    errno.ENOTDIR: "a file is in the way of a folder: choose another root",
 }
 _TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN}
 
@@ -40,6 +45,7 @@ class LocalFiles:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._mapped = MappedFiles() if on_a_disk(root) else None
 
     def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """Return the bytes [start, end) of one file; a negative start counts from the end."""
@@ -48,6 +54,31 @@ class LocalFiles:
             begin = 0 if start is None else max(0, size + start) if start < 0 else min(start, size)
             stop = size if end is None else min(end, size)
             return _read_exactly(file.fileno(), begin, stop - begin)
+
+    def read_tails(self, keys: Sequence[str], n: int) -> list[bytes | Exception]:
+        """Return the last `n` bytes of each file, or why they cannot be read."""
+        found: list[bytes | Exception] = []
+        for key in keys:
+            try:
+                found.append(self.read(key, -n))
+            except OSError as error:
+                found.append(error)
+        return found
+
+    def read_into(self, parts: Sequence[Part]) -> Iterator[tuple[int, Exception | None]]:
+        """Fill the buffers of parts from the page cache; yields each part's position when it is filled."""
+        for position in in_order(parts):
+            part = parts[position]
+            try:
+                path = f"{self.root}/{part.key}"
+                if self._mapped is None:
+                    fill_from_file(path, part)
+                else:
+                    fill_from_memory(self._mapped.open(path), part)
+            except (OSError, EOFError) as error:
+                yield position, _clear(error, part.key)
+            else:
+                yield position, None
 
     def size(self, key: str) -> int:
         """Return the size of one file in bytes."""
@@ -100,6 +131,10 @@ class LocalFiles:
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(name for name in names if name != TEMP_FOLDER)
+
+    def settle(self) -> Conditions:
+        """Both kinds of conditional writes are decided by the file system."""
+        return HONOURED
 
     def sweep(self) -> None:
         """Remove temp files of dead processes of this machine, and day-old ones of others."""
@@ -167,10 +202,19 @@ def _clear_errors(key: str) -> Iterator[None]:
             raise
         if error.errno in _ENVIRONMENT:
             where = error.filename or key
-            raise EnvironmentProblem(f"{where}: {_ENVIRONMENT[error.errno]}") from error
+            raise StoreUnusableError(f"{where}: {_ENVIRONMENT[error.errno]}") from error
         if error.errno in _TRANSIENT:
             raise TransientError(f"{key}: {error.strerror}") from error
         raise
+
+
+def _clear(error: Exception, key: str) -> Exception:
+    """Return what a read raises for an error of the operating system."""
+    try:
+        with _clear_errors(key), _reading(key):
+            raise error
+    except (OSError, EOFError, EnvironmentProblem) as clear:
+        return clear
 
 
 @contextmanager

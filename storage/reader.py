@@ -1,5 +1,8 @@
 """Read a finished or growing dataset of fits: `open_planes(url)["car-000012"].planes()`.
 
+    dataset[3], dataset["car-000012"]        one object (`FittedObject`)
+    dataset[[3, 1, 4]], dataset[["a", "b"]], dataset[:32], dataset[mask]    a batch (`FittedBatch`)
+
 A dataset is a snapshot: it holds the shards that were done when it was opened; `refresh()` takes a new one.
 Where a shard was replaced since (a retry, a refit), reading it raises StaleSnapshotError until then.
 Failed and absent objects raise ObjectUnavailableError, they never read as zeros or NaN.
@@ -11,61 +14,76 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
-from .errors import ObjectUnavailableError, StaleSnapshotError
+from .errors import ObjectUnavailableError, StaleSnapshotError, UsageError
+from .fit_statistics import read_statistics, snapshot_statistics
+from .fitted import FittedBatch, FittedObject
+from .object_reader import ObjectReader
 from .planes import PlanesStore
 from .records import Status
 from .shared import read_base_planes, read_shared_meta
+from .statistics import ChannelStats
 from .store import Store
 from .views import ViewsStore
 
 REFRESH_ATTEMPTS = 5
 
+Many = slice | list[int] | list[str] | tuple[int, ...] | tuple[str, ...] | NDArray[Any]
 
-def open_planes(url: str | Path, fit: str | None = None, **storage_options: Any) -> PlanesDataset:
+
+def open_planes(
+    url: str | Path, fit: str | None = None, stats_version: str | None = None, **storage_options: Any
+) -> PlanesDataset:
     """Open the fits of a dataset.
 
     Args:
         url: Root of the dataset, a folder or any fsspec URL.
         fit: Name of the fit; the published one by default.
+        stats_version: Version of the channel statistics that `stats` and `normalize` use, for instance the
+            one that a model was trained with; by default that of the snapshot.
         **storage_options: Passed on to the fsspec file system.
 
     Raises:
-        UsageError: no dataset there, no such fit, or none published.
+        UsageError: no dataset there, no such fit, or none published; no such version of the statistics.
         SchemaError: written by another major version.
     """
-    return PlanesDataset(PlanesStore.open(Store(url, **storage_options), fit))
+    return PlanesDataset(PlanesStore.open(Store(url, **storage_options), fit), stats_version)
 
 
 class PlanesDataset:
     """All objects of one fit that have data, in row order.
 
-    Index with an object id or with a position in `ids`; iterate over the objects; `len` counts them.
+    Index with an object id or with a position in `ids`, or with many of them; iterate over the objects; `len`
+    counts them. It can be sent to other processes, and used after a fork: each opens its own connections.
 
     Attributes:
         status: u8 [N], `Status` of every row of the plan in this snapshot.
+        fits: Reads what was fitted.
     """
 
-    def __init__(self, planes: PlanesStore) -> None:
+    def __init__(self, planes: PlanesStore, stats_version: str | None = None) -> None:
         self._planes = planes
+        self._pinned = None if stats_version is None else read_statistics(planes, stats_version)
+        self.fits = ObjectReader(planes)
         self.refresh()
 
     def refresh(self) -> None:
         """Take a new snapshot of the shards that are done."""
         for attempt in range(REFRESH_ATTEMPTS):
             self._planes.refresh()
+            self.fits.clear()
             try:
                 self.status = self._planes.status()
                 break
             except StaleSnapshotError:  # a round of replacements began at this moment
                 if attempt == REFRESH_ATTEMPTS - 1:
                     raise
-        self._ok_rows = np.flatnonzero(self.status == Status.OK)
-        for name in ("ids", "views"):
+        self._ok_rows: NDArray[np.int64] = np.flatnonzero(self.status == Status.OK)
+        for name in ("ids", "views", "cameras", "stats"):
             self.__dict__.pop(name, None)
 
     def __len__(self) -> int:
@@ -80,22 +98,54 @@ class PlanesDataset:
             yield FittedObject(self, int(row))
 
     def __contains__(self, object_id: object) -> bool:
-        return isinstance(object_id, str) and object_id in set(self.ids)
+        try:
+            return isinstance(object_id, str) and self.status[self._row_of(object_id)] == Status.OK
+        except KeyError:
+            return False
 
-    def __getitem__(self, which: str | int) -> FittedObject:
-        """Return one object by id or by position.
+    @overload
+    def __getitem__(self, which: str | int) -> FittedObject: ...
+    @overload
+    def __getitem__(self, which: Many) -> FittedBatch: ...
+    def __getitem__(self, which: str | int | Many) -> FittedObject | FittedBatch:
+        """Return one object by id or position, or a batch by ids, positions, a slice or a mask [len].
 
         Raises:
             KeyError: no object of this id in the plan.
             IndexError: position out of range.
-            ObjectUnavailableError: the object failed, or is not done.
+            ObjectUnavailableError: an object failed, or is not done.
+            UsageError: neither ids nor positions.
         """
-        if not isinstance(which, str):
+        if isinstance(which, str):
+            return FittedObject(self, self._ok_row_of(which))
+        if isinstance(which, (int, np.integer)):
             return FittedObject(self, int(self._ok_rows[which]))
-        row = self._planes.plan.row_of(which)
+        return FittedBatch(self, self._rows_of(which))
+
+    def _rows_of(self, which: Many) -> NDArray[np.int64]:
+        if isinstance(which, slice):
+            return self._ok_rows[which]
+        wanted = np.asarray(which)
+        if wanted.ndim != 1 or (len(wanted) and wanted.dtype.kind not in "iubUO"):
+            raise UsageError(f"{which!r}: index with an id, a position, a list of either, a slice or a mask")
+        if wanted.dtype.kind in "UO":
+            return np.array([self._ok_row_of(str(object_id)) for object_id in wanted], np.int64)
+        positions = wanted if wanted.dtype == np.bool_ else wanted.astype(np.int64)
+        rows: NDArray[np.int64] = self._ok_rows[positions]
+        return rows
+
+    def _row_of(self, object_id: str) -> int:
+        return self._planes.plan.row_of(object_id)
+
+    def _ok_row_of(self, object_id: str) -> int:
+        row = self._row_of(object_id)
         if self.status[row] == Status.ABSENT:
-            raise ObjectUnavailableError(f"{which} (row {row}) is not in this snapshot", object_id=which)
-        return FittedObject(self, self._planes.ok_record(row).row)
+            raise ObjectUnavailableError(
+                f"{object_id} (row {row}) is not in this snapshot", object_id=object_id
+            )
+        if self.status[row] == Status.FAILED:
+            self._planes.ok_record(row)  # says why
+        return row
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -127,8 +177,25 @@ class PlanesDataset:
         return self._base_planes
 
     @cached_property
+    def stats(self) -> ChannelStats:
+        """Statistics of every plane and channel: the pinned version, or that of this snapshot.
+
+        Where none is stored of exactly this snapshot, they are merged from its shards: one small read for
+        each. `fpipe stats ROOT` stores them.
+
+        Raises:
+            UsageError: no object has a fit.
+            StaleSnapshotError: a shard was replaced since this snapshot began.
+        """
+        return self._pinned or snapshot_statistics(self._planes, self.status)
+
+    @property
     def provenance(self) -> dict[str, Any]:
-        """What made this data: source, configurations and hashes of every stage."""
+        """What made this data: source, configurations and hashes of every stage.
+
+        `stats_version` is that of the statistics which were pinned or used, None before they were used.
+        """
+        stats = self._pinned or self.__dict__.get("stats")
         header, plan = self._planes.header, self._planes.plan
         return {
             "url": self._planes.store.url,
@@ -136,6 +203,7 @@ class PlanesDataset:
             "plan": plan.header.model_dump(mode="json"),
             "fit": header.model_dump(mode="json"),
             "shared_version": header.shared_version,
+            "stats_version": stats and stats.version,
         }
 
     @cached_property
@@ -143,70 +211,7 @@ class PlanesDataset:
         """The views that the fits were made from."""
         return ViewsStore.open(self._planes.store)
 
-
-class FittedObject:
-    """One object of a dataset; reads on demand.
-
-    Attributes:
-        row: Row of the plan.
-        object_id: Its id.
-        class_name: Its class.
-    """
-
-    def __init__(self, dataset: PlanesDataset, row: int) -> None:
-        entry = dataset.planes_store.plan.rows[row]
-        self._dataset = dataset
-        self.row = row
-        self.object_id = entry.object_id
-        self.class_name = entry.class_name
-
-    def __repr__(self) -> str:
-        return f"FittedObject({self.object_id!r}, class_name={self.class_name!r}, row={self.row})"
-
-    def micro(self, dtype: DTypeLike = np.float32) -> NDArray[Any]:
-        """Return the micro planes [3, F_mic, K, K], plane order in the fit's header; F_mic is 0 for ULW."""
-        store = self._dataset.planes_store
-        if store.header.f_mic == 0:
-            size = store.header.resolution
-            return np.empty((3, 0, size, size), dtype)
-        values: NDArray[Any] = store.chunks(self.row)[0][0].astype(dtype)
-        return values
-
-    def coefficients(self) -> NDArray[np.float32]:
-        """Return the coefficients of the base planes, f32 [M]; M is 0 where all planes are micro planes."""
-        return self._values()["coefficients"].copy()
-
-    def planes(self) -> NDArray[np.float32]:
-        """Return the fused planes, f32 [3, F_mic + F_mac, K, K]: micro channels first, then macro."""
-        macro = np.tensordot(self.coefficients(), self._dataset.base_planes(), axes=1)
-        return np.concatenate([self.micro(), macro], axis=1, dtype=np.float32)
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Held-out metrics as they were measured when the object was fitted; NaN where unknown."""
-        names = self._dataset.planes_store.header.metric_names
-        return dict(zip(names, self._values()["metrics"].tolist(), strict=True))
-
-    @property
-    def regime(self) -> int:
-        """1 when trained jointly with the shared components, 2 when fitted to frozen ones."""
-        return int(self._values()["regime"])
-
-    def cam2world(self) -> NDArray[np.float32]:
-        """Return the cameras of the object's views, f32 [V, 4, 4], OpenCV axes."""
-        return self._view_values()["cam2world"].copy()
-
-    def intrinsics(self) -> NDArray[np.float32]:
-        """Return the intrinsics of the object's views, f32 [V, 3, 3], pixels."""
-        return self._view_values()["intrinsics"].copy()
-
-    def heldout(self) -> NDArray[np.bool_]:
-        """Return which views were held out of fitting, bool [V]."""
-        return self._view_values()["heldout"].copy()
-
-    def _values(self) -> dict[str, NDArray[Any]]:
-        return self._dataset.planes_store.values(self.row)
-
-    def _view_values(self) -> dict[str, NDArray[Any]]:
-        views = self._dataset.views
-        return views.values(views.ok_record(self.row).row)
+    @cached_property
+    def cameras(self) -> ObjectReader:
+        """Reads the cameras of the views."""
+        return ObjectReader(self.views)

@@ -1,202 +1,299 @@
 """Files of any fsspec file system; S3 is the one that matters.
 
 Create-only writes are one PutObject with `If-None-Match: *`, never multipart, because some servers ignore
-the condition there. Servers phrase the refusal differently: AWS leads to FileExistsError, Ceph to an
-OSError whose cause carries "PreconditionFailed"; both mean "exists".
+the condition there. Every request is tried again as `retries` says. Where the answer to a conditional write
+was lost, the object is read back: bytes equal to ours mean that we wrote it.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
+import logging
+import secrets
 import threading
-import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, TypeVar, cast
 
 import fsspec
 
-from .errors import EnvironmentProblem, FpipeError, TransientError
+from . import layout
+from .conditions import HONOURED, UNKNOWN, Conditions, dump_conditions, parse_conditions
+from .errors import EnvironmentProblem, IntegrityError, StoreUnusableError, TransientError
+from .parts import Part
+from .remote_errors import means_exists, means_unsupported, translated
+from .remote_reads import Outcomes, Span, fill_parts
+from .remote_requests import Entry, FsspecRequests, Head, Requests
+from .retries import retried
 
-ONE_REQUEST_BYTES = 1 << 31  # s3fs uploads in parts from twice this size on
-RETRY_DELAYS_S = (0.2, 1.0, 4.0)
-
-_S3_DEFAULTS: dict[str, Any] = {
-    "use_listings_cache": False,
-    "config_kwargs": {
-        "connect_timeout": 10,
-        "read_timeout": 60,
-        "retries": {"mode": "standard", "total_max_attempts": 2},  # s3fs and this module retry as well
-    },
-}
-_EXISTS_CODES = {"PreconditionFailed", "412"}
-_CONFLICT_CODES = {"ConditionalRequestConflict", "OperationAborted", "409"}  # a race, not yet decided
-_TRANSIENT_ERRNO = {
-    errno.EBUSY,
-    errno.EREMOTEIO,
-    errno.EIO,
-    errno.ETIMEDOUT,
-    errno.ECONNRESET,
-    errno.EPIPE,
-    errno.EAGAIN,
-}
-_NOT_KNOWN_CODES = {"NotImplemented", "501"}
-_NETWORK_MODULES = ("botocore", "aiobotocore", "aiohttp", "urllib3")
+LOGGER = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Names = list[str]  # the class below has a method named list
 
 _SWAPS = threading.Lock()  # of file systems without conditional writes, within this process
+_NO_VERSION = '"00000000000000000000000000000000"'
 
 
 class RemoteFiles:
-    """The `Files` of one fsspec URL."""
+    """The `Files` of one fsspec URL.
+
+    Args:
+        url: The URL.
+        options: For the file system; they go before fsspec's configuration and our defaults.
+    """
 
     def __init__(self, url: str, options: dict[str, Any]) -> None:
-        defaults = _S3_DEFAULTS if url.startswith(("s3://", "s3a://")) else {}
+        self.url = url.rstrip("/")
         try:
-            self.fs, self.root = fsspec.core.url_to_fs(url, **{**defaults, **options})
+            if url.startswith(("s3://", "s3a://")):
+                from .s3_requests import S3Requests, s3_options
+
+                self.fs, self.root = fsspec.core.url_to_fs(url, **s3_options(options))
+                self.requests: Requests = S3Requests(self.fs)
+            else:
+                self.fs, self.root = fsspec.core.url_to_fs(url, **options)
+                self.requests = FsspecRequests(self.fs)
         except (ImportError, ValueError) as error:
             raise EnvironmentProblem(f"{url}: cannot be opened: {error}") from error
+        self._conditions: Conditions | None = None
 
     def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """Return the bytes [start, end) of one object; a negative start counts from the end."""
-        data = bytes(_retried(key, lambda: self.fs.cat_file(self._path(key), start=start, end=end)))
-        if start is not None and start >= 0 and end is not None and len(data) > end - start:
-            raise EnvironmentProblem(f"{key}: the store ignores range requests")
-        return data
+        return self._retried(key, lambda: self.requests.get(self._path(key), start, end))
+
+    def read_tails(self, keys: Sequence[str], n: int) -> Outcomes:
+        """Return the last `n` bytes of each object, or why they cannot be read."""
+        return self._read_spans([Span(key, -n) for key in keys])
+
+    def read_into(self, parts: Sequence[Part]) -> Iterator[tuple[int, Exception | None]]:
+        """Fill the buffers of parts; yields each part's position and what went wrong with it."""
+        return fill_parts(parts, self._read_spans)
+
+    def _read_spans(self, spans: Sequence[Span]) -> Outcomes:
+        """Read spans at the same time, and those again that met a fault which may pass."""
+        outcomes: Outcomes = [EOFError()] * len(spans)
+        wanted = list(range(len(spans)))
+
+        def attempt() -> None:
+            asked = [replace(spans[position], key=self._path(spans[position].key)) for position in wanted]
+            for position, outcome in zip(wanted, self.requests.get_many(asked), strict=True):
+                outcomes[position] = self._judged(outcome, spans[position].key)
+            failures = {position: outcomes[position] for position in wanted}
+            wanted[:] = [place for place, failure in failures.items() if isinstance(failure, TransientError)]
+            for position in wanted[:1]:
+                raise cast(TransientError, outcomes[position])
+
+        with suppress(TransientError):  # it is among the outcomes
+            retried(attempt)
+        return outcomes
+
+    def _judged(self, outcome: bytes | Exception, key: str) -> bytes | Exception:
+        if isinstance(outcome, bytes):
+            return outcome
+        mapped = self._translated(outcome, key)
+        if mapped is not outcome:
+            mapped.__cause__ = outcome
+        return mapped if isinstance(mapped, Exception) else outcome
 
     def size(self, key: str) -> int:
         """Return the size of one object in bytes."""
-        info = _retried(key, lambda: self.fs.info(self._path(key)))
-        if info["type"] == "directory":
-            raise FileNotFoundError(errno.ENOENT, "is a folder", key)
-        return int(info["size"])
-
-    def create(self, key: str, data: bytes) -> bool:
-        """Write the object unless the key exists, in one request; not retried here on unknown outcomes."""
-        try:
-            self._write(key, data, mode="create")
-        except Exception as error:
-            if means_exists(error):
-                return False
-            raise _no_bucket(translated(error, key), key) from error
-        return True
-
-    def replace(self, key: str, data: bytes) -> None:
-        """Write the object in one request, whether it exists or not."""
-        try:
-            _retried(key, lambda: self._write(key, data))
-        except FileNotFoundError as error:
-            raise _no_bucket(error, key) from error
+        return self._head(key).size
 
     def version(self, key: str) -> str:
         """Return the ETag of one object, or a hash of its content where the file system has none."""
-        info = _retried(key, lambda: self.fs.info(self._path(key)))
-        return str(info.get("ETag") or hashlib.sha256(self.read(key)).hexdigest())
+        return self._head(key).version
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write the object unless the key exists, in one request."""
+        conditions = self.conditions()
+
+        def write() -> bool:
+            if not conditions.create and self._exists(key):
+                return False
+            return self._put_if(key, data, create=True)
+
+        return self._decided(key, data, write)
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Write the object in one request, whether it exists or not."""
+        self._retried(key, lambda: self.requests.put(self._path(key), data))
 
     def swap(self, key: str, data: bytes, version: str) -> bool:
         """Write the object if its version is still this one: `If-Match` on S3, else look and write."""
-        condition = {"IfMatch": version} if "s3" in self.fs.protocol else {}
-        with _SWAPS:
+
+        def write() -> bool:
             if self.version(key) != version:
                 return False
-            try:
-                self._write(key, data, **condition)
-            except Exception as error:
-                if means_exists(error):
-                    return False
-                if _server_code(error) not in _NOT_KNOWN_CODES:
-                    raise translated(error, key) from error
-                self.replace(key, data)
-        return True
+            return self._put_if(key, data, version=version)
+
+        with _SWAPS:
+            return self._decided(key, data, write)
 
     def list(self, prefix: str) -> list[str]:
         """Return the sorted names directly below `prefix`."""
-        try:
-            paths = _retried(prefix, lambda: self.fs.ls(self._path(prefix), detail=False))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        own = self._path(prefix).strip("/")  # some servers list a folder's own marker object
-        return sorted({path.rstrip("/").rpartition("/")[2] for path in paths if path.strip("/") != own})
+        return sorted({entry.name for entry in self._entries(prefix)})
 
     def find(self, prefix: str) -> dict[str, int]:
-        """Return key → size of all objects below `prefix`, from one recursive listing."""
-        try:
-            found = _retried(prefix, lambda: self.fs.find(self._path(prefix), detail=True))
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        start = len(self.root.rstrip("/")) + 1
-        return {path[start:]: int(entry["size"]) for path, entry in found.items() if not path.endswith("/")}
+        """Return key → size of all objects below `prefix`."""
+        start = f"{prefix.rstrip('/')}/" if prefix else ""
+        return {start + entry.name: entry.size for entry in self._entries(prefix, recursive=True)}
 
     def subfolders(self, prefix: str) -> Names:
         """Return the names of the folders directly below `prefix`."""
-        try:
-            found = _retried(prefix, lambda: self.fs.ls(self._path(prefix), detail=True))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        own = self._path(prefix).strip("/")
-        paths = [entry["name"].strip("/") for entry in found if entry["type"] == "directory"]
-        return [path.rpartition("/")[2] for path in paths if path != own]
+        return [entry.name for entry in self._entries(prefix) if entry.is_folder]
 
     def is_folder(self) -> bool:
         """Say whether the URL names a folder, that is a prefix of some object's key."""
-        return bool(_retried(self.root, lambda: self.fs.isdir(self.root)))
-
-    def _write(self, key: str, data: bytes, **arguments: Any) -> None:
-        self.fs.pipe_file(self._path(key), data, chunksize=ONE_REQUEST_BYTES, **arguments)
+        try:
+            return any(True for _ in self._entries(""))
+        except StoreUnusableError as error:
+            if isinstance(error.__cause__, FileNotFoundError):  # no such bucket
+                return False
+            raise
 
     def sweep(self) -> None:
         """Nothing to do: uploads appear whole or not at all."""
 
+    def conditions(self) -> Conditions:
+        """Return what the dataset's record says about conditional writes; honoured where there is none."""
+        if self._conditions is None:
+            self._conditions = self.recorded_conditions() or HONOURED
+        return self._conditions
+
+    def recorded_conditions(self) -> Conditions | None:
+        """Return the record, None where there is none; a damaged one promises nothing."""
+        try:
+            return parse_conditions(self.read(layout.CONDITIONS), layout.CONDITIONS)
+        except FileNotFoundError:
+            return None
+        except IntegrityError as error:
+            LOGGER.warning("%s; taken for a store that ignores conditions", error)
+            return UNKNOWN
+
+    def settle(self) -> Conditions:
+        """Return which conditional writes the store honours; found out and recorded if it is not yet."""
+        found = self.recorded_conditions()
+        if found is None or found is UNKNOWN:
+            found = self.probe()
+        self._conditions = found
+        return found
+
+    def probe(self) -> Conditions:
+        """Find out which conditional writes the store honours, and write that down.
+
+        One object is written, tried to be overwritten, and removed; it stays where removing is not permitted.
+        """
+        key = f"{layout.MAINTENANCE}/probe-{secrets.token_hex(8)}"
+        first, second = b"fpipe looks whether conditional writes are honoured", b"overwritten"
+        self.replace(key, first)
+        create = self._refuses(key, second, create=True)
+        swap = self.requests.swaps and self._refuses(key, second, version=_NO_VERSION) and self._swaps(key)
+        self._discard(key)
+        found = Conditions(create, swap)
+        self.replace(layout.CONDITIONS, dump_conditions(found))
+        return found
+
+    def _refuses(self, key: str, data: bytes, create: bool = False, version: str = "") -> bool:
+        """Say whether a write whose condition does not hold is refused, and the object left as it was."""
+        before = self.read(key)
+
+        def write() -> bool:
+            try:
+                self.requests.put(self._path(key), data, create, version)
+            except Exception as error:
+                if means_exists(error):
+                    return True
+                if means_unsupported(error):
+                    return False
+                raise
+            return False
+
+        return self._retried(key, write) and self.read(key) == before
+
+    def _swaps(self, key: str) -> bool:
+        """Say whether a write whose version is right is done."""
+        data = b"swapped"
+        return self._decided(key, data, lambda: self._put_if(key, data, version=self.version(key)))
+
+    def _discard(self, key: str) -> None:
+        try:
+            self._retried(key, lambda: self.requests.delete(self._path(key)))
+        except (StoreUnusableError, TransientError, OSError) as error:
+            LOGGER.warning("%s/%s stays behind, it may be deleted: %s", self.url, key, error)
+
+    def _put_if(self, key: str, data: bytes, create: bool = False, version: str = "") -> bool:
+        """Write under a condition and say whether it held; servers without conditions only get a look."""
+        path = self._path(key)
+        try:
+            self.requests.put(path, data, create, version if self.requests.swaps else "")
+        except Exception as error:
+            if means_exists(error):
+                return False
+            if not means_unsupported(error):
+                raise
+            if create and self._exists(key):
+                return False
+            self.requests.put(path, data)
+        return True
+
+    def _decided(self, key: str, data: bytes, write: Callable[[], bool]) -> bool:
+        """Try a conditional write until its outcome is known.
+
+        Raises:
+            TransientError: It stayed unknown.
+        """
+        unknown = False
+
+        def attempt() -> bool:
+            nonlocal unknown
+            if not unknown:
+                try:
+                    return write()
+                except Exception as error:
+                    unknown = isinstance(self._translated(error, key), TransientError)
+                    raise
+            return write() or self.requests.get(self._path(key), None, None) == data
+
+        return self._retried(key, attempt)
+
+    def _head(self, key: str) -> Head:
+        return self._retried(key, lambda: self.requests.head(self._path(key)))
+
+    def _exists(self, key: str) -> bool:
+        try:
+            self._head(key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _entries(self, prefix: str, recursive: bool = False) -> Iterator[Entry]:
+        """Yield what lies below a prefix; each page is tried again by itself."""
+        after = ""
+        while True:
+            page = self._retried(prefix, lambda: self.requests.page(self._path(prefix), recursive, after))  # noqa: B023 called at once
+            yield from page.entries
+            if not page.after:
+                return
+            after = page.after
+
+    def _retried(self, key: str, call: Callable[[], T]) -> T:
+        def translating() -> T:
+            try:
+                return call()
+            except Exception as error:
+                mapped = self._translated(error, key)
+                if mapped is error:
+                    raise
+                raise mapped from error
+
+        return retried(translating)
+
+    def _translated(self, error: BaseException, key: str) -> BaseException:
+        return translated(error, self._where(key))
+
+    def _where(self, key: str) -> str:
+        return f"{self.url}/{key}" if key else self.url
+
     def _path(self, key: str) -> str:
         return f"{self.root.rstrip('/')}/{key}" if key else self.root
-
-
-def means_exists(error: BaseException) -> bool:
-    """Say whether a conditional write was refused: the key exists, or has another version."""
-    if isinstance(error, FileExistsError):
-        return True
-    return _server_code(error) in _EXISTS_CODES or "PreconditionFailed" in str(error)
-
-
-def translated(error: BaseException, key: str) -> BaseException:
-    """Turn an fsspec or network error into one of ours; FileNotFoundError and unknown ones stay."""
-    if isinstance(error, (FpipeError, FileNotFoundError)):
-        return error
-    name = type(error).__name__
-    if isinstance(error, PermissionError) or "Credentials" in name:
-        return EnvironmentProblem(f"{key}: the store refuses access ({name}: {error})")
-    if isinstance(error, (TimeoutError, ConnectionError)):
-        return TransientError(f"{key}: {name}: {error}")
-    if _server_code(error) in _CONFLICT_CODES:
-        return TransientError(f"{key}: {name}: {error}")
-    if isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNO:
-        return TransientError(f"{key}: {name}: {error}")
-    if type(error).__module__.split(".")[0] in _NETWORK_MODULES:
-        return TransientError(f"{key}: {name}: {error}")
-    return error
-
-
-def _no_bucket(error: BaseException, key: str) -> BaseException:
-    """Say clearly what "not found" means as the answer to a write."""
-    if isinstance(error, FileNotFoundError):
-        return EnvironmentProblem(f"{key}: cannot be written: {error} (create the bucket first)")
-    return error
-
-
-def _server_code(error: BaseException) -> str:
-    response = getattr(error.__cause__ or error, "response", None)
-    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
-
-
-def _retried(key: str, call: Callable[[], T]) -> T:
-    for delay in (*RETRY_DELAYS_S, None):
-        try:
-            return call()
-        except Exception as error:
-            mapped = translated(error, key)
-            if delay is None or not isinstance(mapped, TransientError):
-                raise mapped from error
-            time.sleep(delay)
-    raise AssertionError("unreachable")

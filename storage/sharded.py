@@ -12,15 +12,15 @@ being replaced are read from their sidecars.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import ArraySpec, chunk_checksum, decode_chunk, encode_chunk
+from .arrays import ArraySpec, chunk_checksum, decode_chunk, encode_chunk, encoded_bytes
 from .documents import SCHEMA_VERSION, dump_document
 from .errors import (
     FpipeError,
@@ -34,8 +34,19 @@ from .journal import Journal, read_journal
 from .layout import zarr_chunk
 from .plan import Plan, shard_count, shard_rows
 from .records import Failure, Status
-from .shards import ObjectRecord, ShardTail, Sidecar, read_shard_tail
+from .shards import (
+    TAIL_BYTES,
+    ObjectRecord,
+    ShardTail,
+    Sidecar,
+    TailTooShort,
+    read_shard_tail,
+    unpack_tail,
+)
 from .store import Store
+
+if TYPE_CHECKING:  # it builds what is defined here
+    from .builder import ShardBuilder
 
 CACHED_TAILS = 64
 PUBLISH_ATTEMPTS = 5
@@ -60,6 +71,10 @@ class ShardedStore:
         self._attempts: dict[int, str] = {}  # of all shards that this snapshot has read
         self._journal: Journal | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process gets the same snapshot, and reads sidecars itself."""
+        return {**self.__dict__, "_tails": OrderedDict()}
+
     @property
     def n_shards(self) -> int:
         """Number of shards."""
@@ -74,6 +89,10 @@ class ShardedStore:
         if not 0 <= row < self.spec.n_objects:
             raise IndexError(f"row {row} of {self.spec.n_objects}")
         return row // self.spec.objects_per_shard
+
+    def builder(self, shard: int, attempt: str) -> ShardBuilder:
+        """Start building one shard under an attempt id that no other writer uses."""
+        raise NotImplementedError
 
     def done(self) -> frozenset[int]:
         """Return the shards that are committed and published."""
@@ -101,6 +120,25 @@ class ShardedStore:
             while len(self._tails) > CACHED_TAILS:
                 self._tails.popitem(last=False)
         return tail
+
+    def read_tails(self, shards: Sequence[int]) -> dict[int, ShardTail]:
+        """Read the tails of committed shards at the same time; those that are not there are left out.
+
+        Raises:
+            StaleSnapshotError: a shard was replaced since this snapshot began.
+            IntegrityError: a tail is damaged.
+        """
+        journal = self.journal()  # before the files, or a later one would pass
+        found = {}
+        keys = [self.spec.shard_key(shard) for shard in shards]
+        for shard, data in zip(shards, self.store.read_tails(keys, TAIL_BYTES), strict=True):
+            if isinstance(data, FileNotFoundError):
+                continue
+            if isinstance(data, Exception):
+                raise data
+            found[shard] = self._checked_tail(shard, data)
+            self._require_same(journal, found[shard].sidecar)
+        return found
 
     def journal(self) -> Journal:
         """Return what this snapshot knows about replacements."""
@@ -182,25 +220,32 @@ class ShardedStore:
         spec = self.spec.derived_spec(name)
         values = spec.filled(self.spec.n_objects)
         journal = self.journal()
-        for shard in self.done():
+        done = self.done()
+        known = self._derived_chunks(spec, sorted(done - journal.open))
+        known |= {shard: sidecar_values(self.sidecar(shard), spec) for shard in done & journal.open}
+        for shard, chunk in known.items():
             rows = self.shard_rows(shard)
-            known = (
-                sidecar_values(self.sidecar(shard), spec)
-                if shard in journal.open
-                else self.derived_chunk(spec, shard)
-            )
-            values[rows.start : rows.stop] = known[: len(rows)]
+            values[rows.start : rows.stop] = chunk[: len(rows)]
         if read_journal(self.store, self.spec.group).generation != journal.generation:
             raise StaleSnapshotError(f"{self.spec.group}: shards are being replaced; {_MEND}")
         return values
 
     def derived_chunk(self, spec: ArraySpec, shard: int) -> NDArray[Any]:
         """Return one stored chunk of a derived array."""
-        key = self._derived_key(spec, shard)
-        try:
-            return decode_chunk(self.store.read(key), spec, key)
-        except FileNotFoundError as error:
-            raise IntegrityError(f"{key}: missing although shard {shard} is done", key=key) from error
+        return self._derived_chunks(spec, [shard])[shard]
+
+    def _derived_chunks(self, spec: ArraySpec, shards: Sequence[int]) -> dict[int, NDArray[Any]]:
+        """Return stored chunks of a derived array, read at the same time."""
+        keys = [self._derived_key(spec, shard) for shard in shards]
+        n_bytes = encoded_bytes(spec) + 1  # one more, or bytes before the chunk would go unnoticed
+        found = {}
+        for shard, key, data in zip(shards, keys, self.store.read_tails(keys, n_bytes), strict=True):
+            if isinstance(data, FileNotFoundError):
+                raise IntegrityError(f"{key}: missing although shard {shard} is done", key=key) from data
+            if isinstance(data, Exception):
+                raise data
+            found[shard] = decode_chunk(data, spec, key)
+        return found
 
     def failures(self) -> list[tuple[int, str, Failure]]:
         """Return (row, object id, failure) of every failed object of the done shards, in row order."""
@@ -281,7 +326,25 @@ class ShardedStore:
                 for part, number in zip(parts, numbers, strict=True)
             ]
         except IntegrityError:
-            self._raise_if_replaced(shard)
+            self.raise_if_replaced(shard, self.sidecar(shard).attempt)
+            raise
+
+    def statistics(self, shard: int) -> bytes | None:
+        """Return the encoded channel statistics of a committed shard; None where its file has none.
+
+        Raises:
+            FileNotFoundError: the shard is not committed.
+            IntegrityError: the checksum is wrong.
+            StaleSnapshotError: the shard was replaced since its sidecar was read.
+        """
+        block = self.sidecar(shard).statistics
+        if block is None:
+            return None
+        data = self._read_places(shard, block.offset, block.offset + block.n_bytes)
+        try:
+            return block.checked(data, self.spec.shard_key(shard))
+        except IntegrityError:
+            self.raise_if_replaced(shard, self.sidecar(shard).attempt)
             raise
 
     def marker_key(self, shard: int) -> str:
@@ -294,7 +357,7 @@ class ShardedStore:
         except FpipeError:
             raise
         except OSError:  # a server may refuse a range beyond the end of a shorter replacement
-            self._raise_if_replaced(shard)
+            self.raise_if_replaced(shard, self.sidecar(shard).attempt)
             raise
 
     def _require_same(self, journal: Journal, sidecar: Sidecar) -> None:
@@ -307,7 +370,18 @@ class ShardedStore:
 
     def _read_tail(self, shard: int) -> ShardTail:
         key = self.spec.shard_key(shard)
-        tail = read_shard_tail(self.store, key, self.spec.chunks_per_shard)
+        return self._of_this_group(key, shard, read_shard_tail(self.store, key, self.spec.chunks_per_shard))
+
+    def _checked_tail(self, shard: int, data: bytes) -> ShardTail:
+        """Decode the end of a shard file that was read already; reads more where that is too little."""
+        key = self.spec.shard_key(shard)
+        try:
+            tail = unpack_tail(data, self.spec.chunks_per_shard, key)
+        except TailTooShort as short:
+            tail = read_shard_tail(self.store, key, self.spec.chunks_per_shard, short.needed)
+        return self._of_this_group(key, shard, tail)
+
+    def _of_this_group(self, key: str, shard: int, tail: ShardTail) -> ShardTail:
         found = (tail.sidecar.kind, tail.sidecar.shard, tail.sidecar.config_hash)
         expected = (self.spec.kind, shard, self.spec.config_hash)
         if found != expected:
@@ -316,9 +390,9 @@ class ShardedStore:
             )
         return tail
 
-    def _raise_if_replaced(self, shard: int) -> None:
-        current = self._read_tail(shard).sidecar
-        if current.attempt != self.sidecar(shard).attempt:
+    def raise_if_replaced(self, shard: int, attempt: str) -> None:
+        """Raise StaleSnapshotError if a shard is no longer what this attempt wrote."""
+        if self._read_tail(shard).sidecar.attempt != attempt:
             key = self.spec.shard_key(shard)
             raise StaleSnapshotError(f"{key}: replaced while it was read; {_MEND}")
 

@@ -8,10 +8,15 @@ else goes through fsspec.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from .conditions import Conditions
 from .errors import EnvironmentProblem, TransientError
+from .parts import Part
+
+_INHERITED: list[Any] = []  # kept: closing a parent's connections would wait for its event loop
 
 
 class Files(Protocol):
@@ -19,6 +24,12 @@ class Files(Protocol):
 
     def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """Return the bytes [start, end) of one object; a negative start counts from the end."""
+
+    def read_tails(self, keys: Sequence[str], n: int) -> list[bytes | Exception]:
+        """Return the last `n` bytes of each object, or why they cannot be read."""
+
+    def read_into(self, parts: Sequence[Part]) -> Iterator[tuple[int, Exception | None]]:
+        """Fill the buffers of parts; yields position and what went wrong, part by part."""
 
     def size(self, key: str) -> int:
         """Return the size of one object in bytes."""
@@ -37,6 +48,9 @@ class Files(Protocol):
 
     def list(self, prefix: str) -> list[str]:
         """Return the sorted names directly below `prefix`."""
+
+    def settle(self) -> Conditions:
+        """Return which conditional writes are honoured; found out and recorded if it is not yet."""
 
     def sweep(self) -> None:
         """Remove temp files of writers that are dead."""
@@ -70,6 +84,8 @@ class Store:
     def _files(self) -> Files:
         # Connections and event loops do not survive a fork, so each process opens its own.
         if self._opened is None or self._opened[0] != os.getpid():
+            if self._opened is not None:
+                _INHERITED.append(self._opened)
             self._opened = (os.getpid(), self._open())
         return self._opened[1]
 
@@ -100,6 +116,22 @@ class Store:
     def read_tail(self, key: str, n: int) -> bytes:
         """Return the last `n` bytes of one object, or all of it when it is shorter."""
         return self._files.read(key, -n)
+
+    def read_tails(self, keys: Sequence[str], n: int) -> list[bytes | Exception]:
+        """Return what `read_tail` returns or raises for each key; remote ones are read at the same time."""
+        return self._files.read_tails(keys, n)
+
+    def read_into(self, parts: Sequence[Part]) -> Iterator[tuple[int, Exception | None]]:
+        """Fill the buffers of every part: the fastest way to read much of few objects or little of many.
+
+        Neighbours are read together; requests to remote stores run at the same time.
+
+        Yields:
+            The position of each part when it is done (while its bytes are still in the processor's cache), in
+            any order, with None, or with what reading it alone would have raised. EOFError: the object is
+            shorter.
+        """
+        return self._files.read_into(parts)
 
     def size(self, key: str) -> int:
         """Return the size of one object in bytes."""
@@ -177,6 +209,16 @@ class Store:
     def list(self, prefix: str) -> list[str]:
         """Return the sorted names (files and folders) directly below `prefix`; [] if there are none."""
         return self._files.list(prefix)
+
+    def settle(self) -> Conditions:
+        """Return which conditional writes this place honours (see `conditions`).
+
+        A remote place is asked once per dataset, which writes a small record and needs permission to write.
+
+        Raises:
+            EnvironmentProblem, TransientError: See `create`.
+        """
+        return self._files.settle()
 
     def sweep(self) -> None:
         """Remove private temp files of writers that no longer live."""

@@ -7,12 +7,16 @@ import os
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
+
+from tests.s3_server import S3Server
 
 TINY = Path(__file__).with_name("tiny.yaml")
 
@@ -59,6 +63,45 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = fpipe("demo", root, "--preset", TINY, "--json")
     assert done.code == 0, done.err
     return root
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A real S3 server on this machine, one for all tests."""
+    pytest.importorskip("moto.server")
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_environment(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """Leads this process to the server, whatever the machine's own AWS settings are; yields the variables."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    variables = s3_server.environment() | {
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(fsspec.config, "conf", {})
+    _forget_connections()
+    yield variables
+    _forget_connections()
+
+
+@pytest.fixture
+def s3_root(s3_server: S3Server, s3_environment: dict[str, str]) -> str:
+    """URL of an empty place in a fresh bucket."""
+    bucket = f"b-{uuid.uuid4().hex}"
+    s3_server.make_bucket(bucket)
+    return f"s3://{bucket}/root"
+
+
+def _forget_connections() -> None:
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from pipeline.frozen.table import ModeRow, mode_rows
 from pipeline.progress import Progress
 from pipeline.run import record_run
 from pipeline.stages import ShardsFailedError, StageResult, run_shards
+from pipeline.writers import require_writers
 from storage.documents import differences
 from storage.errors import StoreMismatchError, UsageError
 from storage.layout import shared_key
@@ -85,6 +86,7 @@ def compare_frozen(
         StoreMismatchError: A comparison of this name has other settings.
         ShardsFailedError: Blocks failed; what is done stays, and the same call continues.
     """
+    require_writers(store, config.compute)
     version = question.shared_version or _default_version(store)
     meta = read_shared_meta(store, version)
     _require_steps_and_base_planes(config, meta)

@@ -114,7 +114,7 @@ def _new(path: Path) -> Path:
 
 @pytest.mark.bpy
 def test_the_command_line_renders_from_s3_through_the_cache(
-    s3: AsyncFileSystem, server: dict[str, str], meshes: Path, tmp_path: Path
+    s3: AsyncFileSystem, s3_environment: dict[str, str], meshes: Path, tmp_path: Path
 ) -> None:
     s3.put(str(meshes), f"{BUCKET}/v2", recursive=True)
     cache = tmp_path / "cache"
@@ -129,7 +129,7 @@ def test_the_command_line_renders_from_s3_through_the_cache(
         TINY,
     )
     local = ("--executor", "local", "--set", f"compute.mesh_cache_dir={cache}")
-    done = fpipe("render", tmp_path / "far", *arguments, *local, **server)
+    done = fpipe("render", tmp_path / "far", *arguments, *local, **s3_environment)
     assert done.code == 0, done.err
     assert len(list((cache / "entries").iterdir())) == 3
     near = tmp_path / "near"

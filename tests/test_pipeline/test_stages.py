@@ -11,6 +11,7 @@ import pytest
 from pipeline.executor import Task, TaskFailure, TaskFunction, TaskOutcome, TaskResources
 from pipeline.run import record_run
 from pipeline.stages import ShardsFailedError, StageResult, run_shards
+from storage.errors import StoreUnusableError
 from storage.store import Store
 
 
@@ -83,6 +84,14 @@ def test_a_lost_shard_is_recorded_and_the_others_go_on(tmp_path):
     found = events(store)
     assert [event["event"] for event in found] == ["shard_done", "shard_failed", "shard_done", "error"]
     assert (found[1]["shard"], found[1]["kind"], found[1]["error"]) == (2, "died", lost.message)
+
+
+def test_a_store_that_refuses_this_machine_ends_the_run(tmp_path):
+    refused = TaskFailure("raised", "StoreUnusableError: s3://b/k: ExpiredToken: renew", 3, ends_run=True)
+    counts = {"n_ok": 2, "n_failed": 0}
+    with pytest.raises(StoreUnusableError, match="^render: s3://b/k: ExpiredToken: renew$"):
+        run_stage(Store(tmp_path), {0: counts, 1: refused, 2: counts}, Listening())
+    assert [event["event"] for event in events(Store(tmp_path))] == ["shard_done", "shard_failed", "error"]
 
 
 def test_progress_is_told_objects_work_and_failures(tmp_path):

@@ -18,6 +18,7 @@ from storage import errors
         (errors.IntegrityError("x", key="k", object_id="o"), 1, ValueError),
         (errors.ObjectUnavailableError("x", object_id="o", status=2, reason="r"), 1, LookupError),
         (errors.StaleSnapshotError("x"), 3, RuntimeError),
+        (errors.StoreUnusableError("x"), 3, errors.EnvironmentProblem),
         (errors.LeaseHeldError("x"), 3, errors.EnvironmentProblem),
         (errors.LeaseLostError("x"), 3, errors.EnvironmentProblem),
         (errors.TransientError("x"), 3, OSError),

@@ -15,14 +15,16 @@ from typing import Any
 import pytest
 
 from storage import lease as lease_module
-from storage.errors import IntegrityError, LeaseHeldError, LeaseLostError
+from storage.conditions import Conditions
+from storage.errors import IntegrityError, LeaseHeldError, LeaseLostError, TransientError
 from storage.layout import LEASE
 from storage.lease import Lease, LeaseRecord, check_lease, read_lease
 from storage.store import Store
 
 
 @pytest.fixture(params=["local", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setattr(lease_module, "SETTLE_S", 0.05)
     return Store(tmp_path / "root" if request.param == "local" else f"memory://{uuid.uuid4().hex}/root")
 
 
@@ -128,3 +130,68 @@ def test_a_damaged_lease_is_named(store: Store) -> None:
     store.replace(LEASE, b"{}")
     with pytest.raises(IntegrityError, match=LEASE), Lease(store, "x"):
         pass
+
+
+def test_where_the_store_decides_nothing_the_last_of_two_that_looked_at_once_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both look before either writes, again and again: nobody but the last believes to hold it."""
+    monkeypatch.setattr(lease_module, "SETTLE_S", 0.4)
+    with Lease(BlindStore(tmp_path), "earlier"):
+        pass
+    for _ in range(3):
+        barrier, held, refused = threading.Barrier(2), [], []
+
+        def take(
+            number: int,
+            barrier: threading.Barrier = barrier,
+            held: list[int] = held,
+            refused: list[int] = refused,
+        ) -> None:
+            store = BlindStore(tmp_path, barrier)
+            try:
+                with Lease(store, f"number {number}") as lease:
+                    held.append(number)
+                    time.sleep(0.3)
+                    lease.check()
+            except LeaseHeldError:
+                refused.append(number)
+
+        threads = [threading.Thread(target=take, args=(number,)) for number in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (len(held), len(refused)) == (1, 1)
+
+
+def test_a_lease_that_took_too_long_to_take_is_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "SETTLE_S", 0.1)
+    with Lease(BlindStore(tmp_path), "earlier"):
+        pass
+    with pytest.raises(TransientError, match="too long"), Lease(BlindStore(tmp_path, delay_s=0.2), "slow"):
+        pass
+    found = read_lease(Store(tmp_path))
+    assert found is not None and found.left_s == 0.0
+
+
+class BlindStore(Store):
+    """A store that ignores comparisons; the first swap waits until another one has looked, too."""
+
+    def __init__(self, url: Path, barrier: threading.Barrier | None = None, delay_s: float = 0.0) -> None:
+        super().__init__(url)
+        self._barrier = barrier
+        self._delay_s = delay_s
+
+    def settle(self) -> Conditions:
+        return Conditions(create=True, swap=False)
+
+    def swap(self, key: str, data: bytes, version: str) -> bool:
+        if self._barrier is not None:
+            self._barrier.wait(5)
+            self._barrier = None
+        time.sleep(self._delay_s)
+        self.replace(key, data)
+        return True

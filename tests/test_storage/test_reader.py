@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from .builders import (
     F_MAC,
     F_MIC,
     K,
+    M,
     base_planes,
     fill_planes,
     fit_header,
@@ -59,6 +61,56 @@ def test_fused_planes_are_micro_first_then_the_weighted_sum_of_base_planes(root:
     assert entry.micro(np.float16).dtype == np.float16
     assert np.array_equal(entry.coefficients(), truth.coefficients)
     assert entry.regime == 2 and entry.metrics["psnr_db"] == 22
+
+
+def test_batches_by_ids_positions_slices_and_masks(root: Path) -> None:
+    dataset = open_planes(root)
+    batch = dataset[["sofa-00004", "car-00001", "car-00001"]]
+    assert batch.rows.tolist() == [4, 1, 1] and batch.ids == ("sofa-00004", "car-00001", "car-00001")
+    assert batch.class_index.tolist() == [1, 0, 0] and len(batch) == 3 and batch.regime.tolist() == [2, 2, 2]
+    assert batch.metrics["psnr_db"].tolist() == [24, 21, 21]
+    for name in ("micro", "coefficients", "planes", "cam2world", "intrinsics", "heldout"):
+        single = [getattr(entry, name)() for entry in batch]
+        np.testing.assert_allclose(getattr(batch, name)(), np.stack(single), rtol=1e-6, atol=1e-6)
+    assert np.array_equal(batch.micro(np.float16)[0], object_fit(4).micro)
+    assert dataset[-2:].rows.tolist() == [2, 4] == dataset[np.array([2, -1])].rows.tolist()
+    assert dataset[dataset[:].class_index == 0].ids == ("car-00001",)
+    assert dataset[[]].planes().shape == (0, 3, F_MIC + F_MAC, K, K)
+    with pytest.raises(UsageError, match="index with an id"):
+        dataset[[1.5]]
+    with pytest.raises(ObjectUnavailableError, match=r"car-00003.*not rendered"):
+        dataset[["sofa-00004", "car-00003"]]
+
+
+def test_layouts_and_types(root: Path) -> None:
+    batch = open_planes(root)[:]
+    planes = batch.planes()
+    flat = batch.planes("flat", np.float16)
+    assert flat.shape == (4, 3 * (F_MIC + F_MAC), K, K) and flat.dtype == np.float16
+    for plane in range(3):
+        own = flat[:, plane * (F_MIC + F_MAC) : (plane + 1) * (F_MIC + F_MAC)]
+        np.testing.assert_array_equal(own, planes[:, plane].astype(np.float16))
+    with pytest.raises(UsageError, match="no layout 'nchw'"):
+        batch.planes("nchw")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="floating-point"):
+        batch.planes(dtype=np.uint8)
+
+
+def test_planes_beyond_the_type_are_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    planes = PlanesStore.create_or_open(store, make_plan(store), fit_header())
+    write_shared(store)
+    for shard in range(planes.n_shards):
+        builder = planes.builder(shard, f"big{shard}")
+        for row in planes.shard_rows(shard):
+            large = np.full(M, 60_000 if row == 1 else 1, np.float32)
+            builder.add(row, replace(object_fit(row), coefficients=large))
+        builder.commit()
+    publish_fit(store, "main")
+    dataset = open_planes(tmp_path)
+    assert np.isfinite(dataset[:].planes()).all()
+    with pytest.raises(UsageError, match="beyond float16: use float32"):
+        dataset[:].planes(dtype=np.float16)
 
 
 def test_cameras_come_from_the_views(root: Path) -> None:

@@ -2,168 +2,181 @@
 
 from __future__ import annotations
 
-import errno
-from typing import Any
-
 import pytest
 
-from storage import remote_files
-from storage.errors import EnvironmentProblem, TransientError
-from storage.remote_files import ONE_REQUEST_BYTES, RemoteFiles, means_exists, translated
+from storage import layout, retries
+from storage.conditions import Conditions, dump_conditions
+from storage.errors import EnvironmentProblem, StoreUnusableError, TransientError
+from storage.remote_files import RemoteFiles
+from storage.remote_requests import FsspecRequests, Head, Page
+from storage.retries import RetryPolicy
+
+from .test_remote_errors import answered
 
 
-class ServerError(Exception):
-    """Like botocore's ClientError: carries the server's answer."""
+class ScriptedRequests:
+    """A server that keeps objects, honours conditions or not, and plays a script of faults for `put`.
 
-    def __init__(self, code: str) -> None:
-        super().__init__(f"An error occurred ({code})")
-        self.response = {"Error": {"Code": code}}
+    "refused": nothing happens, 503. "answer lost": it is written, then the connection is reset. Other faults
+    are exceptions, raised before anything is written.
+    """
 
+    def __init__(self, script: tuple[str | BaseException, ...] = (), honours: bool = True) -> None:
+        self.script = list(script)
+        self.honours = honours
+        self.swaps = True
+        self.objects: dict[str, tuple[bytes, str]] = {}
+        self.puts = 0
 
-def caused(error: OSError, code: str) -> OSError:
-    error.__cause__ = ServerError(code)
-    return error
+    def get(self, path: str, start: int | None, end: int | None) -> bytes:
+        if path not in self.objects:
+            raise FileNotFoundError(path)
+        return self.objects[path][0][start:end]
 
+    def head(self, path: str) -> Head:
+        return Head(len(self.get(path, None, None)), self.objects[path][1])
 
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (FileExistsError("k"), True),  # AWS through s3fs
-        (caused(OSError(errno.EINVAL, "pre-condition"), "PreconditionFailed"), True),  # Ceph
-        (caused(OSError(errno.EINVAL, "pre-condition"), "412"), True),
-        (ServerError("PreconditionFailed"), True),
-        (caused(OSError(errno.EINVAL, "bad"), "InvalidRequest"), False),
-        (TimeoutError(), False),
-        (caused(OSError("conflict"), "ConditionalRequestConflict"), False),  # nobody has won yet
-    ],
-)
-def test_refusals_in_every_phrasing(error: Exception, expected: bool) -> None:
-    assert means_exists(error) is expected
+    def put(self, path: str, data: bytes, create: bool = False, version: str = "") -> None:
+        self.puts += 1
+        fault = self.script.pop(0) if self.script else ""
+        if isinstance(fault, BaseException):
+            raise fault
+        if fault == "refused":
+            raise answered("SlowDown", 503)
+        there = self.objects.get(path, (b"", ""))[1]
+        if self.honours and ((create and there) or (version and version != there)):
+            raise answered("PreconditionFailed", 412)
+        self.objects[path] = data, f"v{self.puts}"
+        if fault == "answer lost":
+            raise ConnectionResetError("reset")
 
+    def page(self, path: str, recursive: bool, after: str) -> Page:
+        return Page(())
 
-class ResetError(Exception):
-    """Stands for an exception of a network library."""
-
-
-ResetError.__module__ = "botocore.exceptions"
-
-
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        (TimeoutError("t"), TransientError),
-        (ConnectionResetError("r"), TransientError),
-        (OSError(errno.EBUSY, "SlowDown"), TransientError),
-        (OSError(errno.EREMOTEIO, "500"), TransientError),
-        (caused(OSError("conflict"), "ConditionalRequestConflict"), TransientError),
-        (ResetError("closed"), TransientError),
-        (PermissionError("AccessDenied"), EnvironmentProblem),
-        (FileNotFoundError("k"), FileNotFoundError),
-        (OSError(errno.EINVAL, "InvalidRequest"), OSError),
-        (KeyError("a bug"), KeyError),
-    ],
-)
-def test_errors_are_sorted_into_retryable_and_permanent(error: Exception, kind: type) -> None:
-    mapped = translated(error, "the/key")
-    assert type(mapped) is kind
-    if mapped is not error:
-        assert "the/key" in str(mapped)
+    def delete(self, path: str) -> None:
+        if self.script and self.script[0] == "no deleting":
+            raise answered("AccessDenied", 403)
+        del self.objects[path]
 
 
-class FlakyFileSystem:
-    """Answers with the errors of a script first."""
-
-    def __init__(self, script: list[Exception]) -> None:
-        self.script = script
-        self.calls: list[tuple[str, dict[str, Any]]] = []
-
-    def _call(self, name: str, **kwargs: Any) -> None:
-        self.calls.append((name, kwargs))
-        if self.script:
-            raise self.script.pop(0)
-
-    def cat_file(self, path: str, start: int | None, end: int | None) -> bytes:
-        self._call("get")
-        return b"data"[start:end]
-
-    def pipe_file(self, path: str, data: bytes, **kwargs: Any) -> None:
-        self._call("put", **kwargs)
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "POLICY", RetryPolicy(attempts=4, base_s=0.0))
 
 
-@pytest.fixture
-def files(monkeypatch: pytest.MonkeyPatch) -> RemoteFiles:
-    monkeypatch.setattr(remote_files, "RETRY_DELAYS_S", (0.0, 0.0, 0.0))
-    return RemoteFiles("memory://x", {})
+def files_of(*script: str | BaseException, honours: bool = True) -> tuple[RemoteFiles, ScriptedRequests]:
+    files = RemoteFiles("memory://x", {})
+    files.requests = requests = ScriptedRequests(script, honours)
+    return files, requests
 
 
-def test_reads_are_retried_and_give_up(files: RemoteFiles) -> None:
-    files.fs = FlakyFileSystem([TimeoutError(), ConnectionResetError()])
-    assert files.read("k") == b"data"
-    files.fs = FlakyFileSystem([TimeoutError()] * 4)
-    with pytest.raises(TransientError, match="k: TimeoutError"):
-        files.read("k")
-    files.fs = FlakyFileSystem([FileNotFoundError("k")])
-    with pytest.raises(FileNotFoundError):
-        files.read("k")
+SCRIPTS = [
+    (),
+    ("refused",),
+    ("answer lost",),
+    ("refused", "answer lost"),
+    ("answer lost", "refused", "refused"),
+]
 
 
-def test_create_is_one_conditional_request_and_never_retried_blindly(files: RemoteFiles) -> None:
-    files.fs = FlakyFileSystem([])
-    assert files.create("k", b"x") is True
-    assert files.fs.calls == [("put", {"mode": "create", "chunksize": ONE_REQUEST_BYTES})]
-    files.fs = FlakyFileSystem([TimeoutError()])
-    with pytest.raises(TransientError):
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_create_knows_whether_it_wrote(script: tuple[str, ...]) -> None:
+    files, _ = files_of(*script)
+    assert files.create("k", b"mine") is True
+    assert files.read("k") == b"mine"
+    files, requests = files_of(*script)
+    requests.objects["/x/k"] = b"theirs", "v"
+    assert files.create("k", b"mine") is False
+    assert files.read("k") == b"theirs"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_swap_knows_whether_it_wrote(script: tuple[str, ...]) -> None:
+    files, requests = files_of(*script)
+    requests.objects["/x/k"] = b"old", "v"
+    assert files.swap("k", b"mine", "v") is True
+    assert files.read("k") == b"mine"
+    files, requests = files_of(*script)
+    requests.objects["/x/k"] = b"theirs", "w"
+    assert files.swap("k", b"mine", "v") is False
+    assert files.read("k") == b"theirs"
+
+
+def test_outcomes_that_stay_unknown_are_said() -> None:
+    for write in ("create", "swap"):
+        files, requests = files_of(*["refused"] * 9)
+        requests.objects["/x/there"] = b"old", "v"
+        with pytest.raises(TransientError, match="memory://x/"):
+            files.create("k", b"x") if write == "create" else files.swap("there", b"x", "v")
+        assert requests.puts == 4
+
+
+def test_a_refusal_for_good_is_not_tried_again() -> None:
+    files, requests = files_of(answered("ExpiredToken"), answered("ExpiredToken"))
+    with pytest.raises(StoreUnusableError, match="memory://x/k: ExpiredToken"):
         files.create("k", b"x")
-    assert len(files.fs.calls) == 1
-    files.fs = FlakyFileSystem([FileExistsError()])
-    assert files.create("k", b"x") is False
+    with pytest.raises(StoreUnusableError, match="renew"):
+        files.replace("k", b"x")
+    assert requests.puts == 2
 
 
-def test_writing_into_a_missing_bucket_is_an_environment_problem(files: RemoteFiles) -> None:
-    for write in (files.create, files.replace):
-        files.fs = FlakyFileSystem([FileNotFoundError("The specified bucket does not exist")])
-        with pytest.raises(EnvironmentProblem, match="k: cannot be written: The specified bucket"):
-            write("k", b"x")
+@pytest.mark.parametrize("honours", [True, False])
+def test_a_probe_says_what_is_honoured_and_leaves_only_its_record(honours: bool) -> None:
+    files, requests = files_of("refused", "answer lost", "refused", honours=honours)
+    assert files.settle() == Conditions(create=honours, swap=honours)
+    assert list(requests.objects) == [f"/x/{layout.CONDITIONS}"]
+    written = requests.puts
+    assert RemoteFiles.settle(files) == Conditions(create=honours, swap=honours)
+    assert requests.puts == written, "asked once"
 
 
-def test_store_that_ignores_ranges_is_refused(files: RemoteFiles) -> None:
-    class Whole(FlakyFileSystem):
+def test_a_probe_without_permission_to_delete_says_what_it_leaves(caplog: pytest.LogCaptureFixture) -> None:
+    files, requests = files_of(*[""] * 4, "no deleting")
+    assert files.settle() == Conditions(True, True)
+    left = [key for key in requests.objects if "probe-" in key]
+    assert len(left) == 1
+    assert "stays behind" in caplog.text
+    assert left[0].removeprefix("/x/") in caplog.text
+
+
+def test_a_server_that_does_not_know_conditions_counts_as_one_that_ignores_them() -> None:
+    unknown = answered("NotImplemented", 501)
+    files, _ = files_of("", unknown, unknown)
+    assert files.settle() == Conditions(create=False, swap=False)
+
+
+def test_where_conditions_are_ignored_a_single_writer_still_creates_only_what_is_not_there() -> None:
+    files, requests = files_of(honours=False)
+    requests.objects[f"/x/{layout.CONDITIONS}"] = dump_conditions(Conditions(False, False)), "v"
+    assert files.create("k", b"1") is True
+    assert files.create("k", b"2") is False
+    assert files.read("k") == b"1"
+    version = files.version("k")
+    assert files.swap("k", b"3", version) is True
+    assert files.swap("k", b"4", version) is False
+    assert files.read("k") == b"3"
+
+
+def test_a_damaged_record_promises_nothing_and_is_mended(caplog: pytest.LogCaptureFixture) -> None:
+    files, requests = files_of(honours=False)
+    requests.objects[f"/x/{layout.CONDITIONS}"] = b"{", "v"
+    files.create("k", b"1")
+    assert files.create("k", b"2") is False
+    assert files.read("k") == b"1"
+    assert "taken for a store that ignores conditions" in caplog.text
+    assert files.settle() == Conditions(False, False)
+    assert files.recorded_conditions() == Conditions(False, False)
+
+
+def test_store_that_ignores_ranges_is_refused() -> None:
+    class Whole:
         def cat_file(self, path: str, start: int | None, end: int | None) -> bytes:
             return b"all of it"
 
-    files.fs = Whole([])
+    files = RemoteFiles("memory://x", {})
+    files.requests = FsspecRequests(Whole())
     with pytest.raises(EnvironmentProblem, match="ignores range requests"):
         files.read("k", 2, 4)
-
-
-class VersionedFileSystem(FlakyFileSystem):
-    """Has an ETag, and is S3 to its users."""
-
-    protocol = ("s3", "s3a")
-
-    def info(self, path: str) -> dict[str, Any]:
-        return {"type": "file", "size": 4, "ETag": '"v1"'}
-
-
-def test_swap_is_one_conditional_request(files: RemoteFiles) -> None:
-    files.fs = VersionedFileSystem([])
-    assert files.swap("k", b"x", '"v1"') is True
-    assert files.fs.calls == [("put", {"IfMatch": '"v1"', "chunksize": ONE_REQUEST_BYTES})]
-    files.fs = VersionedFileSystem([])
-    assert files.swap("k", b"x", '"v0"') is False
-    assert files.fs.calls == []
-    files.fs = VersionedFileSystem([caused(OSError(errno.EINVAL, "x"), "PreconditionFailed")])
-    assert files.swap("k", b"x", '"v1"') is False
-    files.fs = VersionedFileSystem([TimeoutError()])
-    with pytest.raises(TransientError):
-        files.swap("k", b"x", '"v1"')
-    assert len(files.fs.calls) == 1, "never repeated blindly"
-
-
-def test_a_server_without_if_match_is_written_to_after_a_look(files: RemoteFiles) -> None:
-    files.fs = VersionedFileSystem([caused(OSError(errno.EINVAL, "x"), "NotImplemented")])
-    assert files.swap("k", b"x", '"v1"') is True
-    assert files.fs.calls[1] == ("put", {"chunksize": ONE_REQUEST_BYTES})
 
 
 def test_a_tree_is_found_with_sizes_in_one_listing() -> None:
@@ -173,6 +186,9 @@ def test_a_tree_is_found_with_sizes_in_one_listing() -> None:
     assert remote.find("") == {"a/1": 1, "a/b/2": 2, "c": 0}
     assert remote.find("a") == {"a/1": 1, "a/b/2": 2}
     assert remote.find("gone") == {}
+    assert remote.list("") == ["a", "c"]
+    assert remote.list("a") == ["1", "b"]
+    assert remote.list("c") == []
     assert remote.subfolders("") == ["a"]
     assert remote.subfolders("a") == ["b"]
     assert remote.subfolders("gone") == []

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import uuid
-from collections.abc import Iterator
 
 import pytest
 
@@ -18,30 +16,10 @@ from storage.views import ViewsStore
 from .builders import FAILED_ROW, full_dataset, object_views, same_views
 from .test_replacement import NEW, mend, mend_in_a_round
 
-moto_server = pytest.importorskip("moto.server")
-
 
 @pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-    }.items():
-        monkeypatch.setenv(name, value)
-    import s3fs
-
-    bucket = uuid.uuid4().hex  # the servers of one process share what they hold
-
-    s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem(skip_instance_cache=True).mkdir(bucket)
-    yield full_dataset(f"s3://{bucket}/root")
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
+def store(s3_root: str) -> Store:
+    return full_dataset(s3_root)
 
 
 def test_swap_is_refused_by_the_server(store: Store) -> None:

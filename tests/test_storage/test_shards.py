@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage import shards
+from storage import retries, shards
 from storage.errors import IntegrityError, SchemaError, TransientError
 from storage.records import Failure, Status
+from storage.retries import RetryPolicy
 from storage.shards import (
     ObjectRecord,
     Sidecar,
@@ -129,7 +130,7 @@ class FaultyStore(Store):
 
 @pytest.fixture
 def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "COMMIT_DELAYS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(retries, "POLICY", RetryPolicy(attempts=4, base_s=0.0))
 
 
 @pytest.mark.usefixtures("no_delays")

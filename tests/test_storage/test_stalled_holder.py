@@ -17,6 +17,7 @@ from storage.errors import LeaseLostError, TransientError
 from storage.journal import Journal, read_journal
 from storage.layout import LEASE
 from storage.lease import Lease
+from storage.planes import PlanesStore
 from storage.records import Status
 from storage.replacement import finish_round, open_round, read_shard
 from storage.store import Store
@@ -27,6 +28,10 @@ from .builders import FAILED_ROW, full_dataset, object_views, same_views
 from .test_replacement import NEW, mend, mend_in_a_round
 
 GROUP = "views.zarr"
+
+
+def fail(error: Exception) -> None:
+    raise error
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -120,6 +125,26 @@ def test_a_replacement_that_was_held_back_is_refused(
     mend_in_a_round(store, "views", "third")
     assert same_views(ViewsStore.open(store).read(FAILED_ROW), object_views(NEW + FAILED_ROW))
     assert same_views(ViewsStore.open(store).read(2), object_views(2))
+
+
+def test_a_fence_keeps_the_statistics_of_planes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    planes = PlanesStore.open(store, "main")
+    before = planes.statistics(1)
+    real = Store.swap
+    lost = once(lambda: fail(TransientError("no answer")))
+    monkeypatch.setattr(
+        Store,
+        "swap",
+        lambda self, key, *how: lost() if key == planes.spec.shard_key(1) else real(self, key, *how),
+    )
+    with Lease(store, "doomed") as lease, pytest.raises(TransientError):
+        mend(planes, "second", open_round(planes, lease.token, [1]))
+    monkeypatch.undo()
+    with Lease(store, "next") as lease:
+        finish_round(planes, lease.token)
+    assert planes.sidecar(1).info["fenced"] == "p1"
+    assert before is not None
+    assert planes.statistics(1) == before
 
 
 def test_only_shards_that_may_be_on_their_way_are_written_anew(store: Store) -> None:
