@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import random
+import signal
 import time
 import traceback
 from collections.abc import Callable
@@ -50,7 +51,7 @@ class Setting:
         lease_s: How long a lease lasts.
         doom: Probability that a write is the last of its process.
         doom_within_s: How long a doomed write lives at most.
-        stuck_s: Who does nothing for so long is stuck.
+        idle_s: How long maintainers and readers rest at most between two goes.
         options: Of the file system.
         environment: For the S3 client.
     """
@@ -63,7 +64,7 @@ class Setting:
     lease_s: float
     doom: float
     doom_within_s: float
-    stuck_s: float = 120.0
+    idle_s: float = 0.1
     options: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -115,7 +116,7 @@ def replace_shards(setting: Setting, actor: str) -> None:
                 subject.replace(f"{actor}.{number}", log, fate, rng)
             except FpipeError as error:
                 log("gave_up", message=f"{type(error).__name__}: {error}")
-            time.sleep(rng.random() * 0.2)
+            time.sleep(rng.random() * setting.idle_s)
 
     _act(setting, actor, run)
 
@@ -141,7 +142,7 @@ def read_objects(setting: Setting, actor: str) -> None:
                 log("told", error=type(error).__name__)
             except Exception as error:  # noqa: BLE001 a reader must never be told anything else
                 log("bad_read", message=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
-            time.sleep(rng.random() * 0.05)
+            time.sleep(rng.random() * setting.idle_s)
 
     _act(setting, actor, run)
 
@@ -166,7 +167,7 @@ def ended_tasks(folder: Path, actor_prefix: str) -> set[int]:
 
 def _act(setting: Setting, actor: str, run: Callable[[Subject, Logbook, random.Random], None]) -> None:
     stacks = (setting.folder / f"{actor}.stacks").open("w")
-    faulthandler.dump_traceback_later(setting.stuck_s, file=stacks)
+    faulthandler.register(signal.SIGUSR1, file=stacks)  # sent to whoever is stuck
     log = Logbook(setting.folder, actor)
     try:
         run(setting.subject(), log, setting.rng(actor))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.errors import ObjectUnavailableError
+from storage.errors import ObjectUnavailableError, TransientError
 from storage.plan import shard_rows
 from storage.records import Failure, ObjectFit
 from storage.store import Store
@@ -71,6 +71,8 @@ class NaiveStore:
             attempt = f"{name}.{number}"
             try:
                 old = self._load("planes", shard)
+            except TransientError:
+                raise
             except _TORN:
                 continue
             labels, firsts = _by_row(old, "labels"), _by_row(old, "firsts")
@@ -92,6 +94,8 @@ class NaiveStore:
     def final(self, shard: int) -> FinalShard:
         try:
             planes, coefficients = self._load("planes", shard), self._load("coefficients", shard)
+        except TransientError:  # says nothing about the shard
+            raise
         except _TORN as error:
             return FinalShard("", {}, [f"{type(error).__name__}: {error}"])
         problems = [] if self.store.exists(f"done/{shard}") else ["not marked as done"]
@@ -166,6 +170,8 @@ class _NaiveReader:
         try:
             planes = self._subject._load("planes", shard)
             coefficients = self._subject._load("coefficients", shard)
+        except TransientError:
+            raise
         except _TORN as error:
             raise BadReadError(f"shard {shard} is done, but: {type(error).__name__}: {error}") from error
         expected = _expected(planes, row)

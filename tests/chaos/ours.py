@@ -14,7 +14,13 @@ import numpy as np
 
 from storage import layout
 from storage.documents import dump_document
-from storage.errors import FpipeError, LeaseHeldError, LeaseLostError, StoreMismatchError
+from storage.errors import (
+    FpipeError,
+    LeaseHeldError,
+    LeaseLostError,
+    StoreMismatchError,
+    TransientError,
+)
 from storage.journal import read_journal
 from storage.lease import Lease, lease_holder
 from storage.local_files import TEMP_FOLDER
@@ -23,7 +29,7 @@ from storage.planes import PlanesStore, publish_fit
 from storage.reader import open_planes
 from storage.records import Failure, ObjectFit, Status
 from storage.repair import publish_again
-from storage.replacement import Round, finish_round, open_round, redo_objects, rework_shard
+from storage.replacement import FENCE, FENCED, Round, finish_round, open_round, redo_objects, rework_shard
 from storage.shards import ShardFile, Sidecar
 from storage.shared import META_FILE
 from storage.store import Store
@@ -155,6 +161,8 @@ class OurStore:
         planes = PlanesStore.open(self.store, FIT)
         try:
             sidecar = planes.sidecar(shard)
+        except TransientError:  # says nothing about the shard
+            raise
         except (FileNotFoundError, FpipeError) as error:
             return FinalShard("", {}, [f"{type(error).__name__}: {error}"])
         problems = [] if shard in planes.done() else ["not marked as done"]
@@ -165,9 +173,11 @@ class OurStore:
             try:
                 if record.status != Status.OK or not same_fit(planes.read(record.row), expected):
                     problems.append(f"{record.object_id} is not what {record.info[LABEL]} made")
+            except TransientError:
+                raise
             except FpipeError as error:
                 problems.append(f"{record.object_id}: {type(error).__name__}: {error}")
-        return FinalShard(sidecar.attempt, _labels(sidecar), problems)
+        return FinalShard(_attempt(sidecar), _labels(sidecar), problems)
 
     def leftovers(self) -> list[str]:
         found = [f"{problem.key}: {problem.message}" for problem in verify(self.store, full=True)]
@@ -204,7 +214,7 @@ class _OurReader:
         if not same_fit(got, _expected(record)):
             raise BadReadError(f"{name}: not what {record.info[LABEL]} made")
         shard = self._planes.shard_of(row)
-        return Seen(shard, self._planes.sidecar(shard).attempt, row, record.info[LABEL])
+        return Seen(shard, _attempt(self._planes.sidecar(shard)), row, record.info[LABEL])
 
     def _compare_columns(self) -> None:
         """Columns come from derived arrays: they must say what the sidecars of the same snapshot say."""
@@ -244,6 +254,11 @@ def _fill(builder: Any, row: int, attempt: str, is_first: bool) -> str:
 
 def _expected(record: Any) -> ObjectFit | Failure:
     return outcome(record.object_id, record.info[LABEL], record.info[FIRST])
+
+
+def _attempt(sidecar: Sidecar) -> str:
+    """Whose content it is: a fence has its predecessor's."""
+    return str(sidecar.info[FENCED]) if sidecar.attempt.startswith(FENCE) else sidecar.attempt
 
 
 def _labels(sidecar: Sidecar) -> LABELS:
@@ -306,7 +321,7 @@ def _publish(
 def _log_built(log: Logbook, old: ShardFile, name: str, rows: list[int]) -> None:
     sidecar = old.tail.sidecar
     labels = {**_labels(sidecar), **dict.fromkeys(rows, name)}
-    log("built", shard=sidecar.shard, attempt=name, parent=sidecar.attempt, labels=labels)
+    log("built", shard=sidecar.shard, attempt=name, parent=_attempt(sidecar), labels=labels)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -24,6 +24,7 @@ from tests.chaos.running import RunningProxy
 
 _PRELOAD = ["tests.chaos.actors", "tests.chaos.ours", "tests.chaos.naive", "s3fs", "zarr", "numcodecs.zstd"]
 _COUNTED = ("claimed", "beaten", "skipped", "seen", "told", "transient", "refused", "lease_held", "gave_up")
+PATIENCE_S = 180.0  # for writers that are not done when the storm ends
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class Weather:
         maintainers: Processes that replace shards.
         readers: Processes that read.
         slot_s: Seconds between the beginnings of two shards.
-        kill_every_s: Mean time between two kills of writers or maintainers.
+        kill_every_s: Mean time between two kills of writers or maintainers, while the former are there.
         pause_every_s: Mean time between two pauses.
         pause_s: How long a process is stopped; longer than the lease lasts.
         min_kills: The run does not end before.
         min_replaced: The run does not end before so many replacements.
-        deadline_s: It must have ended by then.
+        deadline_s: It ends by then in any case.
     """
 
     writers: int = 6
@@ -54,7 +55,7 @@ class Weather:
     pause_s: float = 2.0
     min_kills: int = 10
     min_replaced: int = 20
-    deadline_s: float = 300.0
+    deadline_s: float = 240.0
 
 
 @dataclass
@@ -73,6 +74,7 @@ class Report:
         told: Error that readers were told -> how often.
         proxy: Fault -> how often, and the number of requests.
         seconds: Of the storm.
+        check_seconds: Of the check that follows it.
     """
 
     findings: Findings = field(default_factory=Findings)
@@ -86,6 +88,7 @@ class Report:
     told: dict[str, int] = field(default_factory=dict)
     proxy: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    check_seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -121,12 +124,14 @@ class Storm:
         self._deadline = began + self._weather.deadline_s
         self._begin()
         self._rage()
-        self._end()
         if proxy is not None:
             proxy.change(rates={})
+        self._end()
+        if proxy is not None:
             time.sleep(self._weather.pause_s + 2.0)  # requests that are held still arrive
         self.report.seconds = time.monotonic() - began
         self._check(proxy)
+        self.report.check_seconds = time.monotonic() - began - self.report.seconds
         return self.report
 
     def _begin(self) -> None:
@@ -163,19 +168,25 @@ class Storm:
             self._bury_and_restart()
             self._resume(now)
             if now >= next_kill:
-                next_kill = now + rng.expovariate(1 / weather.kill_every_s)
+                next_kill = now + self._calm() * rng.expovariate(1 / weather.kill_every_s)
                 self._signal(self._victim(), signal.SIGKILL)
             if now >= next_pause:
-                next_pause = now + rng.expovariate(1 / weather.pause_every_s)
+                next_pause = now + self._calm() * rng.expovariate(1 / weather.pause_every_s)
                 self._pause(self._victim(), now)
             if now >= next_look:
                 next_look = now + 0.5
                 if self._is_enough():
                     return
 
+    def _is_writing(self) -> bool:
+        return any(actor.tasks and actor.process for actor in self._actors)
+
+    def _calm(self) -> float:
+        """When the writers have ended, the few that are left must come to something between two blows."""
+        return 1.0 if self._is_writing() else 6.0
+
     def _is_enough(self) -> bool:
-        writing = any(actor.tasks and actor.process for actor in self._actors)
-        if writing or self.report.kills < self._weather.min_kills:
+        if self._is_writing() or self.report.kills < self._weather.min_kills:
             return False
         return _count_replaced(self._setting) >= self._weather.min_replaced
 
@@ -213,19 +224,20 @@ class Storm:
                 actor.resumes_at = None
 
     def _end(self) -> None:
-        """Tell everybody to leave; whoever does not is stuck."""
+        """Let the writers finish and tell all others to leave; whoever does not is stuck."""
         (self._setting.folder / "stop").touch()
         self._resume(float("inf"))
-        patience = time.monotonic() + 60.0
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline and any(actor.process for actor in self._actors):
+            time.sleep(0.05)
+            self._bury_and_restart()
         for actor in self._actors:
-            if actor.process is None:
-                continue
-            actor.process.join(max(0.0, patience - time.monotonic()))
-            if actor.process.is_alive():
+            if actor.process is not None:
                 self.report.stuck += 1
+                self._signal(actor, signal.SIGUSR1)  # it writes down where it stands
+                time.sleep(0.5)
                 actor.process.kill()
                 actor.process.join()
-            self.report.kills += actor.process.exitcode == -signal.SIGKILL
 
     def _check(self, proxy: RunningProxy | None) -> None:
         setting, report = self._setting, self.report
