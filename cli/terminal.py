@@ -11,6 +11,7 @@ from rich.text import Text
 
 from cli.pace import Pace, rate_text
 from cli.text import duration_text, figures_text
+from storage.redaction import redact
 
 
 class TerminalProgress:
@@ -59,7 +60,7 @@ class TerminalProgress:
 
     def say(self, message: str) -> None:
         """See pipeline.progress.Progress."""
-        self._console.print(message, markup=False, highlight=False)
+        self._console.print(redact(message), markup=False, highlight=False)
 
 
 class _State:

@@ -1,7 +1,7 @@
 """Records what a run of a stage did: runs/<stage>/<run>/run.json and events.jsonl in the dataset.
 
-The record holds the resolved config, versions, hardware, git revision and a summary; credentials never reach
-it, because only named facts are written.
+The record holds the resolved config, versions, hardware, git revision and a summary. Credentials never reach
+it: only named facts are written, never an environment, and texts go through storage.redaction.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 
 from storage.layout import run_folder
+from storage.redaction import redacted
 from storage.store import Store
 
 PACKAGES = ("torch", "bpy", "numpy", "ray", "diffusers", "zarr", "fsspec", "s3fs", "pydantic", "typer")
@@ -47,7 +48,7 @@ class Run:
     def event(self, kind: str, /, **fields: Any) -> None:
         """Appends one event; its `at_s` are seconds since the start of the run."""
         at_s = round(time.monotonic() - self._clock, 3)
-        self._events.append(json.dumps({"at_s": at_s, "event": kind, **fields}))
+        self._events.append(json.dumps({"at_s": at_s, "event": kind, **redacted(fields)}))
         if at_s - self._flushed >= FLUSH_S:
             self._flush_events()
             self._flushed = at_s
@@ -70,7 +71,7 @@ class Run:
             "git_revision": git_revision(),
             "summary": self.summary,
         }
-        self._store.replace(self._key("run.json"), json.dumps(record, indent=1).encode())
+        self._store.replace(self._key("run.json"), json.dumps(redacted(record), indent=1).encode())
         self._flush_events()
 
     def _key(self, name: str) -> str:

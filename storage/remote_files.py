@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from .errors import EnvironmentProblem, FpipeError, TransientError
+from .redaction import check_url
 
 ONE_REQUEST_BYTES = 1 << 31  # s3fs uploads in parts from twice this size on
 RETRY_DELAYS_S = (0.2, 1.0, 4.0)
@@ -55,7 +56,7 @@ class RemoteFiles:
     def __init__(self, url: str, options: dict[str, Any]) -> None:
         defaults = _S3_DEFAULTS if url.startswith(("s3://", "s3a://")) else {}
         try:
-            self.fs, self.root = fsspec.core.url_to_fs(url, **{**defaults, **options})
+            self.fs, self.root = fsspec.core.url_to_fs(check_url(url), **{**defaults, **options})
         except (ImportError, ValueError) as error:
             raise EnvironmentProblem(f"{url}: cannot be opened: {error}") from error
 
