@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-all lint types layers bench-render bench-autoencoder bench-warmup bench-kernels bench-fit doctor clean
+.PHONY: help setup demo test test-all lint types layers bench-render bench-autoencoder bench-warmup bench-kernels bench-fit doctor check-images clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -47,6 +47,17 @@ bench-fit: $(STAMP)  ## quality of fits over CPU-seconds per object, against the
 
 bench-kernels: $(STAMP)  ## sampling and decoding of a fit step: our code against grid_sample and others
 	$(BIN)/python -m tests.benchmarks.bench_kernels
+
+# Root, mmdebstrap, a network and 12 GB in IMAGES are needed, no container engine. CHECK_IMAGE: further options of the script.
+IMAGES ?= /var/tmp/fpipe-images
+check-images: $(STAMP)  ## run the Dockerfiles' steps in bare Debian roots, then doctor, the demo's stages and fits there
+	mkdir -p $(IMAGES)/data
+	[ -f $(IMAGES)/base.tar ] || mmdebstrap --variant=minbase bookworm $(IMAGES)/base.tar
+	cp tests/tiny.yaml $(IMAGES)/data/
+	$(BIN)/python deploy/check_image.py deploy/Dockerfile.render $(IMAGES)/base.tar $(IMAGES)/render \
+	  --volume $(IMAGES)/data=/data --then 'fpipe demo /data/demo --preset /data/tiny.yaml' $(CHECK_IMAGE)
+	$(BIN)/python deploy/check_image.py deploy/Dockerfile.gpu $(IMAGES)/base.tar $(IMAGES)/gpu \
+	  --volume $(IMAGES)/data=/data --then 'fpipe fit-objects /data/demo --name again --executor local' $(CHECK_IMAGE)
 
 doctor: $(STAMP)  ## check this machine
 	$(BIN)/fpipe doctor

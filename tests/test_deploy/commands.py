@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import Any
 
@@ -63,3 +64,10 @@ def shell_commands(text: str) -> list[list[str]]:
         if line.startswith(("fpipe ", "ray ")) and "$" not in line:
             found.append(shlex.split(line, comments=True))
     return found
+
+
+def quoted_commands(markdown: str) -> list[list[str]]:
+    """Returns the commands of fpipe between single backticks, bare names and those with "…" left out."""
+    prose = re.sub(r"```.*?```", "", markdown, flags=re.DOTALL)
+    found = [" ".join(text.split()) for text in re.findall(r"`((?:fpipe|ray) [^`]+)`", prose)]
+    return [shlex.split(text) for text in found if "…" not in text and len(text.split()) > 2]

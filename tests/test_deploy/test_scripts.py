@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from deploy.check_image import is_sent, read_steps
-from tests.test_deploy.commands import parse, parse_ray, shell_commands
+from tests.test_deploy.commands import parse, parse_ray, quoted_commands, shell_commands
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -94,6 +94,17 @@ def test_commands_are_understood(path: Path) -> None:
         parse(["fpipe", stage, *rest.split()])
         found.append([stage])
     assert found
+
+
+@pytest.mark.parametrize("path", [DEPLOY / "docs/runbook.md", DEPLOY / "README.md"], ids=by_name)
+def test_commands_of_the_documents_are_understood(path: Path) -> None:
+    text = path.read_text()
+    found = [*shell_commands(text), *quoted_commands(text)]
+    assert len(found) > 1
+    for words in found:
+        parse(words) if words[0] == "fpipe" else parse_ray(words)
+    for name in re.findall(r"`?(?:deploy/)?((?:kuberay|kubernetes|slurm)/[\w.-]+)", text):
+        assert (DEPLOY / name).exists(), name
 
 
 def test_slurm_scripts_stop_in_time_and_may_come_again() -> None:
