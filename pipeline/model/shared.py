@@ -262,7 +262,7 @@ def load_shared(store: Store, version: str, device: str | torch.device = "cpu") 
 def _file_name(name: str, version: str) -> str:
     """Returns the name of an autoencoder's file within its folder; a record may not lead out of it."""
     file = name.removeprefix("vae/")
-    if Path(file).name != file:
+    if "/" in file or file in {"", ".", ".."}:
         key = f"shared/{version}/shared.json"
         raise IntegrityError(f"{key}: {name!r} is no file of an autoencoder", key=key)
     return file

@@ -8,6 +8,7 @@ import io
 import json
 import pickle
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipeline.frozen.job import BlockResult
 from pipeline.model.shared import load_shared
 from pipeline.status import dataset_status
 from pipeline.train.checkpoints import Checkpoints
+from storage.documents import SCHEMA_VERSION, dump_document
 from storage.errors import FpipeError, IntegrityError
 from storage.plan import read_plan
 from storage.reader import open_planes
@@ -195,21 +197,26 @@ def test_a_block_of_a_comparison_that_holds_an_object_array(tmp_path: Path) -> N
     assert not fuse.exists()
 
 
-@pytest.mark.parametrize("name", ["vae/../../escaped", "vae//tmp/fpipe-test-escaped", "vae/a/b"])
+@pytest.mark.parametrize("name", ["vae/../../../escaped", "vae//tmp/fpipe-test-escaped", "vae/.."])
 def test_a_record_of_components_that_leads_out_of_their_folder(
-    tiny_dataset: Path, tmp_path: Path, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    root = tmp_path / "data"
-    shutil.copytree(tiny_dataset, root)
-    version = next((root / "shared").iterdir()).name
-    path = root / "shared" / version / "shared.json"
-    meta = json.loads(path.read_text())
-    stored = root / "shared" / version / name
-    if not stored.exists() and ".." not in name:
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        stored.write_bytes(b"x")
-    meta["files"][name] = hashlib.sha256(b"x").hexdigest()
-    path.write_text(json.dumps(meta))
+    """The record has a right checksum, and a file with the right hash is there: whoever made it knew both."""
+    store = Store(f"memory://{tmp_path.name}")  # a server takes any key
+    (tmp_path / "a/b").mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "a/b"))
+    meta = {
+        "schema_version": SCHEMA_VERSION,
+        "shared_version": "v",
+        "files": {name: hashlib.sha256(b"x").hexdigest()},
+    }
+    store.replace("shared/v/shared.json", dump_document(meta))
+    monkeypatch.setattr(Store, "read", reader_of_any_key(Store.read))
     with pytest.raises(IntegrityError, match="is no file of an autoencoder"):
-        load_shared(Store(root), version)
+        load_shared(store, "v")
+    assert [path.name for path in tmp_path.rglob("*escaped*")] == []
     assert not Path("/tmp/fpipe-test-escaped").exists()
+
+
+def reader_of_any_key(read: Callable[[Store, str], bytes]) -> Callable[[Store, str], bytes]:
+    return lambda store, key: read(store, key) if key.endswith("shared.json") else b"x"
