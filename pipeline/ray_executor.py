@@ -114,6 +114,9 @@ def _loopback_only() -> Iterator[None]:
     Ray does so on macOS and Windows, where it has no clusters; on Linux it would listen on every interface,
     although nobody but this machine is meant to reach it (`_node_ip_address` is overruled there).
     """
+    if "RAY_ADDRESS" in os.environ:  # Ray starts nothing then, but connects to that cluster
+        yield
+        return
     name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
     before, is_set = ray_constants.ENABLE_RAY_CLUSTER, name in os.environ
     ray_constants.ENABLE_RAY_CLUSTER = False

@@ -83,6 +83,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.bpy
 def test_the_members_of_an_array_do_all_shards_between_them(slurm: dict[str, str], tmp_path: Path) -> None:
     root = tmp_path / "data"
