@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-all lint types layers bench-render bench-autoencoder bench-warmup bench-kernels bench-fit bench-scale bench-store chaos doctor clean
+.PHONY: help setup demo test test-all lint types layers bench-render bench-autoencoder bench-warmup bench-kernels bench-fit bench-scale bench-store chaos doctor check-images clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -57,6 +57,17 @@ bench-scale: $(STAMP)  ## ten million objects: cost of a snapshot, a resume scan
 
 chaos: $(STAMP)  ## writers, maintainers and readers under kills and faults, on disk and on S3: counts, and a naive store's
 	$(BIN)/python -m tests.chaos $(CHAOS)
+
+# Root, mmdebstrap, a network and 12 GB in IMAGES are needed, no container engine. CHECK_IMAGE: further options of the script.
+IMAGES ?= /var/tmp/fpipe-images
+check-images: $(STAMP)  ## run the Dockerfiles' steps in bare Debian roots, then doctor, the demo's stages and fits there
+	mkdir -p $(IMAGES)/data
+	[ -f $(IMAGES)/base.tar ] || mmdebstrap --variant=minbase bookworm $(IMAGES)/base.tar
+	cp tests/tiny.yaml $(IMAGES)/data/
+	$(BIN)/python deploy/check_image.py deploy/Dockerfile.render $(IMAGES)/base.tar $(IMAGES)/render \
+	  --volume $(IMAGES)/data=/data --then 'fpipe demo /data/demo --preset /data/tiny.yaml' $(CHECK_IMAGE)
+	$(BIN)/python deploy/check_image.py deploy/Dockerfile.gpu $(IMAGES)/base.tar $(IMAGES)/gpu \
+	  --volume $(IMAGES)/data=/data --then 'fpipe fit-objects /data/demo --name again --executor local' $(CHECK_IMAGE)
 
 doctor: $(STAMP)  ## check this machine
 	$(BIN)/fpipe doctor

@@ -39,14 +39,20 @@ def doctor(
     root: Annotated[
         str | None, typer.Argument(help="A dataset or folder (any fsspec URL) that must be reachable.")
     ] = None,
+    blender: Annotated[
+        bool, typer.Option(help="Without: this machine shall train and fit only, and needs no Blender.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Check versions, Blender, writable folders, memory, disk, GPU and the store."""
     from storage.errors import EnvironmentProblem
 
     findings: list[Finding] = []
-    for check in (_python, _packages, _no_torchvision, _folders, _shared_memory, _disk, _gpu, _blender):
+    checks = [_packages, _no_torchvision, _folders, _shared_memory, _disk, _gpu]
+    for check in [_python, *checks, _blender] if blender else checks:
         for finding in check():
+            if not blender and finding.check == "bpy":
+                continue
             findings.append(finding)
             if not as_json:
                 _print(finding)

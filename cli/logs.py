@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cli.pace import left_text, rate_text
 from cli.text import duration_text, figures_text
 from pipeline.pace import Pace
+from storage.redaction import redact
 
 if TYPE_CHECKING:
     from pipeline.progress import Progress
@@ -41,8 +42,8 @@ class _StderrHandler(logging.Handler):
 
 
 def say(message: str) -> None:
-    """Writes one line of talk."""
-    print(message, file=sys.stderr, flush=True)
+    """Writes one line of talk, without the credentials that a library may have put into its message."""
+    print(redact(message), file=sys.stderr, flush=True)
 
 
 def make_progress() -> Progress:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from types import FrameType
+import traceback
+from types import FrameType, TracebackType
 from typing import Annotated
 
 import typer
@@ -79,14 +80,31 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise Stopped(130 if number == signal.SIGINT else 75)
 
 
+def _stopped_within(error: BaseException | None) -> Stopped | None:
+    """Returns the Stopped among an error's causes, if there is one."""
+    while error is not None and not isinstance(error, Stopped):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _say_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Prints the traceback of a bug; what a library put into its message may hold credentials."""
+    say("".join(traceback.format_exception(kind, error, trace)).rstrip())
+
+
 def run() -> None:
     """Entry point of the console script: runs a command and exits with the code that its end asks for."""
     # libgomp's threads spin between two parallel regions; on a shared machine that costs more than it gains.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
+    sys.excepthook = _say_bug
     try:
-        app()
+        try:
+            app()
+        except SystemError as error:
+            # A signal that arrives in compiled code (ray.wait) leaves its exception as the cause of this one.
+            raise _stopped_within(error) or error from None
     except Stopped as stopped:
         say("fpipe: stopped; what is committed is kept, the same command continues:")
         say("  " + command_line())

@@ -106,7 +106,9 @@ def resolve_config(
 
 def print_json(kind: str, values: dict[str, Any]) -> None:
     """Prints one versioned JSON object on stdout."""
-    print(json.dumps({"version": 1, "kind": kind, **values}))
+    from storage.redaction import redacted
+
+    print(json.dumps({"version": 1, "kind": kind, **redacted(values)}))
 
 
 def command_line() -> str:

@@ -12,6 +12,7 @@ from rich.text import Text
 from cli.pace import left_text, rate_text
 from cli.text import duration_text, figures_text
 from pipeline.pace import Pace
+from storage.redaction import redact
 
 
 class TerminalProgress:
@@ -60,7 +61,7 @@ class TerminalProgress:
 
     def say(self, message: str) -> None:
         """See pipeline.progress.Progress."""
-        self._console.print(message, markup=False, highlight=False)
+        self._console.print(redact(message), markup=False, highlight=False)
 
 
 class _State:

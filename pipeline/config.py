@@ -22,6 +22,7 @@ from pipeline.train.monitor_config import MonitorConfig
 from render_jobs.config import RENDERED_ONLY, ExecutionLimits, RenderConfig
 from render_jobs.sources.base import VIEWS_KINDS, SourceKind, SourceSpec
 from storage.errors import ConfigError
+from storage.redaction import redact
 
 
 class SourceConfig(SourceSpec):
@@ -288,7 +289,7 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return f"{key}: no such setting{_nearest(key)}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{key}: {message} (got {problem['input']!r})" if problem["loc"] else message
+    return f"{key}: {message} (got {redact(repr(problem['input']))})" if problem["loc"] else message
 
 
 def _nearest(key: str) -> str:

@@ -29,6 +29,7 @@ from typing import Any, Literal, Protocol
 from pipeline.gpus import VARIABLE as CUDA_VISIBLE_DEVICES
 from pipeline.gpus import gpu_slots, visible_gpus
 from storage.errors import FpipeError, StaleSnapshotError, StoreUnusableError, TransientError
+from storage.redaction import redact
 
 TaskFunction = Callable[..., dict[str, Any]]
 
@@ -163,9 +164,9 @@ def run_task(function: TaskFunction, deadline_s: float | None, arguments: Mappin
     except Exception as error:  # noqa: BLE001 the worker boundary: the driver records it
         value = TaskFailure(
             kind="transient" if isinstance(error, MAY_PASS) else "raised",
-            message=f"{type(error).__name__}: {error}",
+            message=redact(f"{type(error).__name__}: {error}"),
             exit_code=error.exit_code if isinstance(error, FpipeError) else 1,
-            trace=traceback.format_exc(),
+            trace=redact(traceback.format_exc()),
             ends_run=isinstance(error, StoreUnusableError),
         )
     finally:

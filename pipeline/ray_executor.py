@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import RayError, TaskUnschedulableError
 
 from pipeline.executor import (
@@ -64,13 +65,15 @@ def ray_session(address: str | None, scratch: Path, cpus: int | None = None) -> 
     os.environ.setdefault(
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
     )  # CPU tasks still see a GPU of their node
+    _keep_token_private()
     # One line about token authentication at every start is noise to people who never leave this machine.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     common: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         if address is None:
-            ray.init(num_cpus=cpus, include_dashboard=False, _temp_dir=str(scratch / "r"), **common)
+            with _loopback_only():
+                ray.init(num_cpus=cpus, include_dashboard=False, _temp_dir=str(scratch / "r"), **common)
         else:
             ray.init(address=address, **common)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
@@ -83,6 +86,52 @@ def ray_session(address: str | None, scratch: Path, cpus: int | None = None) -> 
         yield
     finally:
         ray.shutdown()
+
+
+def _keep_token_private() -> None:
+    """Closes ~/.ray to others before Ray, which makes it with the usual mask, writes its token there.
+
+    Whoever holds the token may run code as this user; homes of shared machines are often readable.
+
+    Raises:
+        EnvironmentProblem: HOME is not writable.
+    """
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        LOGGER.warning("RAY_AUTH_MODE switches Ray's authentication off: who reaches its ports is this user")
+        return
+    folder = Path.home() / ".ray"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_uid == os.getuid() and folder.stat().st_mode & 0o077:
+            folder.chmod(0o700)
+    except OSError as error:
+        if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+            return  # the token is given, so that Ray writes none
+        raise EnvironmentProblem(
+            f"{folder}: {error.strerror}; Ray keeps its token there: set HOME to a writable folder"
+        ) from error
+
+
+@contextlib.contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Makes the Ray that is started in the block listen on the loopback interface alone.
+
+    Ray does so on macOS and Windows, where it has no clusters; on Linux it would listen on every interface,
+    although nobody but this machine is meant to reach it (`_node_ip_address` is overruled there).
+    """
+    if "RAY_ADDRESS" in os.environ:  # Ray starts nothing then, but connects to that cluster
+        yield
+        return
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before, is_set = ray_constants.ENABLE_RAY_CLUSTER, name in os.environ
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ.setdefault(name, "0")  # for the processes that Ray starts
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        if not is_set:
+            del os.environ[name]
 
 
 @dataclass

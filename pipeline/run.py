@@ -2,7 +2,8 @@
 
 run.json holds the resolved config, versions, hardware, git revision and a summary; live.json what the run is
 doing (rewritten at every beat, also after its end); events-0000.jsonl, events-0001.jsonl, … one line per
-event. Credentials never reach any of them, because only named facts are written.
+event. Credentials never reach any of them: only named facts are written, never an environment, and texts go
+through storage.redaction.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pipeline.progress import Progress
 from pipeline.provenance import git_revision, hardware, versions
 from storage.errors import FpipeError
 from storage.layout import run_folder
+from storage.redaction import redacted
 from storage.store import Store
 
 LOGGER = logging.getLogger(__name__)
@@ -70,7 +72,7 @@ class Run:
         """Appends one event; its `at_s` are seconds since the start of the run."""
         at_s = round(time.monotonic() - self._clock, 3)
         with self._lock:
-            self._events.append(json.dumps({"at_s": at_s, "event": kind, **fields}))
+            self._events.append(json.dumps({"at_s": at_s, "event": kind, **redacted(fields)}))
 
     def write(self, state: str) -> None:
         """Writes everything, run.json with this state: "running", "done", "failed" or "stopped"."""
@@ -89,7 +91,7 @@ class Run:
             "git_revision": git_revision(),
             "summary": self.summary,
         }
-        self._store.replace(self._key(RUN), json.dumps(record, indent=1).encode())
+        self._store.replace(self._key(RUN), json.dumps(redacted(record), indent=1).encode())
         self.beat(state)
 
     def beat(self, state: str = "running") -> None:
@@ -107,7 +109,7 @@ class Run:
             **self.about,
             **self.live.as_json(),
         }
-        self._store.replace(self._key(LIVE), json.dumps(live).encode())
+        self._store.replace(self._key(LIVE), json.dumps(redacted(live)).encode())
         self._flush_events()
 
     def _key(self, name: str) -> str:

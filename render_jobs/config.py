@@ -13,6 +13,7 @@ from pydantic import (
 )
 
 from storage.content import ContentConfig
+from storage.redaction import check_url
 
 Device = Literal["cpu", "cuda", "optix"]
 PassName = Literal["depth", "normals"]
@@ -97,6 +98,11 @@ class RenderConfig(ContentConfig):
     def _one_order(cls, passes: tuple[PassName, ...]) -> tuple[PassName, ...]:
         """The order of the names and their repetition mean nothing, so they don't change the hash."""
         return tuple(sorted(set(passes)))
+
+    @field_validator("cameras")
+    @classmethod
+    def _no_credentials(cls, cameras: str | None) -> str | None:
+        return None if cameras is None else check_url(cameras)
 
     @model_validator(mode="before")
     @classmethod

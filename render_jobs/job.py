@@ -34,6 +34,7 @@ from render_jobs.worker import BlenderWorker, RenderFailure
 from storage.errors import EnvironmentProblem, FpipeError, TransientError
 from storage.plan import Plan
 from storage.records import Failure, ObjectViews, PlanRow, Status
+from storage.redaction import redact
 from storage.store import Store
 from storage.views import ViewsStore
 
@@ -141,7 +142,12 @@ class ObjectRenderer:
             views, passes, info = self.render(worker, row)
             _add(outputs, row.row, views, passes, info)
         except RenderFailure as error:
-            failure = replace(error.failure, repro=repro_command(self._root_url, row.object_id))
+            failure = replace(
+                error.failure,
+                reason=redact(error.failure.reason),
+                detail=redact(error.failure.detail),
+                repro=repro_command(self._root_url, row.object_id),
+            )
             LOGGER.warning("%s failed: %s: %s", row.object_id, failure.kind, failure.reason)
             outputs.fail(row.row, failure)
             return 0.0

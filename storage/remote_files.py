@@ -21,6 +21,7 @@ from . import layout
 from .conditions import HONOURED, UNKNOWN, Conditions, dump_conditions, parse_conditions
 from .errors import EnvironmentProblem, IntegrityError, StoreUnusableError, TransientError
 from .parts import Part
+from .redaction import check_url
 from .remote_errors import means_exists, means_unsupported, translated
 from .remote_reads import Outcomes, Span, fill_parts
 from .remote_requests import Entry, FsspecRequests, Head, Requests
@@ -46,6 +47,7 @@ class RemoteFiles:
     def __init__(self, url: str, options: dict[str, Any]) -> None:
         self.url = url.rstrip("/")
         try:
+            check_url(url)
             if url.startswith(("s3://", "s3a://")):
                 from .s3_requests import S3Requests, s3_options
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from .conditions import Conditions
 from .errors import EnvironmentProblem, TransientError
 from .parts import Part
+from .redaction import check_url, hide_options
 
 _INHERITED: list[Any] = []  # kept: closing a parent's connections would wait for its event loop
 
@@ -67,10 +68,14 @@ class Store:
     Args:
         url: Folder, `file://…`, `s3://bucket/prefix`, `memory://…`.
         **storage_options: Passed on to the fsspec file system.
+
+    Raises:
+        ConfigError: the URL carries credentials.
     """
 
     def __init__(self, url: str | Path, **storage_options: Any) -> None:
-        text = str(url)
+        hide_options(storage_options)
+        text = check_url(str(url))
         path = text.removeprefix("file://")
         self._folder = None if "://" in path else Path(path).expanduser().resolve()
         self.url = str(self._folder) if self._folder else text.rstrip("/")

@@ -245,7 +245,7 @@ def load_shared(store: Store, version: str, device: str | torch.device = "cpu") 
     with tempfile.TemporaryDirectory(prefix="fpipe-vae-") as folder:
         for name in meta["files"]:
             if name.startswith("vae/"):
-                (Path(folder) / name.removeprefix("vae/")).write_bytes(_read(store, meta, name))
+                (Path(folder) / _file_name(name, version)).write_bytes(_read(store, meta, name))
         autoencoder = load_identity(folder) or load_autoencoder(folder)
     renderer = Renderer(meta["f_mic"] + meta["f_mac"], meta["latent_channels"], meta["hidden_width"])
     renderer.load_state_dict(_tensors(store, meta, "renderer.safetensors"))
@@ -262,6 +262,15 @@ def load_shared(store: Store, version: str, device: str | torch.device = "cpu") 
         mean_micro=mean.get("micro"),
         mean_coefficients=mean["coefficients"],
     ).freeze(device)
+
+
+def _file_name(name: str, version: str) -> str:
+    """Returns the name of an autoencoder's file within its folder; a record may not lead out of it."""
+    file = name.removeprefix("vae/")
+    if "/" in file or file in {"", ".", ".."}:
+        key = f"shared/{version}/shared.json"
+        raise IntegrityError(f"{key}: {name!r} is no file of an autoencoder", key=key)
+    return file
 
 
 def load_regime_one(store: Store, version: str) -> RegimeOneCodes:

@@ -19,6 +19,7 @@ from render_jobs.mesh_file import MeshInput
 from render_jobs.normalize import Axis
 from storage.errors import ConfigError
 from storage.records import ObjectViews
+from storage.redaction import check_url
 
 if TYPE_CHECKING:
     from render_jobs.sources.mesh_cache import MeshCache
@@ -212,9 +213,9 @@ class SourceSpec(BaseModel):
     @field_validator("path")
     @classmethod
     def _absolute(cls, path: str | None) -> str | None:
-        """Local paths become absolute, because a task may run in another folder."""
+        """Local paths become absolute: a task may run in another folder. No URL carries credentials."""
         if path is None or "://" in path:
-            return path
+            return None if path is None else check_url(path)
         return str(Path(path).expanduser().absolute())
 
     @model_validator(mode="after")
