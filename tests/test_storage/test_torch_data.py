@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
@@ -116,6 +117,11 @@ def assert_content(batch: dict[str, Any]) -> None:
         assert batch["class_index"][number] == (row % 2 == 0)
 
 
+def open_remote(url: str) -> PlanesDataset:
+    """Say where the server is: a fork server has the environment of the test that started it."""
+    return open_planes(url, key="test", secret="test", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+
+
 def loader_of(data: Any, how: str, **more: Any) -> Any:
     context = multiprocessing.get_context(how)
     if how == "forkserver":
@@ -125,7 +131,7 @@ def loader_of(data: Any, how: str, **more: Any) -> Any:
 
 @pytest.mark.parametrize("how", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_stream_over_s3_for_two_epochs_interrupted_and_resumed(remote: str, how: str) -> None:
-    dataset = open_planes(remote)
+    dataset = open_remote(remote)
     assert dataset[0].row == 0, "connections are open before workers are started"
     stream = PlanesStream(dataset, seed=5, buffer=8)
     loader = loader_of(stream, how, persistent_workers=True)
@@ -142,7 +148,7 @@ def test_stream_over_s3_for_two_epochs_interrupted_and_resumed(remote: str, how:
     del loader
 
     state = json.loads(json.dumps(stream.state_after(5, BATCH, WORKERS)))
-    again = PlanesStream(open_planes(remote), seed=5, buffer=8)
+    again = PlanesStream(open_remote(remote), seed=5, buffer=8)
     again.load_state_dict(state)
     again.set_epoch(1)
     assert rows_of(loader_of(again, how)) == epochs[1][5:], "goes on as if nothing had happened"
@@ -150,7 +156,7 @@ def test_stream_over_s3_for_two_epochs_interrupted_and_resumed(remote: str, how:
 
 @pytest.mark.parametrize("how", ["fork", "forkserver"])
 def test_map_style_over_s3_for_two_epochs_interrupted_and_resumed(remote: str, how: str) -> None:
-    dataset = open_planes(remote)
+    dataset = open_remote(remote)
     assert dataset[0].row == 0
     data = PlanesMapDataset(dataset)
     sampler = EpochSampler(len(data), seed=5)
@@ -177,7 +183,7 @@ def test_two_ranks_share_an_epoch_over_a_faulty_network(remote: str, server: str
         s3(proxy.url)
         found, sizes = [], []
         for rank in range(2):
-            stream = PlanesStream(open_planes(remote), seed=2, rank=rank, world_size=2, buffer=8)
+            stream = PlanesStream(open_remote(remote), seed=2, rank=rank, world_size=2, buffer=8)
             batches = list(loader_of(stream, "fork"))
             for batch in batches:
                 assert_content(batch)
