@@ -13,8 +13,9 @@ from .documents import parse_document
 from .errors import FpipeError, IntegrityError, SchemaError, StaleSnapshotError
 from .layout import zarr_chunk
 from .passes import PASSES
+from .publication import sidecar_values
 from .records import Mend, Problem, Status
-from .sharded import ShardedStore, sidecar_values
+from .sharded import ShardedStore
 from .shards import ObjectRecord, ShardTail, unpack_tail
 
 QUICK_REQUESTS = 16  # at a time, for stores where every read is a request
