@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import random
 import signal
@@ -170,6 +171,7 @@ def _act(setting: Setting, actor: str, run: Callable[[Subject, Logbook, random.R
     faulthandler.register(signal.SIGUSR1, file=stacks)  # sent to whoever is stuck
     log = Logbook(setting.folder, actor)
     try:
+        logging.getLogger("storage").setLevel(logging.CRITICAL)  # it warns of every fault that is injected
         run(setting.subject(), log, setting.rng(actor))
     except BaseException as error:
         log("crashed", message=f"{type(error).__name__}: {error}", trace=traceback.format_exc())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 from collections.abc import Callable
@@ -328,6 +327,3 @@ def _files(folder: Path) -> list[Path]:
     with suppress(FileNotFoundError):
         return [path for path in folder.iterdir() if path.is_file()]
     return []
-
-
-logging.getLogger("storage").setLevel(logging.CRITICAL)  # they warn of every fault that is injected

@@ -12,14 +12,17 @@ from typing import Any
 
 import pytest
 
-from storage import replacement
+from storage import lease as lease_module
+from storage import replacement, sharded
 from storage.errors import LeaseLostError, TransientError
+from storage.group import GroupSpec
 from storage.journal import Journal, read_journal
 from storage.layout import LEASE
 from storage.lease import Lease
 from storage.planes import PlanesStore
 from storage.records import Status
 from storage.replacement import finish_round, open_round, read_shard
+from storage.shards import Sidecar
 from storage.store import Store
 from storage.verify import verify
 from storage.views import ViewsStore
@@ -35,7 +38,8 @@ def fail(error: Exception) -> None:
 
 
 @pytest.fixture(params=["local", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setattr(lease_module, "SETTLE_S", 0.05)
     return full_dataset(tmp_path / "root" if request.param == "local" else f"memory://{uuid.uuid4().hex}/r")
 
 
@@ -55,14 +59,13 @@ def test_one_that_publishes_late_writes_the_last_content(
 ) -> None:
     views = ViewsStore.open(store)
     late = once(lambda: mend_in_a_round(store, "views"))
-    real = ViewsStore._published
+    real = sharded.published_files
 
-    def stalled(self: ViewsStore, shard: int) -> dict[str, bytes]:
-        files = real(self, shard)
+    def stalled(spec: GroupSpec, sidecar: Sidecar) -> dict[str, bytes]:
         late()
-        return files
+        return real(spec, sidecar)
 
-    monkeypatch.setattr(ViewsStore, "_published", stalled)
+    monkeypatch.setattr(sharded, "published_files", stalled)
     views.publish(1, overwrite=True)
     assert verify(store, full=True) == []
     assert views.status()[FAILED_ROW] == Status.OK
