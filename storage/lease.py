@@ -152,6 +152,8 @@ class Lease:
             else:
                 version = self._store.version(layout.LEASE)
                 found = read_lease(self._store)
+                if found is not None and found.token == self.token:
+                    return  # the server had answered, but only the answer to the second try arrived
                 if found is not None and found.left_s > 0.0:
                     self._refuse(found)
                 self._store.swap(layout.LEASE, self._document(), version)

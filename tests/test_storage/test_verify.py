@@ -70,7 +70,7 @@ def everything(tmp_path: Path) -> Store:
     published = {"shared_version": SHARED_VERSION, "config": config}
     store.create(PUBLISHED_SHARED, dump_document(published, readable=True))
     write_statistics(PlanesStore.open(store, "main"))
-    write_journal(store, "fits/main/planes.zarr", Journal(1))
+    write_journal(store, "fits/main/planes.zarr", Journal(1), None)
     with Lease(store, "a retry"):
         pass
     return store
