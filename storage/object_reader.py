@@ -74,20 +74,8 @@ class ObjectReader:
         wanted = rows.tolist()
         out = np.empty((len(wanted), *spec.shape[1:]), spec.dtype)
         stored = np.empty(len(wanted), "<u4")  # checksums, from the ends of the chunks
-        size = out.nbytes // max(1, len(wanted))
-        body, check = out.reshape(-1).view(np.uint8).data, stored.view(np.uint8).data
         tables = self._tables_of(wanted)
-        parts = []
-        for position, (row, table) in enumerate(zip(wanted, tables, strict=True)):
-            start, n_bytes = table.places[row - table.start, 0].tolist()
-            if n_bytes != size + CRC_BYTES:
-                raise self._damaged(row, f"the index gives it {n_bytes} bytes, not {size + CRC_BYTES}")
-            buffers = (
-                body[position * size : (position + 1) * size],
-                check[position * CRC_BYTES : (position + 1) * CRC_BYTES],
-            )
-            key = self._group.spec.shard_key(row // self._per_shard)
-            parts.append(Part(key, start, start + n_bytes, buffers))
+        parts = self._parts(wanted, tables, out, stored)
         for position, failure in self._group.store.read_into(parts):
             row, table = wanted[position], tables[position]
             if failure is None:
@@ -98,8 +86,29 @@ class ObjectReader:
             self._raise(row, table, failure)
         return out
 
+    def _parts(
+        self, rows: list[int], tables: list[ShardTable], out: NDArray[Any], stored: NDArray[np.uint32]
+    ) -> list[Part]:
+        """Say where the chunk of each row lies, and that it goes to `out` and `stored`."""
+        size = out.nbytes // max(1, len(rows))
+        body, check = out.reshape(-1).view(np.uint8).data, stored.view(np.uint8).data
+        parts = []
+        for position, (row, table) in enumerate(zip(rows, tables, strict=True)):
+            start, n_bytes = table.places[row - table.start, 0].tolist()
+            if n_bytes != size + CRC_BYTES:
+                raise self._damaged(row, f"the index gives it {n_bytes} bytes, not {size + CRC_BYTES}")
+            buffers = (
+                body[position * size : (position + 1) * size],
+                check[position * CRC_BYTES : (position + 1) * CRC_BYTES],
+            )
+            key = self._group.spec.shard_key(row // self._per_shard)
+            parts.append(Part(key, start, start + n_bytes, buffers))
+        return parts
+
     def _raise(self, row: int, table: ShardTable, failure: Exception) -> NoReturn:
         """Raise why a row could not be read: StaleSnapshotError where a replacement explains it."""
+        if isinstance(failure, FileNotFoundError):
+            raise self._damaged(row, "the file is missing") from failure
         self._group.raise_if_replaced(row // self._per_shard, table.attempt)
         if isinstance(failure, EOFError):
             raise self._damaged(row, "the file is shorter than its index says") from failure

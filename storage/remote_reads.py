@@ -11,6 +11,7 @@ from .parts import Part, neighbours
 MAX_GAP_BYTES = 256 * 1024  # what a stream moves while another request would wait for its first byte
 MAX_READ_BYTES = 8 * 2**20  # longer ranges are faster as several requests at the same time
 CONCURRENCY = 64  # requests at the same time; the connection pool must have as many
+WINDOW = 4 * CONCURRENCY  # answers that wait in memory to be copied to where they belong
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +62,15 @@ def fill_parts(
         read: Reads spans.
     """
     runs = neighbours(parts, MAX_GAP_BYTES, MAX_READ_BYTES)
-    spans = [Span(parts[run[0]].key, parts[run[0]].start, parts[run[-1]].end) for run in runs]
-    for run, span, outcome in zip(runs, spans, read(spans), strict=True):
-        for position in run:
-            if isinstance(outcome, Exception):
-                yield position, outcome
-            else:
-                yield position, _copy(memoryview(outcome), span.start, parts[position])
+    for first in range(0, len(runs), WINDOW):
+        some = runs[first : first + WINDOW]
+        spans = [Span(parts[run[0]].key, parts[run[0]].start, parts[run[-1]].end) for run in some]
+        for run, span, outcome in zip(some, spans, read(spans), strict=True):
+            for position in run:
+                if isinstance(outcome, Exception):
+                    yield position, outcome
+                else:
+                    yield position, _copy(memoryview(outcome), span.start, parts[position])
 
 
 def _copy(data: memoryview, origin: int, part: Part) -> Exception | None:

@@ -33,4 +33,5 @@ class RawGet:
     async def _one(self, name: str, start: int, end: int) -> bytes:
         headers = {"Range": f"bytes={start}-{end - 1}"}
         async with self._session.get(f"{self._base}/{name}", headers=headers) as answer:
+            answer.raise_for_status()
             return bytes(await answer.read())

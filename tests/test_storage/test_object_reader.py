@@ -128,6 +128,25 @@ def test_a_shorter_file_is_damage(root: Path) -> None:
         dataset[[0, 1, 2]].micro()
 
 
+def test_a_missing_file_is_damage(root: Path) -> None:
+    dataset = open_planes(root)
+    dataset[0].micro()
+    (root / SHARD_0).unlink()
+    with pytest.raises(IntegrityError, match=r"micro of object car-00001: the file is missing; run fpipe"):
+        dataset[1].micro()
+
+
+def test_large_batches_are_read_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_reads, "MAX_GAP_BYTES", -1)
+    monkeypatch.setattr(remote_reads, "WINDOW", 3)
+    dataset = open_planes(full_dataset(f"memory://{uuid.uuid4().hex}/r").url)
+    dataset[:].micro()
+    calls = spans_of(dataset, monkeypatch)
+    micro = dataset[:].micro(np.float16)
+    np.testing.assert_array_equal(micro[3], object_fit(4).micro)
+    assert [len(spans) for spans in calls] == [3, 1]
+
+
 def test_a_replaced_shard_is_stale_until_refresh(root: Path) -> None:
     dataset = open_planes(root)
     before = dataset["sofa-00004"].micro()
