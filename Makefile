@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-all lint types layers bench-render bench-autoencoder bench-warmup bench-kernels bench-fit doctor clean
+.PHONY: help setup demo test test-all lint types layers bench-render bench-autoencoder bench-warmup bench-kernels bench-fit chaos doctor clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -47,6 +47,9 @@ bench-fit: $(STAMP)  ## quality of fits over CPU-seconds per object, against the
 
 bench-kernels: $(STAMP)  ## sampling and decoding of a fit step: our code against grid_sample and others
 	$(BIN)/python -m tests.benchmarks.bench_kernels
+
+chaos: $(STAMP)  ## writers, maintainers and readers under kills and faults, on disk and on S3: counts, and a naive store's
+	$(BIN)/python -m tests.chaos $(CHAOS)
 
 doctor: $(STAMP)  ## check this machine
 	$(BIN)/fpipe doctor

@@ -40,11 +40,21 @@ def read_journal(store: Store, group: str) -> Journal:
     return Journal(int(values["generation"]), frozenset(values["open"]), str(values.get("command", "")))
 
 
-def write_journal(store: Store, group: str, journal: Journal) -> None:
-    """Write the journal of a group."""
+def journal_version(store: Store, group: str) -> str | None:
+    """Return the version of a group's journal, None when there is none; to be asked before it is read."""
+    return store.known_version(layout.journal(group))
+
+
+def write_journal(store: Store, group: str, journal: Journal, version: str | None) -> bool:
+    """Write the journal of a group, unless somebody has since its version was asked; say whether it is so.
+
+    A holder that stalled, and lost the lease meanwhile, must not undo what the next one wrote.
+    """
     values = {
         "generation": journal.generation,
         "open": sorted(journal.open),
         "command": journal.command,
     }
-    store.replace(layout.journal(group), dump_document({"schema_version": SCHEMA_VERSION, **values}))
+    return store.exchange(
+        layout.journal(group), dump_document({"schema_version": SCHEMA_VERSION, **values}), version
+    )

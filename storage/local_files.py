@@ -210,9 +210,7 @@ def _clear_errors(path: Path) -> Iterator[None]:
         if isinstance(error, TransientError):
             raise
         if error.errno in _ENVIRONMENT:
-            where = (
-                error.filename if error.errno in _ABOUT_A_FOLDER else path
-            )  # the temp file's name says little
+            where = error.filename if error.errno in _ABOUT_A_FOLDER else path  # the temp file's is no help
             raise StoreUnusableError(f"{where or path}: {_ENVIRONMENT[error.errno]}") from error
         if error.errno in _TRANSIENT:
             raise TransientError(f"{path}: {error.strerror}") from error

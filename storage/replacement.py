@@ -8,12 +8,15 @@
 Whatever dies in between, the next round finishes what it finds open. A reader of an older snapshot meets a
 file of a later generation, or the journal's, and raises StaleSnapshotError; one that began during the round
 reads open shards from their sidecars alone. A shard's key is never without a file, so a first writer that
-stalled can never win. Groups that belong together are replaced in one round each, the images last.
+stalled can never win. Nor can a replacement that was held back: closing a round writes those shards anew
+whose replacement may still be on its way (see `_fence`), so it is refused when it arrives. Groups that belong
+together are replaced in one round each, the images last.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -22,12 +25,18 @@ from . import layout
 from .builder import ShardBuilder
 from .documents import parse_document
 from .errors import IntegrityError, StaleSnapshotError, TransientError
-from .journal import Journal, read_journal, write_journal
+from .journal import Journal, journal_version, read_journal, write_journal
 from .lease import check_lease
 from .sharded import ShardedStore
 from .shards import ObjectRecord, ShardFile, read_shard_tail
 
 LOGGER = logging.getLogger(__name__)
+
+JOURNAL_ATTEMPTS = 5
+FENCE = "fence-"
+"""How the attempts of files begin that have their predecessor's content."""
+FENCED = "fenced"
+"""Entry of a shard's info: the attempt whose content it keeps, where the attempt is a fence."""
 
 
 @dataclass(frozen=True)
@@ -56,26 +65,37 @@ def open_round(group: ShardedStore, token: str, shards: Iterable[int], command: 
         LeaseLostError: the caller does not hold the lease.
     """
     group.store.sweep()
-    generation = finish_round(group, token).generation + 1
-    write_journal(group.store, group.spec.group, Journal(generation, frozenset(shards), command))
-    group.refresh()
-    return Round(token, generation)
+    opened = frozenset(shards)
+    for _ in range(JOURNAL_ATTEMPTS):
+        closed = finish_round(group, token)
+        version = journal_version(group.store, group.spec.group)
+        found = read_journal(group.store, group.spec.group)
+        check_lease(group.store, token)
+        journal = Journal(closed.generation + 1, opened, command)
+        if found == closed and write_journal(group.store, group.spec.group, journal, version):
+            group.refresh()
+            return Round(token, journal.generation)
+    raise TransientError(f"{group.spec.group}: a round could not be opened, others write its journal")
 
 
 def finish_round(group: ShardedStore, token: str) -> Journal:
     """Publish what was replaced but not published, and close the round; returns the closed journal."""
-    found = read_journal(group.store, group.spec.group)
-    for shard in sorted(found.open):
-        check_lease(group.store, token)
-        if not _is_published(group, shard):
-            LOGGER.info("%s: publishing the replaced shard %d", group.spec.group, shard)
-            group.publish(shard, overwrite=True)
-    closed = Journal(found.generation)
-    if found.open:
-        check_lease(group.store, token)
-        write_journal(group.store, group.spec.group, closed)
-    group.refresh()
-    return closed
+    for _ in range(JOURNAL_ATTEMPTS):
+        version = journal_version(group.store, group.spec.group)
+        found = read_journal(group.store, group.spec.group)
+        closed = Journal(found.generation)
+        for shard in sorted(found.open):
+            check_lease(group.store, token)
+            _fence(group, shard, Round(token, found.generation))
+            if not _is_published(group, shard):
+                LOGGER.info("%s: publishing the replaced shard %d", group.spec.group, shard)
+                group.publish(shard, overwrite=True)
+        if found.open:
+            check_lease(group.store, token)
+        if not found.open or write_journal(group.store, group.spec.group, closed, version):
+            group.refresh()
+            return closed
+    raise TransientError(f"{group.spec.group}: the round could not be closed, others write its journal")
 
 
 def read_shard(group: ShardedStore, shard: int) -> ShardFile:
@@ -187,6 +207,28 @@ def replace_shard(
     check_lease(store, current.token)
     group.publish(builder.shard, overwrite=True)
     group.refresh()
+
+
+def _fence(group: ShardedStore, shard: int, current: Round) -> None:
+    """See to it that a replacement which is still on its way is refused when it arrives.
+
+    Its writer may have stalled after looking at the lease, or the network may hold its request back. It has
+    kept the old file under `quarantine/` before: only such shards are written anew, with the same content as
+    another attempt.
+    """
+    key = group.spec.shard_key(shard)
+    sidecar = read_shard_tail(group.store, key, group.spec.chunks_per_shard).sidecar
+    if sidecar.generation == current.generation:
+        return
+    if not group.store.exists(layout.quarantined(key, sidecar.attempt)):
+        return
+    LOGGER.info("%s: fencing shard %d", group.spec.group, shard)
+    old = read_shard(group, shard)
+    builder = ShardBuilder(group, shard, f"{FENCE}{secrets.token_hex(6)}")
+    builder.keep_all(old)
+    sidecar = old.tail.sidecar
+    origin = sidecar.info[FENCED] if sidecar.attempt.startswith(FENCE) else sidecar.attempt
+    replace_shard(group, old, builder, current, {**sidecar.info, FENCED: origin})
 
 
 def _is_replaced(group: ShardedStore, shard: int, old: ShardFile, current: Round) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from .errors import (
     IntegrityError,
     ObjectUnavailableError,
     StaleSnapshotError,
+    TransientError,
 )
 from .group import STATUS, GroupSpec
 from .journal import Journal, read_journal
@@ -44,6 +46,7 @@ from .shards import (
 from .store import Store
 
 CACHED_TAILS = 64
+PUBLISH_ATTEMPTS = 5
 
 _MEND = "refresh() and read again"
 
@@ -146,7 +149,9 @@ class ShardedStore:
         """Write derived arrays and the done marker of a committed shard from its sidecar; repeatable.
 
         Unless told to overwrite, it only adds what is missing: the first commit has one content, and a
-        publisher that stalled must not undo what a replacement has published since.
+        publisher that stalled must not undo what a replacement has published since. One that overwrites
+        replaces only what it knew before it read the sidecar: whoever publishes last has read the last
+        sidecar, however long another one was stopped.
 
         Args:
             shard: The shard.
@@ -154,18 +159,36 @@ class ShardedStore:
 
         Raises:
             FileNotFoundError: the shard is not committed.
+            TransientError: the store kept failing, or others publish the shard all the time.
         """
+        if not overwrite:
+            for key, data in self._published(shard).items():
+                self.store.create(key, data)
+            return
+        keys = [*map(partial(self._derived_key, shard=shard), self.spec.derived), self.marker_key(shard)]
+        for _ in range(PUBLISH_ATTEMPTS):
+            versions = {key: self.store.known_version(key) for key in keys}
+            files = self._published(shard)
+            if all(self.store.exchange(key, data, versions[key]) for key, data in files.items()):
+                return
+        raise TransientError(f"{self.marker_key(shard)}: could not be published, others changed it meanwhile")
+
+    def _published(self, shard: int) -> dict[str, bytes]:
+        """Return key -> content of the derived arrays of a shard, then of its marker, by its sidecar."""
         sidecar = self._read_tail(shard).sidecar
-        write = self.store.replace if overwrite else self.store.create
+        files = {}
         for spec in self.spec.derived:
             values = spec.filled(spec.chunk[0])
             known = sidecar_values(sidecar, spec)
             values[: len(known)] = known
-            write(zarr_chunk(self.spec.group, spec.name, shard, len(spec.shape)), encode_chunk(values, spec))
+            files[self._derived_key(spec, shard)] = encode_chunk(values, spec)
         counts = {status.name.lower(): int((sidecar.status == status).sum()) for status in Status}
         marker = {"shard": shard, "attempt": sidecar.attempt, "generation": sidecar.generation, **counts}
         marker["schema_version"] = SCHEMA_VERSION
-        write(self.marker_key(shard), dump_document(marker))
+        return {**files, self.marker_key(shard): dump_document(marker)}
+
+    def _derived_key(self, spec: ArraySpec, shard: int) -> str:
+        return zarr_chunk(self.spec.group, spec.name, shard, len(spec.shape))
 
     def publish_committed(self) -> list[int]:
         """Publish all shards whose file exists without a marker; returns them."""
@@ -204,7 +227,7 @@ class ShardedStore:
 
     def derived_chunk(self, spec: ArraySpec, shard: int) -> NDArray[Any]:
         """Return one stored chunk of a derived array."""
-        key = zarr_chunk(self.spec.group, spec.name, shard, len(spec.shape))
+        key = self._derived_key(spec, shard)
         try:
             return decode_chunk(self.store.read(key), spec, key)
         except FileNotFoundError as error:

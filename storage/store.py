@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .conditions import Conditions
-from .errors import EnvironmentProblem
+from .errors import EnvironmentProblem, TransientError
 from .parts import Part
 
 
@@ -176,6 +176,30 @@ class Store:
             TransientError: the outcome is unknown, for instance after a timeout.
         """
         return self._files.swap(key, data, version)
+
+    def known_version(self, key: str) -> str | None:
+        """Return `version`, or None when there is no such key."""
+        try:
+            return self.version(key)
+        except FileNotFoundError:
+            return None
+
+    def exchange(self, key: str, data: bytes, known: str | None) -> bool:
+        """Write an object unless somebody else has since `known_version` was asked.
+
+        An answer that is lost is looked up, so unlike `swap` and `create` this says how it ended.
+
+        Returns:
+            True when the object holds `data` now.
+        """
+        try:
+            done = self.create(key, data) if known is None else self.swap(key, data, known)
+        except TransientError:
+            done = False
+        try:
+            return done or self.read(key) == data
+        except FileNotFoundError:
+            return False
 
     def list(self, prefix: str) -> list[str]:
         """Return the sorted names (files and folders) directly below `prefix`; [] if there are none."""

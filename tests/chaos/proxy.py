@@ -54,7 +54,7 @@ class FaultProxy:
         faults: What to inject.
 
     Attributes:
-        counts: "requests", "failed_upstream", and each kind of fault -> how often.
+        counts: "requests", "failed_upstream", "client_gone", and each kind of fault -> how often.
         methods: Method -> requests.
         writes: Path -> "create" (If-None-Match), "swap" (If-Match) or "plain" -> PUTs that were accepted.
     """
@@ -100,6 +100,13 @@ class FaultProxy:
         return web.json_response(faults.as_json())
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
+        try:
+            return await self._pass(request)
+        except ConnectionError:
+            self.counts["client_gone"] += 1  # killed, or it has given up
+            return web.Response(status=500)
+
+    async def _pass(self, request: web.Request) -> web.StreamResponse:
         kind = self._dice.draw(request.method, request.raw_path, _key(request))
         faults = self._dice.faults
         self.counts["requests"] += 1

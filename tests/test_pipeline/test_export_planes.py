@@ -266,7 +266,7 @@ def test_other_exports_do_not_mix_in_one_folder(store: Store, tmp_path: Path) ->
 
 def replaced(store: Store) -> None:
     """Leaves what a round of replacements leaves: the journal's next generation."""
-    write_journal(store, PlanesStore.open(store).spec.group, Journal(generation=1))
+    write_journal(store, PlanesStore.open(store).spec.group, Journal(generation=1), None)
 
 
 def test_a_growing_fit_needs_a_new_folder(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def everything(tmp_path: Path) -> Store:
     store.create(PLAN_CONFIG, dump_document(config, readable=True))
     published = {"shared_version": SHARED_VERSION, "config": config}
     store.create(PUBLISHED_SHARED, dump_document(published, readable=True))
-    write_journal(store, "fits/main/planes.zarr", Journal(1))
+    write_journal(store, "fits/main/planes.zarr", Journal(1), None)
     with Lease(store, "a retry"):
         pass
     return store
