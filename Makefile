@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-all test-ceph lint types layers bench-render bench-autoencoder bench-warmup bench-kernels bench-fit chaos doctor clean
+.PHONY: help setup demo test test-all test-ceph lint types layers bench-render bench-autoencoder bench-warmup bench-kernels bench-fit bench-store chaos doctor clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -48,6 +48,10 @@ bench-warmup: $(STAMP)  ## CPU of a training step at the paper's sizes, against 
 bench-fit: $(STAMP)  ## quality of fits over CPU-seconds per object, against the paper's recipe: JSON line and plot
 	$(BIN)/python -m tests.benchmarks.bench_fit --size small
 
+bench-store: $(STAMP)  ## reads and writes of the store against zarr, tensorstore, files and tars: JSON lines and a plot
+	mkdir -p bench-store
+	$(BIN)/python -m tests.benchmarks.bench_store --out bench-store
+
 bench-kernels: $(STAMP)  ## sampling and decoding of a fit step: our code against grid_sample and others
 	$(BIN)/python -m tests.benchmarks.bench_kernels
 
@@ -58,4 +62,4 @@ doctor: $(STAMP)  ## check this machine
 	$(BIN)/fpipe doctor
 
 clean:  ## remove what the targets above made
-	rm -rf .venv demo-dataset bench-autoencoder bench-fit .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+	rm -rf .venv demo-dataset bench-autoencoder bench-fit bench-store .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -115,6 +115,8 @@ def mend_text(problem: Problem, root: str) -> str:
         return "the fpipe train-shared command that made it (computes nothing that is done)"
     if problem.key == layout.LEASE:
         return "move the file away, when no command is changing the dataset"
+    if layout.is_fit_statistics(problem.key):
+        return "move the file away: statistics of an earlier state, which only readers that pin it need"
     return "put back a copy of this file: nothing else in the dataset says what it held"
 
 

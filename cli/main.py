@@ -15,7 +15,20 @@ from typing import Annotated
 
 import typer
 
-from cli import ablate, compare_frozen, data, demo, doctor, export, failures, integrity, learn, look
+from cli import (
+    ablate,
+    compare_frozen,
+    data,
+    demo,
+    doctor,
+    export,
+    failures,
+    integrity,
+    learn,
+    look,
+    preview,
+    stats,
+)
 from cli.logs import configure_logging, say
 from cli.options import command_line
 from storage.errors import FpipeError
@@ -26,7 +39,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Builds datasets of tri-plane neural representations from meshes.",
 )
-for module in (demo, doctor, data, learn, ablate, compare_frozen, look, failures, integrity, export):
+for module in (
+    demo,
+    doctor,
+    data,
+    learn,
+    ablate,
+    compare_frozen,
+    look,
+    preview,
+    stats,
+    failures,
+    integrity,
+    export,
+):
     module.register(app)
 
 

@@ -14,6 +14,7 @@ from pipeline.progress import Progress
 from pipeline.run import record_run
 from pipeline.shard_spec import parse_shards
 from pipeline.stages import StageResult, run_shards
+from pipeline.statistics_stage import store_statistics
 from pipeline.writers import require_writers
 from storage.documents import content_hash
 from storage.errors import IntegrityError, UsageError
@@ -88,6 +89,7 @@ def fit_objects(
     done = planes.done()
     if all(shard in done for shard in chosen):
         progress.say(f"fit-objects: all {len(chosen)} shards of fit {name} are done")
+        store_statistics(planes, progress)
         if publish:
             _publish_when_complete(store, planes, name)
         n_failed = int((planes.status() == Status.FAILED).sum())
@@ -114,6 +116,7 @@ def fit_objects(
             progress,
             run,
         )
+    store_statistics(planes, progress)
     if publish:
         _publish_when_complete(store, planes, name)
     result.left = planes.n_shards - len(planes.done())

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.model.identity import IdentityAutoencoder
+from pipeline.model.planes import fuse
 from pipeline.model.shared import SharedComponents, load_shared
 from storage.store import Store
 
@@ -54,10 +55,21 @@ class FitRenderer:
         Returns:
             RGB views [V, H, W, 3] in [0, 1] of the size that the shared components were trained on.
         """
-        planes = None if micro is None else self._tensor(micro)
-        own = self._tensor(coefficients)
+        planes = None if micro is None else self._tensor(micro)[None]
+        own = self._tensor(coefficients)[None]
+        return self._views(fuse(planes, own, self._shared.base_planes)[0], cam2world, intrinsics)
+
+    def render_planes(
+        self, planes: NDArray[Any], cam2world: NDArray[Any], intrinsics: NDArray[Any]
+    ) -> NDArray[np.float32]:
+        """Views of one object from its fused planes [3, F, K, K]; see `render`."""
+        return self._views(self._tensor(planes), cam2world, intrinsics)
+
+    def _views(
+        self, planes: torch.Tensor, cam2world: NDArray[Any], intrinsics: NDArray[Any]
+    ) -> NDArray[np.float32]:
         parts = [
-            self._shared.render_rgb(planes, own, self._tensor(cameras), self._tensor(matrices))
+            self._shared.render_planes(planes, self._tensor(cameras), self._tensor(matrices))
             for cameras, matrices in zip(_batches(cam2world), _batches(intrinsics), strict=True)
         ]
         return _channels_last(torch.cat(parts))

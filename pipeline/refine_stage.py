@@ -23,6 +23,7 @@ from pipeline.run import Run, record_run
 from pipeline.shard_spec import parse_shards
 from pipeline.sidecars import REQUESTS
 from pipeline.stages import FAILED_OBJECTS_EXIT_CODE, ShardsFailedError, StageResult, run_shards
+from pipeline.statistics_stage import store_statistics
 from pipeline.writers import require_writers
 from storage.documents import differences
 from storage.errors import ConfigError, StoreMismatchError, UsageError
@@ -148,6 +149,7 @@ def refine_fit(
             except ShardsFailedError as error:
                 unfinished, stage = error, error.result
             finish_round(planes, lease.token)
+            store_statistics(planes, progress)
             result = _look_again(planes, chosen, times)
             result.skipped, result.seconds = len(done), stage.seconds
             run.summary = {**run.summary, **result.as_json()}

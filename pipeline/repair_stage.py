@@ -16,13 +16,15 @@ from pipeline.config import PipelineConfig
 from pipeline.progress import Progress
 from pipeline.retry_stage import RetryResult, Selection, retry_fit, retry_render
 from pipeline.stages import FAILED_OBJECTS_EXIT_CODE
+from pipeline.statistics_stage import store_statistics
 from pipeline.writers import require_writers
 from storage import layout
 from storage.errors import IntegrityError, SchemaError, StoreMismatchError, UsageError
+from storage.fit_statistics import rebuild_statistics
 from storage.group import rebuild_metadata
 from storage.lease import Lease
 from storage.passes import PassStore
-from storage.planes import list_fits
+from storage.planes import PlanesStore, list_fits
 from storage.records import Problem
 from storage.repair import DAMAGED, give_up_damaged, open_group, publish_again
 from storage.replacement import finish_round, open_round
@@ -91,6 +93,9 @@ def repair(
     for again in _compute(store, config, session, progress, command):
         result.mended += again.mended
         result.failing |= again.failing
+    for name in sorted({problem.group for problem in mendable}):
+        if isinstance(group := open_group(store, name), PlanesStore):
+            store_statistics(group, progress)  # replaced shards brought new ones
     if mendable:
         result.left = verify(store, full=True)
     return result
@@ -106,6 +111,11 @@ def _mend_group(
     again = sorted(shard for shard in shards["rebuild"] - shards["redo"] if shard is not None)
     publish_again(group, again, token)
     result.rebuilt += [problem.key for problem in problems if problem.shard in again]
+    if isinstance(group, PlanesStore):
+        keys = [problem.key for problem in problems if layout.is_fit_statistics(problem.key)]
+        result.rebuilt += rebuild_statistics(
+            group, keys
+        )  # before a round makes them those of an earlier state
     redo = sorted(shard for shard in shards["redo"] if shard is not None)
     if not redo or isinstance(group, PassStore):
         return

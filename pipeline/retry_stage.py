@@ -18,6 +18,7 @@ from pipeline.progress import Progress
 from pipeline.render_stage import render_resources
 from pipeline.run import record_run
 from pipeline.stages import FAILED_OBJECTS_EXIT_CODE, ShardsFailedError, run_shards
+from pipeline.statistics_stage import store_statistics
 from pipeline.writers import require_writers
 from render_jobs.outputs import pass_stores
 from render_jobs.retry import is_selected, retry_shard
@@ -234,6 +235,8 @@ def _retry(
                 unfinished = error
             for each in groups:
                 finish_round(each, lease.token)
+            if isinstance(group, PlanesStore):
+                store_statistics(group, progress)
             _look_again(group, result)
             run.summary = {**run.summary, **result.as_json()}
             if unfinished is not None:

@@ -90,6 +90,21 @@ def _spread_cameras(
     return look_at_origin(azimuth_rad=place[:, 0], height=place[:, 1], radius_world=radius_world)
 
 
+def orbit_cameras(n: int, elevation_deg: float, radius_world: float) -> FloatArray:
+    """Places cameras on a circle around the z axis that look at the origin, the first one at azimuth 0.
+
+    Args:
+        n: Number of cameras.
+        elevation_deg: Above the horizon.
+        radius_world: Distance from the origin, in world units.
+
+    Returns:
+        cam2world, f32 [n, 4, 4].
+    """
+    azimuth_rad = np.arange(n) * (2 * np.pi / n)
+    return look_at_origin(azimuth_rad, np.full(n, np.sin(np.radians(elevation_deg))), radius_world)
+
+
 def look_at_origin(
     azimuth_rad: npt.NDArray[np.float64], height: npt.NDArray[np.float64], radius_world: float
 ) -> FloatArray:

@@ -67,6 +67,12 @@ def encode_chunk(values: NDArray[Any], spec: ArraySpec) -> bytes:
     return data + _CRC.pack(crc32c(data))
 
 
+def encoded_bytes(spec: ArraySpec) -> int:
+    """Size of an encoded chunk of an uncompressed array."""
+    assert spec.zstd_level is None
+    return np.dtype(spec.dtype).itemsize * int(np.prod(spec.chunk)) + _CRC.size
+
+
 def decode_chunk(data: bytes, spec: ArraySpec, key: str, object_id: str = "") -> NDArray[Any]:
     """Decode one chunk and check it; the result is read-only where nothing was compressed.
 

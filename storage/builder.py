@@ -128,7 +128,12 @@ class ShardBuilder:
             generation=generation,
         )
         chunks = [self._chunks.get(row, []) for row in self._rows]
-        return pack_shard(sidecar, chunks, spec.chunks_per_object, spec.objects_per_shard)
+        statistics = self._statistics()
+        return pack_shard(sidecar, chunks, spec.chunks_per_object, spec.objects_per_shard, statistics)
+
+    def _statistics(self) -> bytes:
+        """Return what is stored as the shard's channel statistics; empty where there are no channels."""
+        return b""
 
     def _add(
         self, row: int, values: dict[str, Any], chunks: list[bytes], info: dict[str, Any] | None

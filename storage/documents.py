@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -16,9 +17,14 @@ SCHEMA_VERSION = "1.0"
 
 def crc32c(data: bytes | memoryview) -> int:
     """Checksum (Castagnoli) as Zarr's crc32c codec computes it."""
+    return int(_google_crc32c().value(np.frombuffer(data, np.uint8)))
+
+
+@functools.cache
+def _google_crc32c() -> Any:
     import google_crc32c  # here, so that what only hashes documents works without it
 
-    return int(google_crc32c.value(np.frombuffer(data, np.uint8)))
+    return google_crc32c
 
 
 def plain(value: Any) -> Any:

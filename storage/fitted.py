@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from .errors import UsageError
 from .group import CLASS
+from .statistics import Normalization, normalize_planes
 
 if TYPE_CHECKING:
     from .reader import PlanesDataset
@@ -86,16 +87,23 @@ class FittedBatch:
             return np.empty((len(self), 0), np.float32)
         return self._dataset.fits.values("coefficients", self.rows)
 
-    def planes(self, layout: Layout = "3fkk", dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    def planes(
+        self,
+        layout: Layout = "3fkk",
+        dtype: DTypeLike = np.float32,
+        normalize: Normalization | None = None,
+    ) -> NDArray[Any]:
         """Return the fused planes: micro channels first, then macro, the coefficient-weighted base planes.
 
         Args:
             layout: "3fkk": [B, 3, F_mic + F_mac, K, K]. "flat": [B, 3F, K, K], all channels of the first
                 plane, then of the second and the third: what 2-D networks take.
             dtype: Of the result, a floating type; fused in f32.
+            normalize: "minmax" and "absmax" scale every channel to [-1, 1], "std" to mean 0 and standard
+                deviation 1, by the dataset's `stats` (see `storage.statistics`); None leaves the values.
 
         Raises:
-            UsageError: no such layout or type, or values beyond the type's range.
+            UsageError: no such layout, type or normalisation, or values beyond the type's range.
             StaleSnapshotError: a shard was replaced since the dataset was opened: `refresh()` it.
             IntegrityError: stored bytes are damaged.
         """
@@ -104,10 +112,10 @@ class FittedBatch:
         if np.dtype(dtype).kind != "f":
             raise UsageError(f"planes are floating-point numbers, not {np.dtype(dtype)}")
         header = self._dataset.planes_store.header
-        if header.n_base:
-            fused = self._fused(dtype)
-        else:
-            fused = self.micro(dtype)
+        own = dtype if normalize is None else np.float32
+        fused = self._fused(own) if header.n_base else self.micro(own)
+        if normalize is not None:
+            fused = normalize_planes(fused, normalize, self._dataset.stats).astype(dtype, copy=False)
         if layout == "flat":
             return fused.reshape(len(self), 3 * fused.shape[2], *fused.shape[3:])
         return fused
@@ -188,9 +196,14 @@ class FittedObject:
         values: NDArray[np.float32] = self._batch.coefficients()[0]
         return values
 
-    def planes(self, layout: Layout = "3fkk", dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    def planes(
+        self,
+        layout: Layout = "3fkk",
+        dtype: DTypeLike = np.float32,
+        normalize: Normalization | None = None,
+    ) -> NDArray[Any]:
         """Return the fused planes [3, F, K, K], or [3F, K, K] where flat; see `FittedBatch.planes`."""
-        values: NDArray[Any] = self._batch.planes(layout, dtype)[0]
+        values: NDArray[Any] = self._batch.planes(layout, dtype, normalize)[0]
         return values
 
     def cam2world(self) -> NDArray[np.float32]:

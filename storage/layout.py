@@ -86,6 +86,18 @@ def fit_sidecars(name: str) -> str:
     return f"{fit_folder(name)}/sidecars"
 
 
+def fit_statistics(name: str, version: str = "") -> str:
+    """Key of one version of a fit's channel statistics, or of their folder when `version` is empty."""
+    folder = f"{fit_folder(name)}/stats"
+    return f"{folder}/{checked_name(version)}.json" if version else folder
+
+
+def is_fit_statistics(key: str) -> bool:
+    """Say whether a key is that of channel statistics of a fit."""
+    parts = key.split("/")
+    return len(parts) == 4 and parts[0] == FITS and parts[2] == "stats"
+
+
 def run_folder(stage: str, run: str) -> str:
     """Folder of one run's record: resolved config, versions, events, failures."""
     return f"runs/{checked_name(stage)}/{checked_name(run)}"

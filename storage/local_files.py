@@ -20,10 +20,10 @@ from pathlib import Path
 
 from .conditions import HONOURED, Conditions
 from .errors import EnvironmentProblem, StoreUnusableError, TransientError
-from .parts import IOV_MAX, Part, neighbours, read_exactly
+from .mapped_files import MappedFiles, on_a_disk
+from .parts import Part, fill_from_file, fill_from_memory, in_order
 
 TEMP_FOLDER = ".tmp"
-MAX_READ_BYTES = 1 << 30  # preadv returns at most 2 GiB
 FOREIGN_TEMP_AGE_S = 24 * 3600.0  # a commit takes seconds; a day-old temp file of another host is dead
 
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL, errno.ENOSYS}
@@ -46,6 +46,7 @@ class LocalFiles:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._mapped = MappedFiles() if on_a_disk(root) else None
 
     def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """Return the bytes [start, end) of one file; a negative start counts from the end."""
@@ -65,29 +66,20 @@ class LocalFiles:
                 found.append(error)
         return found
 
-    def read_into(self, parts: Sequence[Part]) -> list[Exception | None]:
-        """Fill the buffers of every part; returns what went wrong with each."""
-        found: list[Exception | None] = [None] * len(parts)
-        for run in neighbours(parts, 0, MAX_READ_BYTES, IOV_MAX):
-            failure = self._fill([parts[position] for position in run])
-            if failure is not None:  # which of them?
-                for position in run:
-                    found[position] = self._fill([parts[position]])
-        return found
-
-    def _fill(self, run: Sequence[Part]) -> Exception | None:
-        """Fill the buffers of parts that lie side by side, from the page cache straight into them."""
-        key = run[0].key
-        try:
-            with _clear_errors(self.root / key), _reading(key):
-                descriptor = os.open(f"{self.root}/{key}", os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    read_exactly(descriptor, run[0].start, [mv for part in run for mv in part.buffers])
-                finally:
-                    os.close(descriptor)
-        except (OSError, EOFError, EnvironmentProblem) as error:
-            return error
-        return None
+    def read_into(self, parts: Sequence[Part]) -> Iterator[tuple[int, Exception | None]]:
+        """Fill the buffers of parts from the page cache; yields each part's position when it is filled."""
+        for position in in_order(parts):
+            part = parts[position]
+            try:
+                path = f"{self.root}/{part.key}"
+                if self._mapped is None:
+                    fill_from_file(path, part)
+                else:
+                    fill_from_memory(self._mapped.open(path), part)
+            except (OSError, EOFError) as error:
+                yield position, _clear(error, self.root / part.key)
+            else:
+                yield position, None
 
     def size(self, key: str) -> int:
         """Return the size of one file in bytes."""
@@ -215,6 +207,15 @@ def _clear_errors(path: Path) -> Iterator[None]:
         if error.errno in _TRANSIENT:
             raise TransientError(f"{path}: {error.strerror}") from error
         raise
+
+
+def _clear(error: Exception, path: Path) -> Exception:
+    """Return what a read raises for an error of the operating system."""
+    try:
+        with _clear_errors(path), _reading(str(path)):
+            raise error
+    except (OSError, EOFError, EnvironmentProblem) as clear:
+        return clear
 
 
 @contextmanager

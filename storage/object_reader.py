@@ -6,8 +6,7 @@ shard (`ShardTable`) it reads once. Chunks go straight into the result and are c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +18,10 @@ from .parts import Part
 from .records import Status
 from .shard_tables import ShardTable, TableCache, make_table
 from .sharded import ShardedStore
+from .shards import ShardTail
 
 Rows = NDArray[np.int64]
+_OK = int(Status.OK)
 
 
 class ObjectReader:
@@ -32,6 +33,7 @@ class ObjectReader:
 
     def __init__(self, group: ShardedStore) -> None:
         self._group = group
+        self._per_shard = group.spec.objects_per_shard
         self._tables = TableCache()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -48,12 +50,15 @@ class ObjectReader:
             ObjectUnavailableError: an object failed, is absent, or its shard is not done.
             StaleSnapshotError: a shard was replaced since this snapshot began.
         """
+        wanted = rows.tolist()
+        tables = self._tables_of(wanted)
+        if len(wanted) == 1:  # what is read most often
+            at = wanted[0] - tables[0].start
+            return tables[0].values[name][at : at + 1].copy()
         spec = self._group.spec.derived_spec(name)
         out = np.empty((len(rows), *spec.shape[1:]), spec.dtype)
-        tables = self._tables_of(rows)
-        for shard, positions in self._by_shard(rows):
-            table = tables[shard]
-            out[positions] = table.values[name][rows[positions] - table.start]
+        for position, (row, table) in enumerate(zip(wanted, tables, strict=True)):
+            out[position] = table.values[name][row - table.start]
         return out
 
     def payload(self, rows: Rows) -> NDArray[Any]:
@@ -65,44 +70,53 @@ class ObjectReader:
             IntegrityError: stored bytes are damaged; names the object, its file and what to do.
         """
         spec = self._group.spec.payload
-        assert spec is not None and spec.zstd_level is None and spec.chunks_per_row() == 1
-        out = np.empty((len(rows), *spec.shape[1:]), spec.dtype)
-        n_values = int(np.prod(spec.shape[1:])) * out.itemsize
-        size = n_values + CRC_BYTES
-        body = out.view(np.uint8).reshape(len(rows), n_values)
-        checks = np.empty((len(rows), CRC_BYTES), np.uint8)
-        tables, parts, expected = self._tables_of(rows), [], []
-        for row, values, check in zip(rows.tolist(), body, checks, strict=True):
-            shard = self._group.shard_of(row)
-            table = tables[shard]
-            start, n_bytes = table.places[row - table.start, 0].tolist()
-            if n_bytes != size:
-                raise self._damaged(row, f"the index gives it {n_bytes} bytes, not {size}")
-            buffers = (memoryview(values), memoryview(check))
-            parts.append(Part(self._group.spec.shard_key(shard), start, start + size, buffers))
-            expected.append(int(table.checksums[row - table.start, 0]))
-        failures = self._group.store.read_into(parts)
-        stored = checks.view("<u4")[:, 0].tolist()
-        for position, row in enumerate(rows.tolist()):
-            self._check(row, tables, failures[position])
-            if not stored[position] == expected[position] == crc32c(body[position]):
-                self._check(row, tables, self._damaged(row, "checksum mismatch"))
+        assert spec is not None and spec.zstd_level is None
+        wanted = rows.tolist()
+        out = np.empty((len(wanted), *spec.shape[1:]), spec.dtype)
+        stored = np.empty(len(wanted), "<u4")  # checksums, from the ends of the chunks
+        tables = self._tables_of(wanted)
+        parts = self._parts(wanted, tables, out, stored)
+        for position, failure in self._group.store.read_into(parts):
+            row, table = wanted[position], tables[position]
+            if failure is None:
+                expected = table.checksums[row - table.start, 0]
+                if stored[position] == expected == crc32c(parts[position].buffers[0]):
+                    continue
+                failure = self._damaged(row, "checksum mismatch")
+            self._raise(row, table, failure)
         return out
 
-    def _check(self, row: int, tables: dict[int, ShardTable], failure: Exception | None) -> None:
-        """Raise a failure of reading one row, as StaleSnapshotError where a replacement explains it."""
-        if failure is None:
-            return
-        if isinstance(failure, (EOFError, IntegrityError, OSError)):
-            shard = self._group.shard_of(row)
-            self._group.raise_if_replaced(shard, tables[shard].attempt)
+    def _parts(
+        self, rows: list[int], tables: list[ShardTable], out: NDArray[Any], stored: NDArray[np.uint32]
+    ) -> list[Part]:
+        """Say where the chunk of each row lies, and that it goes to `out` and `stored`."""
+        size = out.nbytes // max(1, len(rows))
+        body, check = out.reshape(-1).view(np.uint8).data, stored.view(np.uint8).data
+        parts = []
+        for position, (row, table) in enumerate(zip(rows, tables, strict=True)):
+            start, n_bytes = table.places[row - table.start, 0].tolist()
+            if n_bytes != size + CRC_BYTES:
+                raise self._damaged(row, f"the index gives it {n_bytes} bytes, not {size + CRC_BYTES}")
+            buffers = (
+                body[position * size : (position + 1) * size],
+                check[position * CRC_BYTES : (position + 1) * CRC_BYTES],
+            )
+            key = self._group.spec.shard_key(row // self._per_shard)
+            parts.append(Part(key, start, start + n_bytes, buffers))
+        return parts
+
+    def _raise(self, row: int, table: ShardTable, failure: Exception) -> NoReturn:
+        """Raise why a row could not be read: StaleSnapshotError where a replacement explains it."""
+        if isinstance(failure, FileNotFoundError):
+            raise self._damaged(row, "the file is missing") from failure
+        self._group.raise_if_replaced(row // self._per_shard, table.attempt)
         if isinstance(failure, EOFError):
             raise self._damaged(row, "the file is shorter than its index says") from failure
         raise failure
 
     def _damaged(self, row: int, what: str) -> IntegrityError:
-        spec, shard = self._group.spec, self._group.shard_of(row)
-        key, object_id = spec.shard_key(shard), self._group.plan.rows[row].object_id
+        spec, key = self._group.spec, self._group.spec.shard_key(row // self._per_shard)
+        object_id = self._group.plan.rows[row].object_id
         name = spec.payload.name if spec.payload else spec.kind
         return IntegrityError(
             f"{key}: {name} of object {object_id}: {what}; run fpipe verify {self._group.store.url} --full",
@@ -110,24 +124,31 @@ class ObjectReader:
             object_id=object_id,
         )
 
-    def _by_shard(self, rows: Rows) -> Iterable[tuple[int, Rows]]:
-        """Return each shard with the positions of its rows in `rows`."""
-        shards = rows // self._group.spec.objects_per_shard
-        return [(int(shard), np.flatnonzero(shards == shard)) for shard in np.unique(shards)]
+    def _tables_of(self, rows: list[int]) -> list[ShardTable]:
+        """Return the table of each row's shard; raises unless the row has data."""
+        tables = []
+        for row in rows:
+            table = self._tables.get(row // self._per_shard)
+            if table is None or table.status.item(row - table.start) != _OK:
+                return self._loaded_tables_of(rows)
+            tables.append(table)
+        return tables
 
-    def _tables_of(self, rows: Rows) -> dict[int, ShardTable]:
-        """Return the tables of the shards of some rows, all of which have data."""
-        needed = np.unique(rows // self._group.spec.objects_per_shard).tolist()
-        known = {shard: self._tables.get(shard) for shard in needed}
-        found = {shard: table for shard, table in known.items() if table is not None}
-        per_object = self._group.spec.chunks_per_object
-        for shard, tail in self._group.read_tails([shard for shard in needed if shard not in found]).items():
-            found[shard] = make_table(tail, self._group.shard_rows(shard).start, per_object)
-            self._tables.add(shard, found[shard])
-        for row in rows.tolist():
-            table = found.get(self._group.shard_of(row))
-            if table is None or table.status[row - table.start] != Status.OK:
-                self._group.ok_record(row)  # says why, unless the shard has come this very moment
-                tail = self._group.tail(self._group.shard_of(row))
-                found[tail.sidecar.shard] = make_table(tail, tail.sidecar.objects[0].row, per_object)
-        return found
+    def _loaded_tables_of(self, rows: list[int]) -> list[ShardTable]:
+        """Return the table of each row's shard, after reading those that are missing at the same time."""
+        found = {shard: self._tables.get(shard) for shard in {row // self._per_shard for row in rows}}
+        for shard, tail in self._group.read_tails([s for s, table in found.items() if table is None]).items():
+            found[shard] = loaded = self._table(tail)
+            self._tables.add(shard, loaded)
+        tables = []
+        for row in rows:
+            table = found[row // self._per_shard]
+            if table is None or table.status[row - table.start] != _OK:
+                self._group.ok_record(row)  # says why, unless the shard was committed this very moment
+                table = self._table(self._group.tail(row // self._per_shard))
+            tables.append(table)
+        return tables
+
+    def _table(self, tail: ShardTail) -> ShardTable:
+        start = self._group.shard_rows(tail.sidecar.shard).start
+        return make_table(tail, start, self._group.spec.chunks_per_object)

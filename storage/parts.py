@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-IOV_MAX = 1024  # buffers of one preadv on Linux
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Consecutive bytes of one object, and the memory that they go to.
+class Part(NamedTuple):
+    """Consecutive bytes of one object, and the memory that they go to. A tuple: many are made per second.
 
     Attributes:
         key: The object.
@@ -26,39 +23,58 @@ class Part:
     buffers: tuple[memoryview, ...]
 
 
-def neighbours(parts: Sequence[Part], max_gap: int, max_bytes: int, max_buffers: int) -> list[list[int]]:
-    """Group the positions of parts that are worth one read.
+def in_order(parts: Sequence[Part]) -> list[int]:
+    """Return the positions of parts by object and offset."""
+    if len(parts) == 1:
+        return [0]
+    return sorted(range(len(parts)), key=lambda position: parts[position][:2])
+
+
+def neighbours(parts: Sequence[Part], max_gap: int, max_bytes: int) -> list[list[int]]:
+    """Group the positions of parts that are worth one request.
 
     Args:
         parts: In any order.
         max_gap: Bytes between two parts that may be read in vain.
-        max_bytes: Bytes of one read, unless one part alone has more.
-        max_buffers: Buffers of one read.
+        max_bytes: Bytes of one request, unless one part alone has more.
     """
     runs: list[list[int]] = []
-    end = start = n_buffers = 0
-    key = None
-    for position in sorted(range(len(parts)), key=lambda i: (parts[i].key, parts[i].start)):
+    first: Part | None = None
+    end = 0
+    for position in in_order(parts):
         part = parts[position]
-        n_buffers += len(part.buffers)
-        fits = part.end - start <= max_bytes and n_buffers <= max_buffers
-        if part.key == key and fits and 0 <= part.start - end <= max_gap:
+        near = first is not None and part.key == first.key and 0 <= part.start - end <= max_gap
+        if first is not None and near and part.end - first.start <= max_bytes:
             runs[-1].append(position)
         else:
             runs.append([position])
-            key, start, n_buffers = part.key, part.start, len(part.buffers)
+            first = part
         end = part.end
     return runs
 
 
-def read_exactly(descriptor: int, start: int, buffers: list[memoryview]) -> None:
-    """Fill buffers from an open file, one after the other; raises EOFError when it is shorter."""
-    while buffers:
-        n = os.preadv(descriptor, buffers, start)
-        if n == 0:
-            raise EOFError(f"ends before byte {start + 1}")
-        start += n
-        while buffers and n >= buffers[0].nbytes:
-            n -= buffers.pop(0).nbytes
-        if n:
-            buffers[0] = buffers[0][n:]
+def fill_from_memory(content: memoryview, part: Part) -> None:
+    """Fill the buffers of a part from the content of its object; raises EOFError when that is shorter."""
+    if part.end > len(content):
+        raise EOFError(f"ends before byte {part.end}")
+    start = part.start
+    for buffer in part.buffers:
+        buffer[:] = content[start : (start := start + buffer.nbytes)]
+
+
+def fill_from_file(path: str, part: Part) -> None:
+    """Fill the buffers of a part from a file; raises EOFError when that is shorter."""
+    start, rest = part.start, list(part.buffers)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while rest:
+            n = os.preadv(descriptor, rest, start)  # less: a signal, 2 GiB, or the end of the file
+            if n == 0:
+                raise EOFError(f"ends before byte {part.end}")
+            start += n
+            while rest and n >= rest[0].nbytes:
+                n -= rest.pop(0).nbytes
+            if n:
+                rest[0] = rest[0][n:]
+    finally:
+        os.close(descriptor)

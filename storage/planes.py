@@ -8,6 +8,8 @@ written first.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -15,15 +17,19 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from . import layout
-from .arrays import ArraySpec, encode_chunk
+from .arrays import ArraySpec, decode_chunk, encode_chunk
 from .builder import ShardBuilder
 from .documents import SCHEMA_VERSION, content_hash, differences, dump_document, parse_document
-from .errors import StoreMismatchError, UsageError
+from .errors import IntegrityError, StoreMismatchError, UsageError
 from .group import CLASS, STATUS, GroupSpec, check_group, create_group, derived_array
 from .plan import Plan, read_plan
 from .records import ObjectFit
 from .sharded import ShardedStore
+from .shared import read_base_planes
+from .sketch import sketch_fits
 from .store import Store
+
+LOGGER = logging.getLogger(__name__)
 
 METRIC_NAMES = (
     "psnr_db",
@@ -155,6 +161,15 @@ class PlanesStore(ShardedStore):
             metrics=dict(zip(self.header.metric_names, values["metrics"].tolist(), strict=True)),
         )
 
+    def read_base_planes(self) -> NDArray[np.float32] | None:
+        """Return the base planes of the fit, f32 [M, 3, F_mac, K, K]; None where it has none.
+
+        Raises:
+            UsageError: its shared components are not there.
+            IntegrityError: they are damaged.
+        """
+        return read_base_planes(self.store, self.header.shared_version) if self.header.n_base else None
+
     def metrics(self) -> dict[str, NDArray[np.float32]]:
         """Return metric name -> f32 [N]; NaN where there is no value."""
         values = self.derived("metrics")
@@ -222,6 +237,32 @@ class PlanesShardBuilder(ShardBuilder):
         if not np.isfinite(stored).all():
             raise ValueError(f"micro: values are not finite, or beyond the range of {np.dtype(spec.dtype)}")
         return [encode_chunk(stored[None], spec)]
+
+    def _statistics(self) -> bytes:
+        """Statistics of the objects as they are stored, whether they are new or were kept.
+
+        A shard that cannot have them is written without: they serve whoever reads planes, who meets the same
+        damage, and `fit_statistics` computes them from the objects then.
+        """
+        try:
+            sketch = sketch_fits(self._stored_fits(), self._target.read_base_planes())
+        except (UsageError, IntegrityError) as error:
+            LOGGER.warning("shard %d is written without channel statistics: %s", self.shard, error)
+            return b""
+        return sketch.encode() if sketch else b""
+
+    def _stored_fits(self) -> Iterator[tuple[NDArray[Any] | None, NDArray[np.float32]]]:
+        """Yield micro planes and coefficients of the objects that have a fit."""
+        spec, key = self._target.spec, self._target.spec.shard_key(self.shard)
+        no_coefficients = np.empty((len(self._rows), 0), np.float32)
+        coefficients = self._arrays.get("coefficients", no_coefficients)
+        for row, chunks in sorted(self._chunks.items()):
+            micro = (
+                decode_chunk(chunks[0], spec.payload, key, self._records[row].object_id)[0]
+                if spec.payload
+                else None
+            )
+            yield micro, coefficients[row - self._rows.start]
 
 
 def planes_spec(plan: Plan, header: FitHeader, config_hash: str) -> GroupSpec:

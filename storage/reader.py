@@ -20,11 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ObjectUnavailableError, StaleSnapshotError, UsageError
+from .fit_statistics import read_statistics, snapshot_statistics
 from .fitted import FittedBatch, FittedObject
 from .object_reader import ObjectReader
 from .planes import PlanesStore
 from .records import Status
 from .shared import read_base_planes, read_shared_meta
+from .statistics import ChannelStats
 from .store import Store
 from .views import ViewsStore
 
@@ -33,19 +35,23 @@ REFRESH_ATTEMPTS = 5
 Many = slice | list[int] | list[str] | tuple[int, ...] | tuple[str, ...] | NDArray[Any]
 
 
-def open_planes(url: str | Path, fit: str | None = None, **storage_options: Any) -> PlanesDataset:
+def open_planes(
+    url: str | Path, fit: str | None = None, stats_version: str | None = None, **storage_options: Any
+) -> PlanesDataset:
     """Open the fits of a dataset.
 
     Args:
         url: Root of the dataset, a folder or any fsspec URL.
         fit: Name of the fit; the published one by default.
+        stats_version: Version of the channel statistics that `stats` and `normalize` use, for instance the
+            one that a model was trained with; by default that of the snapshot.
         **storage_options: Passed on to the fsspec file system.
 
     Raises:
-        UsageError: no dataset there, no such fit, or none published.
+        UsageError: no dataset there, no such fit, or none published; no such version of the statistics.
         SchemaError: written by another major version.
     """
-    return PlanesDataset(PlanesStore.open(Store(url, **storage_options), fit))
+    return PlanesDataset(PlanesStore.open(Store(url, **storage_options), fit), stats_version)
 
 
 class PlanesDataset:
@@ -59,8 +65,9 @@ class PlanesDataset:
         fits: Reads what was fitted.
     """
 
-    def __init__(self, planes: PlanesStore) -> None:
+    def __init__(self, planes: PlanesStore, stats_version: str | None = None) -> None:
         self._planes = planes
+        self._pinned = None if stats_version is None else read_statistics(planes, stats_version)
         self.fits = ObjectReader(planes)
         self.refresh()
 
@@ -76,7 +83,7 @@ class PlanesDataset:
                 if attempt == REFRESH_ATTEMPTS - 1:
                     raise
         self._ok_rows: NDArray[np.int64] = np.flatnonzero(self.status == Status.OK)
-        for name in ("ids", "views", "cameras"):
+        for name in ("ids", "views", "cameras", "stats"):
             self.__dict__.pop(name, None)
 
     def __len__(self) -> int:
@@ -170,8 +177,25 @@ class PlanesDataset:
         return self._base_planes
 
     @cached_property
+    def stats(self) -> ChannelStats:
+        """Statistics of every plane and channel: the pinned version, or that of this snapshot.
+
+        Where none is stored of exactly this snapshot, they are merged from its shards: one small read for
+        each. `fpipe stats ROOT` stores them.
+
+        Raises:
+            UsageError: no object has a fit.
+            StaleSnapshotError: a shard was replaced since this snapshot began.
+        """
+        return self._pinned or snapshot_statistics(self._planes, self.status)
+
+    @property
     def provenance(self) -> dict[str, Any]:
-        """What made this data: source, configurations and hashes of every stage."""
+        """What made this data: source, configurations and hashes of every stage.
+
+        `stats_version` is that of the statistics which were pinned or used, None before they were used.
+        """
+        stats = self._pinned or self.__dict__.get("stats")
         header, plan = self._planes.header, self._planes.plan
         return {
             "url": self._planes.store.url,
@@ -179,6 +203,7 @@ class PlanesDataset:
             "plan": plan.header.model_dump(mode="json"),
             "fit": header.model_dump(mode="json"),
             "shared_version": header.shared_version,
+            "stats_version": stats and stats.version,
         }
 
     @cached_property

@@ -22,7 +22,7 @@ from .conditions import HONOURED, UNKNOWN, Conditions, dump_conditions, parse_co
 from .errors import EnvironmentProblem, IntegrityError, StoreUnusableError, TransientError
 from .parts import Part
 from .remote_errors import means_exists, means_unsupported, translated
-from .remote_reads import Outcomes, Span, fill
+from .remote_reads import Outcomes, Span, fill_parts
 from .remote_requests import Entry, FsspecRequests, Head, Requests
 from .retries import retried
 
@@ -30,7 +30,6 @@ LOGGER = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Names = list[str]  # the class below has a method named list
-Failures = list[Exception | None]
 
 _SWAPS = threading.Lock()  # of file systems without conditional writes, within this process
 _NO_VERSION = '"00000000000000000000000000000000"'
@@ -68,9 +67,9 @@ class RemoteFiles:
         """Return the last `n` bytes of each object, or why they cannot be read."""
         return self._read_spans([Span(key, -n) for key in keys])
 
-    def read_into(self, parts: Sequence[Part]) -> Failures:
-        """Fill the buffers of every part; returns what went wrong with each."""
-        return fill(parts, self._read_spans)
+    def read_into(self, parts: Sequence[Part]) -> Iterator[tuple[int, Exception | None]]:
+        """Fill the buffers of parts; yields each part's position and what went wrong with it."""
+        return fill_parts(parts, self._read_spans)
 
     def _read_spans(self, spans: Sequence[Span]) -> Outcomes:
         """Read spans at the same time, and those again that met a fault which may pass."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .parts import Part, neighbours
@@ -11,6 +11,7 @@ from .parts import Part, neighbours
 MAX_GAP_BYTES = 256 * 1024  # what a stream moves while another request would wait for its first byte
 MAX_READ_BYTES = 8 * 2**20  # longer ranges are faster as several requests at the same time
 CONCURRENCY = 64  # requests at the same time; the connection pool must have as many
+WINDOW = 4 * CONCURRENCY  # answers that wait in memory to be copied to where they belong
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +52,25 @@ async def gathered(read: Callable[[Span], Awaitable[bytes]], spans: Sequence[Spa
     return [outcome for outcome in outcomes if isinstance(outcome, (bytes, Exception))]
 
 
-def fill(parts: Sequence[Part], read: Callable[[Sequence[Span]], Outcomes]) -> list[Exception | None]:
-    """Fill the buffers of every part with as few requests as is sensible; returns what went wrong with each.
+def fill_parts(
+    parts: Sequence[Part], read: Callable[[Sequence[Span]], Outcomes]
+) -> Iterator[tuple[int, Exception | None]]:
+    """Fill the buffers of parts with as few requests as is sensible; yields position and what went wrong.
 
     Args:
         parts: What is wanted.
         read: Reads spans.
     """
-    runs = neighbours(parts, MAX_GAP_BYTES, MAX_READ_BYTES, len(parts) * 2 + 2)
-    spans = [Span(parts[run[0]].key, parts[run[0]].start, parts[run[-1]].end) for run in runs]
-    found: list[Exception | None] = [None] * len(parts)
-    for run, span, outcome in zip(runs, spans, read(spans), strict=True):
-        for position in run:
-            if isinstance(outcome, Exception):
-                found[position] = outcome
-            else:
-                found[position] = _copy(memoryview(outcome), span.start, parts[position])
-    return found
+    runs = neighbours(parts, MAX_GAP_BYTES, MAX_READ_BYTES)
+    for first in range(0, len(runs), WINDOW):
+        some = runs[first : first + WINDOW]
+        spans = [Span(parts[run[0]].key, parts[run[0]].start, parts[run[-1]].end) for run in some]
+        for run, span, outcome in zip(some, spans, read(spans), strict=True):
+            for position in run:
+                if isinstance(outcome, Exception):
+                    yield position, outcome
+                else:
+                    yield position, _copy(memoryview(outcome), span.start, parts[position])
 
 
 def _copy(data: memoryview, origin: int, part: Part) -> Exception | None:

@@ -86,8 +86,10 @@ class TableCache:
         """Return the table of a shard, which then counts as used last."""
         table = self._tables.get(shard)
         if table is not None:
-            with suppress(KeyError):  # another thread may have dropped it
+            try:
                 self._tables.move_to_end(shard)
+            except KeyError:  # another thread has dropped it
+                return table
         return table
 
     def add(self, shard: int, table: ShardTable) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import ArraySpec, chunk_checksum, decode_chunk, encode_chunk
+from .arrays import ArraySpec, chunk_checksum, decode_chunk, encode_chunk, encoded_bytes
 from .documents import SCHEMA_VERSION, dump_document
 from .errors import (
     FpipeError,
@@ -213,25 +213,32 @@ class ShardedStore:
         spec = self.spec.derived_spec(name)
         values = spec.filled(self.spec.n_objects)
         journal = self.journal()
-        for shard in self.done():
+        done = self.done()
+        known = self._derived_chunks(spec, sorted(done - journal.open))
+        known |= {shard: sidecar_values(self.sidecar(shard), spec) for shard in done & journal.open}
+        for shard, chunk in known.items():
             rows = self.shard_rows(shard)
-            known = (
-                sidecar_values(self.sidecar(shard), spec)
-                if shard in journal.open
-                else self.derived_chunk(spec, shard)
-            )
-            values[rows.start : rows.stop] = known[: len(rows)]
+            values[rows.start : rows.stop] = chunk[: len(rows)]
         if read_journal(self.store, self.spec.group).generation != journal.generation:
             raise StaleSnapshotError(f"{self.spec.group}: shards are being replaced; {_MEND}")
         return values
 
     def derived_chunk(self, spec: ArraySpec, shard: int) -> NDArray[Any]:
         """Return one stored chunk of a derived array."""
-        key = self._derived_key(spec, shard)
-        try:
-            return decode_chunk(self.store.read(key), spec, key)
-        except FileNotFoundError as error:
-            raise IntegrityError(f"{key}: missing although shard {shard} is done", key=key) from error
+        return self._derived_chunks(spec, [shard])[shard]
+
+    def _derived_chunks(self, spec: ArraySpec, shards: Sequence[int]) -> dict[int, NDArray[Any]]:
+        """Return stored chunks of a derived array, read at the same time."""
+        keys = [self._derived_key(spec, shard) for shard in shards]
+        n_bytes = encoded_bytes(spec) + 1  # one more, or bytes before the chunk would go unnoticed
+        found = {}
+        for shard, key, data in zip(shards, keys, self.store.read_tails(keys, n_bytes), strict=True):
+            if isinstance(data, FileNotFoundError):
+                raise IntegrityError(f"{key}: missing although shard {shard} is done", key=key) from data
+            if isinstance(data, Exception):
+                raise data
+            found[shard] = decode_chunk(data, spec, key)
+        return found
 
     def failures(self) -> list[tuple[int, str, Failure]]:
         """Return (row, object id, failure) of every failed object of the done shards, in row order."""
@@ -311,6 +318,24 @@ class ShardedStore:
                 _decode(part, self.spec.payload, key, record, number)
                 for part, number in zip(parts, numbers, strict=True)
             ]
+        except IntegrityError:
+            self.raise_if_replaced(shard, self.sidecar(shard).attempt)
+            raise
+
+    def statistics(self, shard: int) -> bytes | None:
+        """Return the encoded channel statistics of a committed shard; None where its file has none.
+
+        Raises:
+            FileNotFoundError: the shard is not committed.
+            IntegrityError: the checksum is wrong.
+            StaleSnapshotError: the shard was replaced since its sidecar was read.
+        """
+        block = self.sidecar(shard).statistics
+        if block is None:
+            return None
+        data = self._read_places(shard, block.offset, block.offset + block.n_bytes)
+        try:
+            return block.checked(data, self.spec.shard_key(shard))
         except IntegrityError:
             self.raise_if_replaced(shard, self.sidecar(shard).attempt)
             raise

@@ -3,13 +3,16 @@
 Layout, front to back:
 
     chunks       encoded chunks of all objects in row order, no gaps; each ends with its crc32c
+    statistics   of the channels of planes (see `sketch`), if any; the json says where and its crc32c
     arrays       sidecar arrays, raw little-endian, one after the other
     json         sidecar text: per-object status, failures, checksums, and where each array lies
     footer       magic and major version (8) · length of arrays (u64) · of json (u64) · crc32c so far (u32)
     index        Zarr v3 shard index: (offset u64, nbytes u64) per chunk, 2^64-1 when absent; crc32c (u32)
 
 The index does not point at the sidecar, so the file is a plain Zarr v3 shard. A shard without chunks
-(fits without micro planes) ends with the footer.
+(fits without micro planes) ends with the footer. The statistics lie before the sidecar, not in it: they are
+as large as the first read of a tail (80-100 KB at 32 channels), and only who merges them needs them.
+Files before 1.1 have none.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +32,7 @@ from .records import Commit, Failure, Status
 from .retries import retried
 from .store import Store
 
+SHARD_SCHEMA_VERSION = "1.1"
 MAGIC = b"FPSHARD" + bytes([int(SCHEMA_VERSION.split(".")[0])])
 _FOOTER = struct.Struct("<8sQQI")
 _CRC = struct.Struct("<I")
@@ -58,6 +62,27 @@ class ObjectRecord:
 
 
 @dataclass(frozen=True)
+class Block:
+    """Where a part of a shard file lies.
+
+    Attributes:
+        offset: First byte.
+        n_bytes: Size.
+        crc32c: Checksum.
+    """
+
+    offset: int
+    n_bytes: int
+    crc32c: int
+
+    def checked(self, data: bytes, key: str) -> bytes:
+        """Return the block's bytes if they are the ones that were written; raises IntegrityError."""
+        if len(data) != self.n_bytes or crc32c(data) != self.crc32c:
+            raise IntegrityError(f"{key}: channel statistics: checksum mismatch", key=key)
+        return data
+
+
+@dataclass(frozen=True)
 class Sidecar:
     """The truth about one shard.
 
@@ -72,6 +97,7 @@ class Sidecar:
         generation: 0 for the first commit, else the number of the round of replacements that wrote it (see
             `journal`): it grows with every replacement.
         schema_version: "major.minor" of this form.
+        statistics: Where the shard's channel statistics lie; None where it has none.
     """
 
     kind: str
@@ -82,7 +108,8 @@ class Sidecar:
     arrays: dict[str, NDArray[Any]]
     info: dict[str, Any] = field(default_factory=dict)
     generation: int = 0
-    schema_version: str = SCHEMA_VERSION
+    schema_version: str = SHARD_SCHEMA_VERSION
+    statistics: Block | None = None
 
     @property
     def status(self) -> NDArray[np.uint8]:
@@ -147,7 +174,11 @@ class TailTooShort(Exception):  # noqa: N818 - a signal between two functions, n
 
 
 def pack_shard(
-    sidecar: Sidecar, chunks: Sequence[Sequence[bytes]], chunks_per_object: int, slots: int
+    sidecar: Sidecar,
+    chunks: Sequence[Sequence[bytes]],
+    chunks_per_object: int,
+    slots: int,
+    statistics: bytes = b"",
 ) -> bytes:
     """Build the shard file.
 
@@ -156,6 +187,7 @@ def pack_shard(
         chunks: Encoded chunks per row of the shard; empty for rows without data.
         chunks_per_object: Chunks of one object, 0 when there is no chunked array.
         slots: Objects that a full shard holds; the last shard of a dataset may have fewer rows.
+        statistics: Encoded channel statistics of the shard, empty for none.
     """
     index = np.full((slots * chunks_per_object, 2), MISSING, "<u8")
     offset = 0
@@ -164,6 +196,9 @@ def pack_shard(
             index[position * chunks_per_object + number] = offset, len(part)
             offset += len(part)
     payload = [part for parts in chunks for part in parts]
+    if statistics:
+        payload.append(statistics)
+        sidecar = replace(sidecar, statistics=Block(offset, len(statistics), crc32c(statistics)))
     return b"".join([*payload, _pack_sidecar(sidecar), *([_with_crc(index.tobytes())] if len(index) else [])])
 
 
@@ -250,6 +285,8 @@ def _pack_sidecar(sidecar: Sidecar) -> bytes:
         "objects": [asdict(record) for record in sidecar.objects],
         "arrays": [[name, values.dtype.str, values.shape] for name, values in arrays.items()],
     }
+    if sidecar.statistics is not None:
+        text["statistics"] = asdict(sidecar.statistics)
     blob = b"".join(values.tobytes() for values in arrays.values())
     encoded = canonical_json(text)
     body = blob + encoded + _FOOTER.pack(MAGIC, len(blob), len(encoded), 0)[: -_CRC.size]
@@ -267,7 +304,10 @@ def _unpack_sidecar(blob: bytes, encoded: bytes, key: str) -> Sidecar:
         offset += count * np.dtype(dtype).itemsize
     names = ("schema_version", "kind", "shard", "attempt", "config_hash", "generation", "info")
     objects = tuple(_object_record(entry) for entry in text["objects"])
-    return Sidecar(objects=objects, arrays=arrays, **{name: text[name] for name in names})
+    statistics = Block(**text["statistics"]) if "statistics" in text else None
+    return Sidecar(
+        objects=objects, arrays=arrays, statistics=statistics, **{name: text[name] for name in names}
+    )
 
 
 def _object_record(entry: dict[str, Any]) -> ObjectRecord:

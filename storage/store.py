@@ -8,13 +8,15 @@ else goes through fsspec.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from .conditions import Conditions
 from .errors import EnvironmentProblem, TransientError
 from .parts import Part
+
+_INHERITED: list[Any] = []  # kept: closing a parent's connections would wait for its event loop
 
 
 class Files(Protocol):
@@ -26,8 +28,8 @@ class Files(Protocol):
     def read_tails(self, keys: Sequence[str], n: int) -> list[bytes | Exception]:
         """Return the last `n` bytes of each object, or why they cannot be read."""
 
-    def read_into(self, parts: Sequence[Part]) -> list[Exception | None]:
-        """Fill the buffers of every part; returns what went wrong with each."""
+    def read_into(self, parts: Sequence[Part]) -> Iterator[tuple[int, Exception | None]]:
+        """Fill the buffers of parts; yields position and what went wrong, part by part."""
 
     def size(self, key: str) -> int:
         """Return the size of one object in bytes."""
@@ -82,6 +84,8 @@ class Store:
     def _files(self) -> Files:
         # Connections and event loops do not survive a fork, so each process opens its own.
         if self._opened is None or self._opened[0] != os.getpid():
+            if self._opened is not None:
+                _INHERITED.append(self._opened)
             self._opened = (os.getpid(), self._open())
         return self._opened[1]
 
@@ -117,14 +121,15 @@ class Store:
         """Return what `read_tail` returns or raises for each key; remote ones are read at the same time."""
         return self._files.read_tails(keys, n)
 
-    def read_into(self, parts: Sequence[Part]) -> list[Exception | None]:
+    def read_into(self, parts: Sequence[Part]) -> Iterator[tuple[int, Exception | None]]:
         """Fill the buffers of every part: the fastest way to read much of few objects or little of many.
 
         Neighbours are read together; requests to remote stores run at the same time.
 
-        Returns:
-            None for each part that was read, else what reading it alone would have raised. EOFError: the
-            object is shorter.
+        Yields:
+            The position of each part when it is done (while its bytes are still in the processor's cache), in
+            any order, with None, or with what reading it alone would have raised. EOFError: the object is
+            shorter.
         """
         return self._files.read_into(parts)
 

@@ -15,6 +15,7 @@ from typing import Any
 from . import layout
 from .documents import parse_document
 from .errors import IntegrityError, SchemaError, StoreMismatchError, UsageError
+from .fit_statistics import check_statistics, is_of_present, statistics_versions
 from .group import damaged_metadata
 from .passes import PASSES, PassStore
 from .plan import read_plan
@@ -63,6 +64,7 @@ def each_problem(store: Store, full: bool) -> Iterator[Problem]:
         yield from _check_fit_header(store, name)
         open_fit = partial(PlanesStore.open, name=name)
         yield from check(layout.fit_group(name), layout.fit_done(name), open_fit)
+        yield from _check_statistics(store, name)
 
 
 def _check_documents(store: Store, full: bool) -> Iterator[Problem]:
@@ -132,6 +134,24 @@ def _check_fit_header(store: Store, name: str) -> Iterator[Problem]:
     if document is not None and document["header"]["shared_version"] not in list_shared_versions(store):
         version = document["header"]["shared_version"]
         yield Problem(layout.shared_key(version, META_FILE), f"missing, although fit {name} was made with it")
+
+
+def _check_statistics(store: Store, name: str) -> Iterator[Problem]:
+    """Check the stored channel statistics of a fit; those of its present state can be merged again."""
+    versions = statistics_versions(store, name)
+    if not versions:
+        return
+    try:
+        planes = PlanesStore.open(store, name)
+    except (IntegrityError, SchemaError, StoreMismatchError, UsageError):
+        return  # the group's own findings say so
+    for version in versions:
+        try:
+            check_statistics(planes, version)
+        except (IntegrityError, SchemaError) as error:
+            key = layout.fit_statistics(name, version)
+            mend: Mend = "rebuild" if is_of_present(planes, version) else "restore"
+            yield Problem(key, problem_of(error, key).message, mend=mend, group=layout.fit_group(name))
 
 
 def _check_group(

@@ -135,6 +135,14 @@ class _ShardCheck:
                 if offset != end:
                     yield damaged(f"chunk {number} is not where it should be")
                 end = offset + size
+        if (block := tail.sidecar.statistics) is not None:
+            try:
+                block.checked(data[block.offset : block.offset + block.n_bytes], key)
+            except IntegrityError as error:
+                yield self.problem(key, problem_of(error, key).message, mend="redo", objects=())
+            if block.offset != end:
+                yield self.problem(key, "channel statistics are not where they should be", "redo")
+            end = block.offset + block.n_bytes
         if end != len(data) - tail.n_bytes:
             yield self.problem(key, "bytes between chunks and sidecar that nothing accounts for", "redo")
 

@@ -145,6 +145,11 @@ class SharedComponents:
             intrinsics: [V, 3, 3] pixels, for views of ``size_px``.
         """
         planes = fuse(None if micro is None else micro[None], coefficients[None], self.base_planes)[0]
+        return self.render_planes(planes, cam2world, intrinsics)
+
+    @torch.no_grad()
+    def render_planes(self, planes: Tensor, cam2world: Tensor, intrinsics: Tensor) -> Tensor:
+        """Views [V, 3, H, W] in [0, 1] of one object, from its fused planes [3, F, K, K]."""
         factor = self.autoencoder.factor
         background, geometry = self.background_latent, self.geometry
         latents = render_views(

@@ -19,7 +19,7 @@ from pipeline.report.contact_sheets import most_showing
 from pipeline.report.images import to_picture
 from pipeline.report.records import Blend, Comparison, Exhibit, Findings, Gallery, ObjectRecord, Turntable
 from pipeline.report.render_records import Picture
-from render_jobs.cameras import look_at_origin
+from render_jobs.cameras import look_at_origin, orbit_cameras
 from storage.planes import PlanesStore
 from storage.records import ObjectFit, ObjectViews
 from storage.views import ViewsStore
@@ -98,7 +98,7 @@ class GalleryMaker:
 
     def _turntable(self, record: ObjectRecord) -> Turntable:
         own = self._views.values(record.row)
-        cameras = orbit(TURNTABLE_FRAMES, TURNTABLE_ELEVATION_DEG, _radius(own["cam2world"]))
+        cameras = orbit_cameras(TURNTABLE_FRAMES, TURNTABLE_ELEVATION_DEG, _radius(own["cam2world"]))
         frames = self._from(self._planes.read(record.row), cameras, own["intrinsics"][0])
         return Turntable(record, TURNTABLE_ELEVATION_DEG, frames)
 
@@ -157,12 +157,6 @@ def mix(a: ObjectFit, b: ObjectFit, share: float, micro_share: float) -> ObjectF
     if a.micro is not None and b.micro is not None:
         micro = (1 - micro_share) * a.micro.astype(np.float32) + micro_share * b.micro.astype(np.float32)
     return ObjectFit(micro, (1 - share) * a.coefficients + share * b.coefficients, 2)
-
-
-def orbit(n: int, elevation_deg: float, radius_world: float) -> NDArray[np.float32]:
-    """Cameras [n, 4, 4] on a circle around the z axis that look at the origin; the first one at azimuth 0."""
-    azimuth_rad = np.arange(n) * (2 * np.pi / n)
-    return look_at_origin(azimuth_rad, np.full(n, math.sin(math.radians(elevation_deg))), radius_world)
 
 
 def _radius(cam2world: NDArray[Any]) -> float:

@@ -10,6 +10,7 @@ import pytest
 
 from storage.lease import Lease
 from storage.planes import PlanesStore
+from storage.reader import open_planes
 from storage.repair import give_up_damaged
 from storage.replacement import open_round
 from storage.store import Store
@@ -72,6 +73,25 @@ def test_damage_is_named_and_repaired_to_the_same_content(dataset: Path, tiny_da
     assert len(list((dataset / "quarantine/views.zarr").rglob("c.*"))) >= 2
     again = fpipe("repair", dataset)
     assert (again.code, again.out) == (0, "") and "0 findings" in again.err
+
+
+def test_damaged_statistics_are_mended(dataset: Path) -> None:
+    planes = PlanesStore.open(Store(dataset))
+    (document,) = (dataset / "fits/default/stats").iterdir()
+    sound, stats = document.read_bytes(), open_planes(dataset).stats
+    flip(document, 500)
+    done = fpipe("repair", dataset)
+    assert done.code == 0 and document.read_bytes() == sound, done.err
+    block = planes.sidecar(1).statistics
+    assert block is not None
+    flip(dataset / MICRO.format(1), block.offset + 80)
+    done = fpipe("repair", dataset, "--json")
+    assert (done.code, done.json()["found"], done.json()["left"]) == (0, 1, []), done.err
+    again = fpipe("stats", dataset, "--json").json()
+    assert again["stats_version"] != stats.version and len(again["versions"]) == 2
+    assert again["figures"] == stats.figures(), "the objects have kept their bytes"
+    shown = fpipe("stats", dataset, "--version", stats.version)
+    assert "xz 11 macro" in shown.out and stats.version in shown.err
 
 
 def test_what_cannot_be_mended_is_left_and_named(dataset: Path) -> None:

@@ -15,10 +15,11 @@ from PIL import Image
 from pipeline.report import write_report
 from pipeline.report.charts import Ridge, nice_ticks, ridges
 from pipeline.report.curves import recorded_losses, training_curves
-from pipeline.report.gallery import TURNTABLE_ELEVATION_DEG, TURNTABLE_FRAMES, mix, orbit
+from pipeline.report.gallery import TURNTABLE_ELEVATION_DEG, TURNTABLE_FRAMES, mix
 from pipeline.report.images import ERROR_MAX, data_uri, error_colours, error_map, sprite
 from pipeline.report.markup import Html, el, join
 from pipeline.report.wording import count, duration, fixed, nouns, signed, size
+from render_jobs.cameras import orbit_cameras
 from storage.errors import UsageError
 from storage.plan import read_plan
 from storage.planes import PlanesStore
@@ -131,7 +132,9 @@ def test_a_report_without_flags_has_no_such_section(report: tuple[str, DiscRende
 def test_turntables_use_cameras_of_no_view(report: tuple[str, DiscRenderer]) -> None:
     rings = [cameras for cameras in report[1].cameras if len(cameras) == TURNTABLE_FRAMES]
     assert rings
-    np.testing.assert_allclose(rings[0], orbit(TURNTABLE_FRAMES, TURNTABLE_ELEVATION_DEG, 1.3), atol=1e-6)
+    np.testing.assert_allclose(
+        rings[0], orbit_cameras(TURNTABLE_FRAMES, TURNTABLE_ELEVATION_DEG, 1.3), atol=1e-6
+    )
 
 
 def test_a_data_set_without_runs_curves_or_shared_metadata_still_gets_a_report(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from storage.documents import dump_document, parse_document
 from storage.errors import SchemaError, UsageError
+from storage.fit_statistics import write_statistics
 from storage.journal import Journal, write_journal
 from storage.layout import PLAN_CONFIG, PLAN_HEADER, PUBLISHED_SHARED, plan_cameras
 from storage.lease import Lease
@@ -68,6 +69,7 @@ def everything(tmp_path: Path) -> Store:
     store.create(PLAN_CONFIG, dump_document(config, readable=True))
     published = {"shared_version": SHARED_VERSION, "config": config}
     store.create(PUBLISHED_SHARED, dump_document(published, readable=True))
+    write_statistics(PlanesStore.open(store, "main"))
     write_journal(store, "fits/main/planes.zarr", Journal(1), None)
     with Lease(store, "a retry"):
         pass
