@@ -37,6 +37,7 @@ _ENVIRONMENT = {
     errno.EPERM: "operation not permitted by the file system: choose another root",
     errno.ENOTDIR: "a file is in the way of a folder: choose another root",
 }
+_ABOUT_A_FOLDER = {errno.EACCES, errno.EPERM, errno.ENOTDIR}
 _TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN}
 
 
@@ -49,7 +50,7 @@ class LocalFiles:
 
     def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """Return the bytes [start, end) of one file; a negative start counts from the end."""
-        with _clear_errors(key), _reading(key), (self.root / key).open("rb", buffering=0) as file:
+        with _clear_errors(self.root / key), _reading(key), (self.root / key).open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             begin = 0 if start is None else max(0, size + start) if start < 0 else min(start, size)
             stop = size if end is None else min(end, size)
@@ -76,13 +77,13 @@ class LocalFiles:
                 else:
                     fill_from_memory(self._mapped.open(path), part)
             except (OSError, EOFError) as error:
-                yield position, _clear(error, part.key)
+                yield position, _clear(error, self.root / part.key)
             else:
                 yield position, None
 
     def size(self, key: str) -> int:
         """Return the size of one file in bytes."""
-        with _clear_errors(key), _reading(key):
+        with _clear_errors(self.root / key), _reading(key):
             path = self.root / key
             if path.is_dir():
                 raise FileNotFoundError(errno.ENOENT, "is a folder", str(path))
@@ -91,7 +92,7 @@ class LocalFiles:
     def create(self, key: str, data: bytes) -> bool:
         """Write the file durably unless the name exists, and say whether that happened."""
         path = self.root / key
-        with _clear_errors(key), _folder(path.parent) as folder:
+        with _clear_errors(self.root / key), _folder(path.parent) as folder:
             created = not path.exists() and self._link_new(folder, path, data)
             os.fsync(folder)  # also when another writer linked it: it may have died before its own fsync
             return created
@@ -99,7 +100,7 @@ class LocalFiles:
     def replace(self, key: str, data: bytes) -> None:
         """Write the file durably and atomically; a file that already has this content stays as it is."""
         path = self.root / key
-        with _clear_errors(key):
+        with _clear_errors(self.root / key):
             if self._content(key) == data or self.create(key, data):
                 return
             with _folder(path.parent) as folder, self._named_temp(data) as temp:
@@ -108,14 +109,14 @@ class LocalFiles:
 
     def version(self, key: str) -> str:
         """Return inode, time of change and size of one file: every replacement is a new inode."""
-        with _clear_errors(key), _reading(key):
+        with _clear_errors(self.root / key), _reading(key):
             stat = (self.root / key).stat()
             return f"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}"
 
     def swap(self, key: str, data: bytes, version: str) -> bool:
         """Replace one file unless it changed; swaps exclude each other by a lock on the folder."""
         path = self.root / key
-        with _clear_errors(key), _folder(path.parent) as folder, self._named_temp(data) as temp:
+        with _clear_errors(self.root / key), _folder(path.parent) as folder, self._named_temp(data) as temp:
             with suppress(OSError):  # some network file systems cannot lock a folder
                 fcntl.flock(folder, fcntl.LOCK_EX)  # ends with the descriptor
             if self.version(key) != version:
@@ -193,25 +194,25 @@ class LocalFiles:
 
 
 @contextmanager
-def _clear_errors(key: str) -> Iterator[None]:
-    """Turn operating system errors into ours, except FileNotFoundError."""
+def _clear_errors(path: Path) -> Iterator[None]:
+    """Turn operating system errors about a file of the store into ours, except FileNotFoundError."""
     try:
         yield
     except OSError as error:
         if isinstance(error, TransientError):
             raise
         if error.errno in _ENVIRONMENT:
-            where = error.filename or key
-            raise StoreUnusableError(f"{where}: {_ENVIRONMENT[error.errno]}") from error
+            where = error.filename if error.errno in _ABOUT_A_FOLDER else path  # the temp file's is no help
+            raise StoreUnusableError(f"{where or path}: {_ENVIRONMENT[error.errno]}") from error
         if error.errno in _TRANSIENT:
-            raise TransientError(f"{key}: {error.strerror}") from error
+            raise TransientError(f"{path}: {error.strerror}") from error
         raise
 
 
-def _clear(error: Exception, key: str) -> Exception:
+def _clear(error: Exception, path: Path) -> Exception:
     """Return what a read raises for an error of the operating system."""
     try:
-        with _clear_errors(key), _reading(key):
+        with _clear_errors(path), _reading(str(path)):
             raise error
     except (OSError, EOFError, EnvironmentProblem) as clear:
         return clear
