@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-all lint types layers bench-render bench-autoencoder bench-warmup bench-kernels bench-fit bench-scale bench-store chaos doctor check-images clean
+.PHONY: help setup demo test test-all test-ceph lint types layers bench-render bench-autoencoder bench-warmup bench-kernels bench-fit bench-scale bench-store chaos doctor check-images clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -32,6 +32,9 @@ test: lint types layers  ## lint, types, layers and every test not marked slow
 
 test-all: lint types layers  ## the slow tests too
 	$(BIN)/pytest
+
+test-ceph: $(STAMP)  ## commits and replacements on Ceph's RGW, or on the server in FPIPE_TEST_S3_ENDPOINT
+	$(BIN)/pytest -m ceph
 
 bench-render: $(STAMP)  ## cost of a rendered view, end to end, against a plain Blender script
 	$(BIN)/python -m tests.benchmarks.bench_render

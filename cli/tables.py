@@ -90,10 +90,15 @@ def info_text(found: dict[str, Any]) -> str:
         f"objects      {found['objects']}: {classes}",
         f"views        {found['views']} per object, {width}×{height} px,"
         f" {found['heldout_fraction']:.0%} held out",
-        f"source       {' '.join(f'{key}={value}' for key, value in found['source'].items())}",
+        f"source       {_pairs(found['source'])}",
+    ]
+    lines += [
+        f"appended     {each['objects']} objects from row {each['first_row']} on, {each['created']}:"
+        f" {_pairs(each['source'])}"
+        for each in found["appended"]
     ]
     for version, shared in found["shared"].items():
-        lines.append(f"shared       {version}: {' '.join(f'{key}={value}' for key, value in shared.items())}")
+        lines.append(f"shared       {version}: {_pairs(shared)}")
     for name, fit in found["fits"].items():
         mark = " (published)" if name == found["published_fit"] else ""
         size = bytes_text(fit["micro_bytes_per_object"] + 4 * fit["coefficients"])
@@ -103,6 +108,10 @@ def info_text(found: dict[str, Any]) -> str:
             f" {fit['shards_done']}/{fit['shards']} shards"
         )
     return "\n".join(lines)
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in values.items())
 
 
 def presets_text(presets: dict[str, Any]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import PipelineConfig
 from pipeline.planned import planned, stored_config, stored_form
+from pipeline.writers import ONE_AT_A_TIME
 from storage.append import append_objects
 from storage.documents import differences
 from storage.errors import StoreMismatchError, UsageError
@@ -15,6 +17,8 @@ from storage.plan import read_plan
 from storage.records import PlanRow
 from storage.store import Store
 from storage.views import views_spec
+
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ def append(store: Store, config: PipelineConfig) -> AppendResult:
             f"{store.url}: appended objects get the views of those that are there, but {'; '.join(found)}"
         )
     config, entries = planned(config)
+    if not store.settle().create:
+        LOGGER.warning("%s: %s", store.url, ONE_AT_A_TIME)
     objects = [
         PlanRow(0, entry.object_id, entry.class_name, config.source.kind, entry.location, entry.fingerprint)
         for entry in entries

@@ -93,7 +93,7 @@ def fit_objects(
         store_statistics(planes, progress)
         if publish:
             _publish_when_complete(store, planes, name)
-        n_failed = int((planes.status() == Status.FAILED).sum())
+        n_failed = int((planes.status(done) == Status.FAILED).sum())
         left = len(planes.shards_left(done))
         return StageResult(
             "fit-objects", len(chosen), skipped=len(chosen), objects_failed=n_failed, left=left

@@ -150,7 +150,7 @@ def render(
     done = views.done()
     if all(shard in done for shard in chosen):
         progress.say(f"render: all {len(chosen)} shards are done")
-        n_failed = int((views.status() == Status.FAILED).sum())
+        n_failed = int((views.status(done) == Status.FAILED).sum())
         left = len(views.shards_left(done))
         return StageResult("render", len(chosen), skipped=len(chosen), objects_failed=n_failed, left=left)
     planned_render = RenderConfig(**plan.header.render_config)

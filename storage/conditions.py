@@ -42,4 +42,4 @@ def dump_conditions(found: Conditions) -> bytes:
 def parse_conditions(data: bytes, key: str) -> Conditions:
     """Read what `dump_conditions` wrote; raises IntegrityError when it is damaged."""
     values = parse_document(data, key)
-    return Conditions(bool(values["create"]), bool(values["swap"]), bool(values["bare"]))
+    return Conditions(bool(values["create"]), bool(values["swap"]), bool(values.get("bare")))

@@ -153,10 +153,11 @@ class Lease:
                 version = self._store.version(layout.LEASE)
                 found = read_lease(self._store)
                 if found is not None and found.token == self.token:
-                    return  # the server had answered, but only the answer to the second try arrived
-                if found is not None and found.left_s > 0.0:
+                    decides = conditions.create  # the answer to the first try was lost
+                elif found is not None and found.left_s > 0.0:
                     self._refuse(found)
-                self._store.swap(layout.LEASE, self._document(), version)
+                else:
+                    self._store.swap(layout.LEASE, self._document(), version)
         except TransientError as error:
             LOGGER.warning("%s; looking who has the lease now", error)
         if not decides:

@@ -77,7 +77,7 @@ class LocalFiles:
                 else:
                     fill_from_memory(self._mapped.open(path), part)
             except (OSError, EOFError) as error:
-                yield position, _clear(error, part.key, self.root / part.key)
+                yield position, _clear(error, self.root / part.key)
             else:
                 yield position, None
 
@@ -216,19 +216,17 @@ def _clear_errors(path: Path) -> Iterator[None]:
         if isinstance(error, TransientError):
             raise
         if error.errno in _ENVIRONMENT:
-            where = (
-                error.filename if error.errno in _ABOUT_A_FOLDER else path
-            )  # the temp file's name says little
+            where = error.filename if error.errno in _ABOUT_A_FOLDER else path  # the temp file's is no help
             raise StoreUnusableError(f"{where or path}: {_ENVIRONMENT[error.errno]}") from error
         if error.errno in _TRANSIENT:
             raise TransientError(f"{path}: {error.strerror}") from error
         raise
 
 
-def _clear(error: Exception, key: str, path: Path) -> Exception:
+def _clear(error: Exception, path: Path) -> Exception:
     """Return what a read raises for an error of the operating system."""
     try:
-        with _clear_errors(path), _reading(key):
+        with _clear_errors(path), _reading(str(path)):
             raise error
     except (OSError, EOFError, EnvironmentProblem) as clear:
         return clear

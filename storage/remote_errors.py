@@ -155,7 +155,7 @@ def _module(error: BaseException) -> str:
 def _said(error: BaseException) -> str:
     """Return the server's code and words, or the error's class and words."""
     code = server_code(error)
-    words = str(_answer(error).get("Error", {}).get("Message", "") or error).strip()
+    words = str(_answer(error).get("Error", {}).get("Message", "") or error).strip().rstrip(".")
     return f"{code or type(error).__name__}: {words}" if words else code or type(error).__name__
 
 

@@ -238,13 +238,16 @@ class ShardedStore:
         """Say whether one shard is committed and published; one request, where `done` lists all markers."""
         return self.store.exists(self.marker_key(shard))
 
-    def status(self) -> NDArray[np.uint8]:
+    def status(self, done: Collection[int] | None = None) -> NDArray[np.uint8]:
         """Return the `Status` of every row, u8 [N]; rows of shards that are not done are ABSENT.
+
+        Args:
+            done: What `done` returned, where it is known: markers are listed a thousand at a time.
 
         Raises:
             IntegrityError, StaleSnapshotError: see `derived`.
         """
-        done = self.done()
+        done = self.done() if done is None else done
         return self.read_status(done, usable_summary(self, done))
 
     def read_status(self, done: Collection[int], summary: Summary | None) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ without the protocol of a commit, which would take hours.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +38,8 @@ def plan_rows(start: int, stop: int) -> Iterator[PlanRow]:
     for row in range(start, stop):
         name = CLASSES[row % len(CLASSES)]
         object_id = f"{name}-{row:08d}-1a6f615e8b1b5ae4"
-        yield PlanRow(row, object_id, name, "folder", f"{name}/{object_id}.obj", f"{row * 2654435761:064x}")
+        fingerprint = hashlib.sha256(object_id.encode()).hexdigest()
+        yield PlanRow(row, object_id, name, "folder", f"{name}/{object_id}.obj", fingerprint)
 
 
 def write_dataset(

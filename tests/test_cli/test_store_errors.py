@@ -118,7 +118,7 @@ def test_credentials_that_expire_in_the_middle_end_the_run_and_lose_nothing(
 ) -> None:
     s3_shim.rule = Expiring(40)
     done = render(s3_root)
-    is_refused(done, s3_root, "ExpiredToken: The provided token has expired.", "renew the credentials")
+    is_refused(done, s3_root, "ExpiredToken: The provided token has expired: renew the credentials")
     assert done.err.count("ExpiredToken") <= 3, "not once per shard"
     s3_shim.rule = lambda request: None
     store = Store(s3_root)

@@ -61,7 +61,7 @@ def test_calls_grow_with_pages_of_markers_alone(
 ) -> None:
     few, more_objects, more_shards = (calls(operation, root) for root in stores.values())
     assert few == more_objects
-    times = {snapshot: 1, resume: 2, status: 2}[operation]  # that all markers are listed, of views or fit
+    times = {snapshot: 1, resume: 1, status: 2}[operation]  # that all markers are listed, of views or fit
     assert more_shards.pop("list") - few.pop("list") == times * 2, "three pages of 1000 names instead of one"
     more_failed = more_shards.pop("read_tail", 0) - few.pop("read_tail", 0)
     assert more_failed == (2 if operation is status else 0), "sidecars of shards in which something failed"

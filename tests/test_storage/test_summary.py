@@ -198,7 +198,7 @@ def test_a_journal_that_moves_on_while_it_is_made_stops_it(
     read = PlanesStore.read_status
 
     def replaced_meanwhile(self: PlanesStore, done: frozenset[int], summary: None) -> object:
-        write_journal(self.store, self.spec.group, Journal(generation=7))
+        write_journal(self.store, self.spec.group, Journal(generation=7), None)
         return read(self, done, summary)
 
     monkeypatch.setattr(PlanesStore, "read_status", replaced_meanwhile)
