@@ -224,7 +224,7 @@ def _fence(group: ShardedStore, shard: int, current: Round) -> None:
         return
     LOGGER.info("%s: fencing shard %d", group.spec.group, shard)
     old = read_shard(group, shard)
-    builder = ShardBuilder(group, shard, f"{FENCE}{secrets.token_hex(6)}")
+    builder = group.builder(shard, f"{FENCE}{secrets.token_hex(6)}")
     builder.keep_all(old)
     sidecar = old.tail.sidecar
     origin = sidecar.info[FENCED] if sidecar.attempt.startswith(FENCE) else sidecar.attempt

@@ -14,14 +14,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import ArraySpec, chunk_checksum, decode_chunk, encode_chunk, encoded_bytes
-from .documents import SCHEMA_VERSION, dump_document
+from .arrays import ArraySpec, chunk_checksum, decode_chunk, encoded_bytes
 from .errors import (
     FpipeError,
     IntegrityError,
@@ -31,9 +29,9 @@ from .errors import (
 )
 from .group import STATUS, GroupSpec
 from .journal import Journal, read_journal
-from .layout import zarr_chunk
 from .parallel import in_parts
 from .plan import Plan, planned_shard_rows, shard_count, shards_with_objects
+from .publication import derived_key, marker_key, published_files, published_keys, sidecar_values
 from .records import Failure, Status
 from .shards import (
     TAIL_BYTES,
@@ -46,6 +44,9 @@ from .shards import (
 )
 from .store import Store
 from .summary import Summary, known_status, usable_summary
+
+if TYPE_CHECKING:  # it builds what is defined here
+    from .builder import ShardBuilder
 
 CACHED_TAILS = 64
 CHUNKS_AT_A_TIME = 1024  # of derived arrays: small, and their reads wait together
@@ -116,6 +117,10 @@ class ShardedStore:
         if not 0 <= row < self.spec.n_objects:
             raise IndexError(f"row {row} of {self.spec.n_objects}")
         return row // self.spec.objects_per_shard
+
+    def builder(self, shard: int, attempt: str) -> ShardBuilder:
+        """Start building one shard under an attempt id that no other writer uses."""
+        raise NotImplementedError
 
     def done(self) -> frozenset[int]:
         """Return the shards of this snapshot's plan that are committed and published."""
@@ -204,33 +209,15 @@ class ShardedStore:
             TransientError: the store kept failing, or others publish the shard all the time.
         """
         if not overwrite:
-            for key, data in self._published(shard).items():
+            for key, data in published_files(self.spec, self._read_tail(shard).sidecar).items():
                 self.store.create(key, data)
             return
-        keys = [*map(partial(self._derived_key, shard=shard), self.spec.derived), self.marker_key(shard)]
         for _ in range(PUBLISH_ATTEMPTS):
-            versions = {key: self.store.known_version(key) for key in keys}
-            files = self._published(shard)
+            versions = {key: self.store.known_version(key) for key in published_keys(self.spec, shard)}
+            files = published_files(self.spec, self._read_tail(shard).sidecar)
             if all(self.store.exchange(key, data, versions[key]) for key, data in files.items()):
                 return
         raise TransientError(f"{self.marker_key(shard)}: could not be published, others changed it meanwhile")
-
-    def _published(self, shard: int) -> dict[str, bytes]:
-        """Return key -> content of the derived arrays of a shard, then of its marker, by its sidecar."""
-        sidecar = self._read_tail(shard).sidecar
-        files = {}
-        for spec in self.spec.derived:
-            values = spec.filled(spec.chunk[0])
-            known = sidecar_values(sidecar, spec)
-            values[: len(known)] = known
-            files[self._derived_key(spec, shard)] = encode_chunk(values, spec)
-        counts = {status.name.lower(): int((sidecar.status == status).sum()) for status in Status}
-        marker = {"shard": shard, "attempt": sidecar.attempt, "generation": sidecar.generation, **counts}
-        marker["schema_version"] = SCHEMA_VERSION
-        return {**files, self.marker_key(shard): dump_document(marker)}
-
-    def _derived_key(self, spec: ArraySpec, shard: int) -> str:
-        return zarr_chunk(self.spec.group, spec.name, shard, len(spec.shape))
 
     def publish_committed(self) -> list[int]:
         """Publish all shards whose file exists without a marker; returns them."""
@@ -304,7 +291,7 @@ class ShardedStore:
 
     def _derived_chunks(self, spec: ArraySpec, shards: Sequence[int]) -> dict[int, NDArray[Any]]:
         """Return stored chunks of a derived array, read at the same time."""
-        keys = [self._derived_key(spec, shard) for shard in shards]
+        keys = [derived_key(self.spec, spec, shard) for shard in shards]
         n_bytes = encoded_bytes(spec) + 1  # one more, or bytes before the chunk would go unnoticed
         found = {}
         for shard, key, data in zip(shards, keys, self.store.read_tails(keys, n_bytes), strict=True):
@@ -423,7 +410,7 @@ class ShardedStore:
 
     def marker_key(self, shard: int) -> str:
         """Key of the done marker of one shard."""
-        return f"{self.spec.done}/{shard}"
+        return marker_key(self.spec, shard)
 
     def _read_places(self, shard: int, start: int, end: int) -> bytes:
         try:
@@ -469,11 +456,6 @@ class ShardedStore:
         if self._read_tail(shard).sidecar.attempt != attempt:
             key = self.spec.shard_key(shard)
             raise StaleSnapshotError(f"{key}: replaced while it was read; {_MEND}")
-
-
-def sidecar_values(sidecar: Sidecar, spec: ArraySpec) -> NDArray[Any]:
-    """Return what a derived array holds for the rows of one shard, by its sidecar."""
-    return sidecar.status if spec.name == STATUS else sidecar.arrays[spec.name]
 
 
 def _decode(data: bytes, spec: ArraySpec, key: str, record: ObjectRecord, number: int) -> NDArray[Any]:

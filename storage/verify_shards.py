@@ -14,8 +14,9 @@ from .errors import FpipeError, IntegrityError, SchemaError, StaleSnapshotError
 from .layout import zarr_chunk
 from .parallel import in_parallel
 from .passes import PASSES
+from .publication import sidecar_values
 from .records import Mend, Problem, Status
-from .sharded import ShardedStore, sidecar_values
+from .sharded import ShardedStore
 from .shards import ObjectRecord, ShardTail, unpack_tail
 from .summary import Summary, read_summary
 

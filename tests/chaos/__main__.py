@@ -187,6 +187,8 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", choices=["ours", "naive"], default=["ours", "naive"])
     parser.add_argument("--root", type=Path, default=None, help="folder for the local datasets and logbooks")
     options = parser.parse_args()
+    if options.root is not None:
+        options.root.mkdir(parents=True, exist_ok=True)
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     say(f"seed {seed}")
     shards = SMALL_SHARDS if options.small else SHARDS

@@ -24,6 +24,7 @@ from tests.chaos.running import RunningProxy
 
 _PRELOAD = ["tests.chaos.actors", "tests.chaos.ours", "tests.chaos.naive", "s3fs", "zarr", "numcodecs.zstd"]
 _COUNTED = ("claimed", "beaten", "skipped", "seen", "told", "transient", "refused", "lease_held", "gave_up")
+LATE_S = 2.5  # until requests that the proxy holds have arrived
 PATIENCE_S = 180.0  # for writers that are not done when the storm ends
 
 
@@ -128,7 +129,7 @@ class Storm:
             proxy.change(rates={})
         self._end()
         if proxy is not None:
-            time.sleep(self._weather.pause_s + 2.0)  # requests that are held still arrive
+            time.sleep(LATE_S)
         self.report.seconds = time.monotonic() - began
         self._check(proxy)
         self.report.check_seconds = time.monotonic() - began - self.report.seconds

@@ -12,13 +12,17 @@ from typing import Any
 
 import pytest
 
-from storage import replacement
+from storage import lease as lease_module
+from storage import replacement, sharded
 from storage.errors import LeaseLostError, TransientError
+from storage.group import GroupSpec
 from storage.journal import Journal, read_journal
 from storage.layout import LEASE
 from storage.lease import Lease
+from storage.planes import PlanesStore
 from storage.records import Status
 from storage.replacement import finish_round, open_round, read_shard
+from storage.shards import Sidecar
 from storage.store import Store
 from storage.verify import verify
 from storage.views import ViewsStore
@@ -29,8 +33,13 @@ from .test_replacement import NEW, mend, mend_in_a_round
 GROUP = "views.zarr"
 
 
+def fail(error: Exception) -> None:
+    raise error
+
+
 @pytest.fixture(params=["local", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setattr(lease_module, "SETTLE_S", 0.05)
     return full_dataset(tmp_path / "root" if request.param == "local" else f"memory://{uuid.uuid4().hex}/r")
 
 
@@ -50,14 +59,13 @@ def test_one_that_publishes_late_writes_the_last_content(
 ) -> None:
     views = ViewsStore.open(store)
     late = once(lambda: mend_in_a_round(store, "views"))
-    real = ViewsStore._published
+    real = sharded.published_files
 
-    def stalled(self: ViewsStore, shard: int) -> dict[str, bytes]:
-        files = real(self, shard)
+    def stalled(spec: GroupSpec, sidecar: Sidecar) -> dict[str, bytes]:
         late()
-        return files
+        return real(spec, sidecar)
 
-    monkeypatch.setattr(ViewsStore, "_published", stalled)
+    monkeypatch.setattr(sharded, "published_files", stalled)
     views.publish(1, overwrite=True)
     assert verify(store, full=True) == []
     assert views.status()[FAILED_ROW] == Status.OK
@@ -120,6 +128,26 @@ def test_a_replacement_that_was_held_back_is_refused(
     mend_in_a_round(store, "views", "third")
     assert same_views(ViewsStore.open(store).read(FAILED_ROW), object_views(NEW + FAILED_ROW))
     assert same_views(ViewsStore.open(store).read(2), object_views(2))
+
+
+def test_a_fence_keeps_the_statistics_of_planes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    planes = PlanesStore.open(store, "main")
+    before = planes.statistics(1)
+    real = Store.swap
+    lost = once(lambda: fail(TransientError("no answer")))
+    monkeypatch.setattr(
+        Store,
+        "swap",
+        lambda self, key, *how: lost() if key == planes.spec.shard_key(1) else real(self, key, *how),
+    )
+    with Lease(store, "doomed") as lease, pytest.raises(TransientError):
+        mend(planes, "second", open_round(planes, lease.token, [1]))
+    monkeypatch.undo()
+    with Lease(store, "next") as lease:
+        finish_round(planes, lease.token)
+    assert planes.sidecar(1).info["fenced"] == "p1"
+    assert before is not None
+    assert planes.statistics(1) == before
 
 
 def test_only_shards_that_may_be_on_their_way_are_written_anew(store: Store) -> None:
