@@ -90,7 +90,7 @@ def test_a_store_that_refuses_this_machine_ends_the_run(tmp_path):
     refused = TaskFailure("raised", "StoreUnusableError: s3://b/k: ExpiredToken: renew", 3, ends_run=True)
     counts = {"n_ok": 2, "n_failed": 0}
     with pytest.raises(StoreUnusableError, match=r"^render: s3://b/k: ExpiredToken: renew$"):
-        run_stage(Store(tmp_path), {0: counts, 1: refused, 2: counts}, Listening())
+        run_stage(Store(tmp_path), {1: counts, 2: refused, 3: counts}, Listening())
     assert [event["event"] for event in events(Store(tmp_path))] == ["shard_done", "shard_failed", "error"]
 
 
