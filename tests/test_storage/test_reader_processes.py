@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import sys
+from collections.abc import Iterator
+from multiprocessing import forkserver
 from typing import Any
 
 import pytest
@@ -25,6 +27,15 @@ def tell(dataset: PlanesDataset, queue: Any) -> None:
     queue.put((first, digest(dataset)))
 
 
+@pytest.fixture
+def fresh_fork_server() -> Iterator[None]:
+    """The fork server keeps the environment, and so the S3 server, of the test that started it."""
+    forkserver._forkserver._stop()
+    yield
+    forkserver._forkserver._stop()
+
+
+@pytest.mark.usefixtures("fresh_fork_server")
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_children_read_what_the_parent_reads(s3_root: str, method: str) -> None:
     if method == "fork" and sys.version_info >= (3, 12):
