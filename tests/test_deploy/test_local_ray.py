@@ -155,7 +155,8 @@ def test_a_training_of_one_rank_opens_no_port_to_others(tiny_dataset: Path, tmp_
             ip for ip, _ in listening(driver) if ip.removeprefix("::ffff:") not in {"127.0.0.1", "::1"}
         }
         time.sleep(0.5)
-    assert process.returncode == 0, process.communicate()[1]
+    _, err = process.communicate()
+    assert process.returncode == 0, err
     assert ranks, "no rank was seen at work"
     assert outside == set()
 
