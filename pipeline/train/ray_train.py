@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 import ray.train
+from ray.train.backend import Backend
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipeline.progress import Progress
@@ -70,7 +71,9 @@ def train_with_ray(
             "monitor": monitor,
         },
         # Objects and flags travel between the ranks' CPUs, gradients between their devices.
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus_per_worker else "gloo"),
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus_per_worker else "gloo")
+        if workers > 1
+        else _OneRank(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
             use_gpu=gpus_per_worker > 0,
@@ -93,6 +96,18 @@ def train_with_ray(
         progress.finish()
     summary: dict[str, Any] = ray.get(board.summary.remote())
     return summary
+
+
+class _OneRank(TorchConfig):
+    """Sets the device up, and no process group.
+
+    One rank needs nobody, but torch's group would open a port on every interface all the same, and its store
+    asks nobody for a token.
+    """
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return Backend
 
 
 @ray.remote(num_cpus=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -59,7 +60,10 @@ def wait_for_blender(driver: psutil.Process) -> None:
 
 
 def family(driver: psutil.Process) -> list[psutil.Process]:
-    return [driver, *driver.children(recursive=True)]
+    try:
+        return [driver, *driver.children(recursive=True)]
+    except psutil.NoSuchProcess:  # it has just ended
+        return []
 
 
 def lines_of(driver: psutil.Process) -> list[str]:
@@ -131,6 +135,30 @@ def test_ray_of_one_machine_is_reached_from_this_machine_and_with_its_token_only
         assert mode(scratch) == 0o700
         assert scratch.stat().st_uid == os.getuid()
     assert not scratch.exists()
+
+
+@pytest.mark.slow
+def test_a_training_of_one_rank_opens_no_port_to_others(tiny_dataset: Path, tmp_path: Path) -> None:
+    """Torch's process group would: its store listens on every interface."""
+    root = tmp_path / "data"
+    shutil.copytree(tiny_dataset, root)
+    process = subprocess.Popen(
+        command("train-shared", root, "--set", "train.seed=9"),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_environment(),
+    )
+    driver, ranks, outside = psutil.Process(process.pid), set(), set()
+    while process.poll() is None:
+        ranks |= {line for line in lines_of(driver) if line.startswith("ray::RayTrainWorker")}
+        outside |= {
+            ip for ip, _ in listening(driver) if ip.removeprefix("::ffff:") not in {"127.0.0.1", "::1"}
+        }
+        time.sleep(0.5)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert ranks, "no rank was seen at work"
+    assert outside == set()
 
 
 def keys(address: str, **environment: str) -> subprocess.CompletedProcess[str]:
