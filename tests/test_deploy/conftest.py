@@ -1,5 +1,5 @@
 """The S3 server of the command line's tests."""
 
-from tests.test_cli.conftest import s3, server
+from tests.test_cli.conftest import s3
 
-__all__ = ["s3", "server"]
+__all__ = ["s3"]

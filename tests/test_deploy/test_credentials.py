@@ -145,7 +145,7 @@ def test_the_search_finds_what_is_compressed() -> None:
 
 @pytest.mark.bpy
 def test_stages_on_s3_leave_no_credentials_anywhere(
-    s3: fsspec.AbstractFileSystem, server: dict[str, str], tmp_path: Path
+    s3: fsspec.AbstractFileSystem, s3_environment: dict[str, str], tmp_path: Path
 ) -> None:
     """Renders (one mesh is broken), looks, and fails at a server that has gone, with secrets all around."""
     meshes = tmp_path / "meshes"
@@ -154,7 +154,7 @@ def test_stages_on_s3_leave_no_credentials_anywhere(
     (meshes / "bad.obj").write_text("<html>no access</html>")
     root = "s3://meshes/clean"
     common = {
-        **server,
+        **s3_environment,
         "AWS_ACCESS_KEY_ID": KEY_ID,
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "FSSPEC_S3_KEY": KEY_ID,
@@ -173,7 +173,7 @@ def test_stages_on_s3_leave_no_credentials_anywhere(
         assert_clean("stdout", end.out.encode())
         assert_clean("stderr", end.err.encode())
     names = s3.find("meshes/clean")
-    for part in ("/plan/", "/views.zarr/", "events.jsonl", "run.json", ".html"):
+    for part in ("/plan/", "/views.zarr/", "events-0000.jsonl", "run.json", ".html"):
         assert any(part in name for name in names), names
     for name in names:
         assert_clean(name, s3.cat_file(name))
