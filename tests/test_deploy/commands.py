@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from ray.scripts.scripts import cli as ray_cli
 
-from cli.data import _source_overrides
+from cli.data import source_overrides
 from cli.main import app
 from cli.options import parse_classes
 from pipeline.config import load_config
@@ -35,7 +35,7 @@ def check_values(name: str, options: dict[str, Any]) -> None:
         parse_classes(options["classes"])
     if name == "render":
         keys = ("source", "path", "classes", "up", "front", "views", "resolution", "seed", "poses", "cameras")
-        _source_overrides(**{key: options[key] for key in keys})
+        source_overrides(**{key: options[key] for key in keys})
     if options.get("shard"):
         parse_shards(options["shard"], 100_000, {"FPIPE_SHARD": "0/2"})
 
