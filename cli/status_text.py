@@ -59,20 +59,24 @@ def _pace(doing: dict[str, Any]) -> tuple[str, str]:
     return rate_text(doing["work_per_s"], doing["work_unit"]), "" if eta_s is None else duration_text(eta_s)
 
 
+def _progress(doing: dict[str, Any]) -> str:
+    if not doing["total"]:
+        return "begins"
+    pace, left = _pace(doing)
+    parts = [f"{doing['done']}/{doing['total']} {doing['unit']}", pace, left and f"{left} left"]
+    return ", ".join(filter(None, [*parts, *figures_text(doing["figures"])]))
+
+
 def _training(found: dict[str, Any]) -> str:
     doing = found["activity"].get("train-shared")
     if doing is None:
         return f"shared components: {found['shared_version'] or 'not trained'}"
-    pace, left = _pace(doing)
-    parts = [f"{doing['done']}/{doing['total']} {doing['unit']}", pace, left and f"{left} left"]
-    return "train-shared: " + ", ".join(filter(None, [*parts, *figures_text(doing["figures"])]))
+    return f"train-shared: {_progress(doing)}"
 
 
 def _doing(name: str, doing: dict[str, Any], with_row: list[str]) -> Iterator[str]:
     if name not in with_row and name != "train-shared":
-        pace, left = _pace(doing)
-        parts = [f"{doing['done']}/{doing['total']} {doing['unit']}", pace, left and f"{left} left"]
-        yield f"{name}: " + ", ".join(filter(None, parts))
+        yield f"{name}: {_progress(doing)}"
     facts = []
     if doing["runs"] > 1:
         facts.append(f"{doing['runs']} runs")
