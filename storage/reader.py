@@ -98,8 +98,10 @@ class PlanesDataset:
             yield FittedObject(self, int(row))
 
     def __contains__(self, object_id: object) -> bool:
+        if not isinstance(object_id, str):
+            return False
         try:
-            return isinstance(object_id, str) and self.status[self._row_of(object_id)] == Status.OK
+            return self._status_of(self._planes.plan.row_of(object_id)) == Status.OK
         except KeyError:
             return False
 
@@ -134,16 +136,17 @@ class PlanesDataset:
         rows: NDArray[np.int64] = self._ok_rows[positions]
         return rows
 
-    def _row_of(self, object_id: str) -> int:
-        return self._planes.plan.row_of(object_id)
+    def _status_of(self, row: int) -> int:
+        """Return the status of a row; a fit may end before the plan does, see `planes.fit_rows`."""
+        return int(self.status[row]) if row < len(self.status) else Status.ABSENT
 
     def _ok_row_of(self, object_id: str) -> int:
-        row = self._row_of(object_id)
-        if self.status[row] == Status.ABSENT:
+        row = self._planes.plan.row_of(object_id)
+        if self._status_of(row) == Status.ABSENT:
             raise ObjectUnavailableError(
                 f"{object_id} (row {row}) is not in this snapshot", object_id=object_id
             )
-        if self.status[row] == Status.FAILED:
+        if self._status_of(row) == Status.FAILED:
             self._planes.ok_record(row)  # says why
         return row
 
