@@ -203,6 +203,7 @@ def test_a_fit_begun_at_that_moment_stays_as_it_is(tmp_path: Path) -> None:
     assert found.spec.n_objects == N_OBJECTS and np.array_equal(found.read(4).micro, object_fit(4).micro)
     dataset = open_planes(tmp_path, "wide")
     assert "sofa-00004" in dataset and "boat-0" not in dataset
+    assert dataset.status.tolist() == [1, 1, 1, 1, 1, 0, 0, 0, 0]
     with pytest.raises(ObjectUnavailableError, match="boat-0"):
         dataset["boat-0"]
     with pytest.raises(StoreMismatchError, match="no place for objects from row 5 on"):
