@@ -85,9 +85,11 @@ def repair(
     require_writers(store, config.compute)
     result = RepairResult(found=len(problems), left=problems)
     mendable = [problem for problem in problems if problem.mend in ("rebuild", "redo")]
-    if mendable:
-        progress.say(f"repair: {len(problems)} findings; mending {len(mendable)} of them")
-        with Lease(store, command) as lease:
+    damaged_lease = [problem.key for problem in problems if problem.key == layout.LEASE]
+    if mendable or damaged_lease:
+        progress.say(f"repair: {len(problems)} findings; mending {len(mendable + damaged_lease)} of them")
+        with Lease(store, command) as lease:  # writes it anew
+            result.rebuilt += damaged_lease
             for name in sorted({problem.group for problem in mendable}):
                 own = [problem for problem in mendable if problem.group == name]
                 _mend_group(store, name, own, lease.token, command, result)
@@ -97,7 +99,7 @@ def repair(
     for name in sorted({problem.group for problem in mendable}):
         if isinstance(group := open_group(store, name), PlanesStore):
             store_statistics(group, progress)  # replaced shards brought new ones
-    if mendable:
+    if mendable or damaged_lease:
         result.left = verify(store, full=True)
     return result
 

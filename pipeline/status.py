@@ -110,7 +110,7 @@ def _shards_status(data: ViewsStore | PlanesStore, plan: Plan) -> dict[str, Any]
         "done": len(done),
         "left": left,
         "objects": plan.n_objects,
-        "objects_done": max(0, plan.n_objects - sum(len(data.shard_rows(shard)) for shard in left)),
+        "objects_done": max(0, plan.n_objects - sum(data.sizes(left).values())),
         "n_bytes": data.n_bytes(),
         "ok": int((status == Status.OK).sum()),
         "failed": int((status == Status.FAILED).sum()),

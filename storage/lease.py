@@ -25,7 +25,7 @@ from typing import NoReturn, Self
 
 from . import layout
 from .documents import SCHEMA_VERSION, dump_document, parse_document
-from .errors import FpipeError, LeaseHeldError, LeaseLostError, TransientError
+from .errors import FpipeError, IntegrityError, LeaseHeldError, LeaseLostError, TransientError
 from .local_files import process_is_dead, process_tag
 from .store import Store
 
@@ -151,7 +151,7 @@ class Lease:
                 decides = conditions.create
             else:
                 version = self._store.version(layout.LEASE)
-                found = read_lease(self._store)
+                found = self._present()
                 if found is not None and found.token == self.token:
                     decides = conditions.create  # the answer to the first try was lost
                 elif found is not None and found.left_s > 0.0:
@@ -165,6 +165,14 @@ class Lease:
         found = read_lease(self._store)
         if found is None or found.token != self.token:
             self._refuse(found)
+
+    def _present(self) -> LeaseRecord | None:
+        """Return the present lease; None where it is damaged: `check_lease` has stopped its holder then."""
+        try:
+            return read_lease(self._store)
+        except IntegrityError as error:
+            LOGGER.warning("%s; it is taken over", error)
+            return None
 
     def _let_others_write(self, took_s: float) -> None:
         if took_s > SETTLE_S:  # the one whose lease this write may have hit finds it gone at its next look

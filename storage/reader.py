@@ -77,11 +77,14 @@ class PlanesDataset:
             self._planes.refresh()
             self.fits.clear()
             try:
-                self.status = self._planes.status()
+                status = self._planes.status()
                 break
             except StaleSnapshotError:  # a round of replacements began at this moment
                 if attempt == REFRESH_ATTEMPTS - 1:
                     raise
+        # A fit that was begun at the moment of an append ends before the plan does.
+        beyond = np.full(self._planes.plan.n_rows - len(status), Status.ABSENT, status.dtype)
+        self.status: NDArray[np.uint8] = np.concatenate([status, beyond])
         self._ok_rows: NDArray[np.int64] = np.flatnonzero(self.status == Status.OK)
         for name in ("ids", "views", "cameras", "stats"):
             self.__dict__.pop(name, None)
@@ -98,8 +101,10 @@ class PlanesDataset:
             yield FittedObject(self, int(row))
 
     def __contains__(self, object_id: object) -> bool:
+        if not isinstance(object_id, str):
+            return False
         try:
-            return isinstance(object_id, str) and self.status[self._row_of(object_id)] == Status.OK
+            return bool(self.status[self._planes.plan.row_of(object_id)] == Status.OK)
         except KeyError:
             return False
 
@@ -134,11 +139,8 @@ class PlanesDataset:
         rows: NDArray[np.int64] = self._ok_rows[positions]
         return rows
 
-    def _row_of(self, object_id: str) -> int:
-        return self._planes.plan.row_of(object_id)
-
     def _ok_row_of(self, object_id: str) -> int:
-        row = self._row_of(object_id)
+        row = self._planes.plan.row_of(object_id)
         if self.status[row] == Status.ABSENT:
             raise ObjectUnavailableError(
                 f"{object_id} (row {row}) is not in this snapshot", object_id=object_id

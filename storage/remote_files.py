@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar, cast
+from weakref import WeakValueDictionary
 
 import fsspec
 
@@ -32,7 +33,8 @@ LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")
 Names = list[str]  # the class below has a method named list
 
-_SWAPS = threading.Lock()  # of file systems without conditional writes, within this process
+_GUARD = threading.Lock()
+_SWAPS: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()  # those of this process, by object
 _NO_VERSION = '"00000000000000000000000000000000"'
 
 
@@ -131,7 +133,7 @@ class RemoteFiles:
                 return False
             return self._put_if(key, data, version=_condition(version, conditions))
 
-        with _SWAPS:
+        with _swap_lock(self._where(key)):  # for stores that cannot compare
             return self._decided(key, data, write)
 
     def list(self, prefix: str) -> list[str]:
@@ -312,6 +314,12 @@ class RemoteFiles:
 
     def _path(self, key: str) -> str:
         return f"{self.root.rstrip('/')}/{key}" if key else self.root
+
+
+def _swap_lock(url: str) -> threading.Lock:
+    """Return the lock of one object: a slow upload must not keep the lease from being renewed."""
+    with _GUARD:
+        return _SWAPS.setdefault(url, threading.Lock())
 
 
 def _condition(version: str, conditions: Conditions) -> str:

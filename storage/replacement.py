@@ -24,7 +24,7 @@ from typing import Any
 from . import layout
 from .builder import ShardBuilder
 from .documents import parse_document
-from .errors import IntegrityError, StaleSnapshotError, TransientError
+from .errors import IntegrityError, SchemaError, StaleSnapshotError, TransientError
 from .journal import Journal, journal_version, read_journal, write_journal
 from .lease import check_lease
 from .sharded import ShardedStore
@@ -86,10 +86,7 @@ def finish_round(group: ShardedStore, token: str) -> Journal:
         closed = Journal(found.generation)
         for shard in sorted(found.open):
             check_lease(group.store, token)
-            _fence(group, shard, Round(token, found.generation))
-            if not _is_published(group, shard):
-                LOGGER.info("%s: publishing the replaced shard %d", group.spec.group, shard)
-                group.publish(shard, overwrite=True)
+            _finish_shard(group, shard, Round(token, found.generation))
         if found.open:
             check_lease(group.store, token)
         if not found.open or write_journal(group.store, group.spec.group, closed, version):
@@ -207,6 +204,21 @@ def replace_shard(
     check_lease(store, current.token)
     group.publish(builder.shard, overwrite=True)
     group.refresh()
+
+
+def _finish_shard(group: ShardedStore, shard: int, current: Round) -> None:
+    """Publish what was replaced but not published; passes over a file that cannot be read.
+
+    Nothing can follow from such a file. It must not keep a round open, or the repair that gives it a
+    successor could never begin its own.
+    """
+    try:
+        _fence(group, shard, current)
+        if not _is_published(group, shard):
+            LOGGER.info("%s: publishing the replaced shard %d", group.spec.group, shard)
+            group.publish(shard, overwrite=True)
+    except (FileNotFoundError, IntegrityError, SchemaError) as error:
+        LOGGER.warning("shard %d cannot be finished, fpipe repair mends it: %s", shard, error)
 
 
 def _fence(group: ShardedStore, shard: int, current: Round) -> None:

@@ -258,7 +258,7 @@ class ShardedStore:
         shards[sorted(done)] = True
         if summary is not None:
             known = summary.covers(self.n_shards) & shards
-            known[sorted(self.journal().open)] = False
+            known[[shard for shard in self.journal().open if shard < len(known)]] = False  # appended since
             rows, states = known_status(self, summary, known)
             values[rows] = states
             shards &= ~known

@@ -94,6 +94,15 @@ def test_damaged_statistics_are_mended(dataset: Path) -> None:
     assert "xz 11 macro" in shown.out and stats.version in shown.err
 
 
+def test_a_damaged_lease_is_written_anew(dataset: Path) -> None:
+    with Lease(Store(dataset), "earlier"):
+        pass
+    flip(dataset / "maintenance/lease.json", 20)
+    mended = fpipe("repair", dataset, "--json")
+    assert (mended.code, mended.json()["rebuilt"]) == (0, ["maintenance/lease.json"])
+    assert verify(Store(dataset), full=True) == []
+
+
 def test_what_cannot_be_mended_is_left_and_named(dataset: Path) -> None:
     (name,) = (path.name for path in (dataset / "shared").iterdir() if path.is_dir())
     flip(dataset / f"shared/{name}/base_planes.safetensors", -1)

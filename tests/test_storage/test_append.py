@@ -201,6 +201,11 @@ def test_a_fit_begun_at_that_moment_stays_as_it_is(tmp_path: Path) -> None:
         builder.commit()
     found = PlanesStore.open(store, "wide")
     assert found.spec.n_objects == N_OBJECTS and np.array_equal(found.read(4).micro, object_fit(4).micro)
+    dataset = open_planes(tmp_path, "wide")
+    assert "sofa-00004" in dataset and "boat-0" not in dataset
+    assert dataset.status.tolist() == [1, 1, 1, 1, 1, 0, 0, 0, 0]
+    with pytest.raises(ObjectUnavailableError, match="boat-0"):
+        dataset["boat-0"]
     with pytest.raises(StoreMismatchError, match="no place for objects from row 5 on"):
         PlanesStore.create_or_open(store, read_plan(store), header.model_copy(update={"n_objects": 9}))
     # the other way round: who does not know of the append must not write into a fit that does

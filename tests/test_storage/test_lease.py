@@ -126,12 +126,6 @@ def test_clocks_that_run_ahead_do_not_make_it_last_for_ever(foreign: None) -> No
     assert replace(record, renewed=time.time() - 70).left_s == 0.0
 
 
-def test_a_damaged_lease_is_named(store: Store) -> None:
-    store.replace(LEASE, b"{}")
-    with pytest.raises(IntegrityError, match=LEASE), Lease(store, "x"):
-        pass
-
-
 def test_where_the_store_decides_nothing_the_last_of_two_that_looked_at_once_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,3 +189,17 @@ class BlindStore(Store):
         time.sleep(self._delay_s)
         self.replace(key, data)
         return True
+
+
+def test_a_damaged_lease_is_nobodys(store: Store) -> None:
+    """Its holder is stopped at its next look, and whoever comes next writes it anew."""
+    with Lease(store, "first") as first:
+        store.replace(LEASE, store.read(LEASE)[:-20])
+        with pytest.raises(IntegrityError, match=LEASE):
+            first.check()
+        with Lease(store, "second") as second:
+            second.check()
+            with pytest.raises(LeaseLostError):
+                first.check()
+    found = read_lease(store)
+    assert found is not None and found.purpose == "second" and found.released

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from storage import layout, retries
@@ -194,3 +197,29 @@ def test_a_tree_is_found_with_sizes_in_one_listing() -> None:
     assert remote.subfolders("gone") == []
     assert remote.is_folder()
     assert not RemoteFiles("memory://found/nothing", {}).is_folder()
+
+
+def test_a_slow_swap_does_not_hold_up_that_of_another_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the lease could not be renewed while a shard is uploaded."""
+    files, requests = files_of()
+    files.replace("shard", b"old")
+    files.replace("lease", b"old")
+    versions = {key: files.version(key) for key in ("shard", "lease")}
+    files.settle()
+    put, is_uploading, go_on = requests.put, threading.Event(), threading.Event()
+
+    def slow(path: str, data: bytes, create: bool = False, version: str = "") -> None:
+        if path.endswith("shard"):
+            is_uploading.set()
+            assert go_on.wait(20)
+        put(path, data, create, version)
+
+    monkeypatch.setattr(requests, "put", slow)
+    with ThreadPoolExecutor(2) as pool:
+        shard = pool.submit(files.swap, "shard", b"new", versions["shard"])
+        try:
+            assert is_uploading.wait(20)
+            assert pool.submit(files.swap, "lease", b"new", versions["lease"]).result(10)
+        finally:
+            go_on.set()
+        assert shard.result(10)

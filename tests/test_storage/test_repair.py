@@ -105,6 +105,22 @@ def test_a_missing_or_torn_file_gets_a_successor(store: Store, tmp_path: Path, c
     assert open_group(store, "views.zarr").status().tolist() == [1, 1, 2, 2, 1]
 
 
+@pytest.mark.parametrize("content", [None, b"", b"torn"])
+def test_a_repair_goes_on_after_one_that_died_with_its_round_open(
+    store: Store, tmp_path: Path, content: bytes | None
+) -> None:
+    if content is None:
+        (tmp_path / IMAGES).unlink()
+    else:
+        (tmp_path / IMAGES).write_bytes(content)
+    views = open_group(store, "views.zarr")
+    with Lease(store, "died") as lease:
+        open_round(views, lease.token, [0, 1])
+    assert give_up(store, "views.zarr", 1) == ["sofa-00002", "car-00003"]
+    assert verify(store, full=True) == []
+    assert same_views(open_group(store, "views.zarr").read(0), object_views(0))
+
+
 def test_a_file_of_another_shard_is_given_up(store: Store, tmp_path: Path) -> None:
     folder = tmp_path / "views.zarr/images"
     (folder / "c.1.0.0.0.0").write_bytes((folder / "c.0.0.0.0.0").read_bytes())

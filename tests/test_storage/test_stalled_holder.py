@@ -39,7 +39,7 @@ def fail(error: Exception) -> None:
 
 @pytest.fixture(params=["local", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr(lease_module, "SETTLE_S", 0.05)
+    monkeypatch.setattr(lease_module, "SETTLE_S", 0.25)  # a busy machine takes 0.1 s to write
     return full_dataset(tmp_path / "root" if request.param == "local" else f"memory://{uuid.uuid4().hex}/r")
 
 
