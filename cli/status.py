@@ -86,9 +86,10 @@ def _write(target: str, text: str) -> None:
 def _repeat(store: Store, watch: bool, every: float, show: Callable[[dict[str, Any]], None]) -> None:
     from pipeline.status import dataset_status
 
+    ended: set[str] = set()
     while True:
         began = time.monotonic()
-        found = dataset_status(store)
+        found = dataset_status(store, ended)
         show(found)
         if not watch or _is_over(found):
             return

@@ -52,17 +52,29 @@ class LiveRun:
         return f"{self.values['stage']} {fit}" if fit else str(self.values["stage"])
 
 
-def live_runs(store: Store, now: datetime.datetime | None = None) -> list[LiveRun]:
-    """Returns the runs of all stages that have not ended, oldest first."""
+def live_runs(
+    store: Store, now: datetime.datetime | None = None, ended: set[str] | None = None
+) -> list[LiveRun]:
+    """Returns the runs of all stages that have not ended, oldest first.
+
+    Args:
+        store: The dataset.
+        now: The time, for tests.
+        ended: Keys of runs that are known to have ended, which are not read again; grows.
+    """
+    ended = set() if ended is None else ended
     now = now or datetime.datetime.now(datetime.UTC)
     keys = [
         f"{layout.run_folder(stage, run)}/{LIVE}"
         for stage in store.list(layout.RUNS)
         for run in store.list(f"{layout.RUNS}/{stage}")[-MAX_RUNS:]
     ]
+    keys = [key for key in keys if key not in ended]
     found = []
-    for values in _read_all(store, keys):
-        if values.get("state") == "running":
+    for key, values in zip(keys, _read_all(store, keys), strict=True):
+        if values.get("state") != "running":
+            ended.add(key)
+        else:
             silent_s = (now - datetime.datetime.fromisoformat(values["at"])).total_seconds()
             found.append(LiveRun(values, max(0.0, silent_s)))
     return sorted(found, key=lambda run: str(run.values["started"]))

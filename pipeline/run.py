@@ -17,7 +17,7 @@ import platform
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pipeline.live import LiveState, WatchedProgress
@@ -33,6 +33,8 @@ LOGGER = logging.getLogger(__name__)
 BEAT_S = 5.0
 REMOTE_BEAT_S = 30.0
 """Seconds between two writes of what happens; an object store takes money for each."""
+STOP_S = 10.0
+"""Seconds that a run which is stopped takes at most to record its end."""
 SEGMENT_BYTES = 256 * 1024
 """An event log is cut into files of about this size: object stores cannot append, so the last is written
 whole at every beat."""
@@ -151,14 +153,28 @@ def record_run(store: Store, stage: str, config: dict[str, Any], **about: Any) -
         heart.join()
         run.write(state)
 
+    def end_soon(state: str) -> None:
+        """Whoever stopped the run does not wait until a store answers again."""
+        last = threading.Thread(target=_quietly, args=(end, state), daemon=True, name="fpipe-run-end")
+        last.start()
+        last.join(STOP_S)
+
     try:
         yield run
     except BaseException as error:
-        with contextlib.suppress(FpipeError, OSError):  # the error of the run itself is the one to tell
-            run.event("error", error=f"{type(error).__name__}: {error}")
-            end("failed" if isinstance(error, Exception) else "stopped")
+        run.event("error", error=f"{type(error).__name__}: {error}")
+        if isinstance(error, Exception):
+            _quietly(end, "failed")
+        else:
+            end_soon("stopped")
         raise
     end("done")
+
+
+def _quietly(end: Callable[[str], None], state: str) -> None:
+    """Ends a record as far as the store lets it: the error of the run itself is the one to tell."""
+    with contextlib.suppress(FpipeError, OSError):
+        end(state)
 
 
 def _beat(run: Run, over: threading.Event) -> None:

@@ -20,7 +20,7 @@ MAX_FAILURES = 1000
 """Failures listed at most; the counts are complete."""
 
 
-def dataset_status(store: Store) -> dict[str, Any]:
+def dataset_status(store: Store, ended: set[str] | None = None) -> dict[str, Any]:
     """Returns, per stage, the shards and objects done, failed and left, the failures, and the next command.
 
     Raises:
@@ -32,7 +32,7 @@ def dataset_status(store: Store) -> dict[str, Any]:
     fits = {name: _shards_status(PlanesStore.open(store, name), plan) for name in list_fits(store)}
     trained = read_published_shared(store)
     holder = lease_holder(store)
-    runs = live_runs(store)
+    runs = live_runs(store, ended=ended)
     doing = activity(runs)
     for name, what in doing.items():
         what["eta_s"] = _eta_s(what, stages.get(name) or fits.get(name.removeprefix("fit-objects ")))
