@@ -13,8 +13,9 @@ from 2²⁰ on count in the last bin; the estimate never leaves [minimum, maximu
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -29,6 +30,8 @@ _SHIFT: Final = 23 - 5  # bits of a float32's mantissa that are cut off
 _BINS_PER_SIGN: Final = len(_OCTAVES) * _PER_OCTAVE
 _LEAST: Final = (_OCTAVES.start + 127) * _PER_OCTAVE  # the cut bit pattern of 2⁻¹⁶
 N_BINS: Final = 2 * _BINS_PER_SIGN + 1
+
+_TOGETHER: Final = 16  # objects fused at a time; twice as many are 10% faster and take twice the memory
 
 _HEADER: Final = struct.Struct("<4sBBHQQ")  # magic, form, bytes of a count, channels, objects, values
 _MAGIC: Final = b"CHST"
@@ -71,11 +74,14 @@ class ChannelSketch:
             values: Finite values [C, n].
         """
         n_channels, count = values.shape
-        mean = values.mean(axis=1, dtype=np.float64)
-        m2 = np.square(values - mean[:, None]).sum(axis=1)
         low, high = (values.min(axis=1).astype(np.float64), values.max(axis=1).astype(np.float64))
-        flat = _bin_numbers(values) + (np.arange(n_channels) * N_BINS)[:, None]
+        flat = _bin_numbers(values)
+        flat += (np.arange(n_channels) * N_BINS)[:, None]
         bins = np.bincount(flat.ravel(), minlength=n_channels * N_BINS).reshape(n_channels, N_BINS)
+        deviations = values.astype(np.float64)
+        mean = deviations.mean(axis=1)
+        deviations -= mean[:, None]
+        m2 = np.einsum("cn,cn->c", deviations, deviations)
         return cls(1, count, mean, m2, low, high, bins)
 
     def merged(self, other: ChannelSketch) -> ChannelSketch:
@@ -146,11 +152,17 @@ class ChannelSketch:
         return cls(n_objects, count, mean, m2, low, high, counts.reshape(n_channels, N_BINS).astype(np.int64))
 
 
-def _bin_numbers(values: NDArray[np.float32]) -> NDArray[Any]:
-    bits = np.ascontiguousarray(values, np.float32).view(np.int32)
-    size = ((bits & 0x7FFFFFFF) >> _SHIFT) - (_LEAST - 1)
-    np.clip(size, 0, _BINS_PER_SIGN, out=size)
-    return np.where(bits < 0, -size, size).astype(np.int64) + _BINS_PER_SIGN
+def _bin_numbers(values: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Return the number of each value's bin: one look-up by the bit pattern's first 14 bits."""
+    cut = np.ascontiguousarray(values, np.float32).view(np.uint32) >> _SHIFT
+    numbers: NDArray[np.intp] = _NUMBERS[cut.astype(np.intp)]  # other types of index cost three times as much
+    return numbers
+
+
+def _numbers() -> NDArray[np.intp]:
+    """Number of the bin of every cut bit pattern: a sign, then 13 bits that order the magnitudes."""
+    size = np.clip(np.arange(1 << (31 - _SHIFT)) - (_LEAST - 1), 0, _BINS_PER_SIGN)
+    return np.concatenate([size, -size], dtype=np.intp) + np.intp(_BINS_PER_SIGN)
 
 
 def _bin_values() -> NDArray[np.float64]:
@@ -162,23 +174,31 @@ def _bin_values() -> NDArray[np.float64]:
 
 
 _BIN_VALUES: Final = _bin_values()
+_NUMBERS: Final = _numbers()
 
 
 def fused_planes(
-    micro: NDArray[Any] | None,
-    coefficients: NDArray[np.float32],
+    micro: Sequence[NDArray[Any]] | None,
+    coefficients: Sequence[NDArray[np.float32]],
     base_planes: NDArray[np.float32] | None,
-) -> NDArray[np.float32]:
-    """Compose the fused planes of one object, f32 [3, F_mic + F_mac, K, K], micro channels first.
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the fused planes of some objects, f32 [3, F_mic + F_mac, K, K] each, micro channels first.
+
+    The macro planes of all of them are one matrix product and in memory at the same time: base planes are far
+    larger than a cache, and reading them is what a single object's cost.
 
     Args:
-        micro: [3, F_mic, K, K], or None for variants without micro planes.
-        coefficients: f32 [M].
+        micro: [3, F_mic, K, K] of each object, or None for variants without micro planes.
+        coefficients: f32 [M] of each object.
         base_planes: f32 [M, 3, F_mac, K, K], or None where all planes are micro planes.
     """
-    macro = None if base_planes is None else np.tensordot(coefficients, base_planes, axes=1)
-    parts = [part for part in (micro, macro) if part is not None]
-    return np.concatenate(parts, axis=1, dtype=np.float32)
+    if base_planes is None:
+        for own in micro or ():
+            yield np.asarray(own, np.float32)
+        return
+    macro = np.stack(coefficients) @ base_planes.reshape(len(base_planes), -1)
+    for number, planes in enumerate(macro.reshape(-1, *base_planes.shape[1:])):
+        yield np.concatenate([micro[number], planes], axis=1, dtype=np.float32) if micro else planes
 
 
 def sketch_fits(
@@ -194,8 +214,10 @@ def sketch_fits(
         base_planes: See `fused_planes`.
     """
     total: ChannelSketch | None = None
-    for micro, coefficients in fits:
-        planes = fused_planes(micro, coefficients, base_planes)
-        own = ChannelSketch.of_object(planes.reshape(3 * planes.shape[1], -1))
-        total = own if total is None else total.merged(own)
+    remaining = iter(fits)
+    while some := list(islice(remaining, _TOGETHER)):
+        micro = [own for own, _ in some if own is not None]
+        for planes in fused_planes(micro or None, [own for _, own in some], base_planes):
+            own = ChannelSketch.of_object(planes.reshape(3 * planes.shape[1], -1))
+            total = own if total is None else total.merged(own)
     return total

@@ -294,6 +294,19 @@ class TestConfiguration:
         assert config.s3 == {"addressing_style": "virtual"}
         assert config.max_pool_connections == DEFAULTS["config_kwargs"]["max_pool_connections"]
 
+    @pytest.mark.parametrize(("config", "agent"), [({}, "fpipe"), ({"user_agent": "mine"}, "mine")])
+    @pytest.mark.usefixtures("s3_environment")
+    def test_user_agent_on_the_wire(self, config: dict[str, str], agent: str, s3_server: S3Server) -> None:
+        seen: list[str] = []
+
+        def refused(request: Request) -> Answer:
+            seen.append(request.headers["User-Agent"].split()[0])  # a version of botocore follows
+            return refusal(404, "NoSuchKey")
+
+        with Shim(s3_server.url, refused) as server:
+            assert not Store("s3://bucket/root", endpoint_url=server.url, config_kwargs=config).exists("k")
+        assert seen == [agent]
+
     @pytest.mark.parametrize(("style", "host"), [("path", "s3.example"), ("virtual", "bucket.s3.example")])
     @pytest.mark.usefixtures("s3_environment")
     def test_addressing_on_the_wire(self, style: str, host: str, s3_server: S3Server) -> None:

@@ -117,12 +117,54 @@ def test_a_quantile_beyond_the_range_is_refused() -> None:
         ChannelSketch.of_object(draws(3)).quantile(1.5)
 
 
-def test_fused_planes_without_micro_or_base_planes() -> None:
+def fits(n: int) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
     rng = np.random.default_rng(4)
-    micro, base = rng.normal(size=(3, 2, 4, 4)), rng.normal(size=(5, 3, 1, 4, 4)).astype(np.float32)
-    coefficients = rng.normal(size=5).astype(np.float32)
-    both = fused_planes(micro, coefficients, base)
-    assert both.shape == (3, 3, 4, 4) and both.dtype == np.float32
-    assert np.array_equal(fused_planes(None, coefficients, base), both[:, 2:])
-    assert np.array_equal(fused_planes(micro, coefficients[:0], None), both[:, :2])
+    micro = [rng.normal(size=(3, 2, 4, 4)).astype(np.float16) for _ in range(n)]
+    coefficients = [rng.normal(size=5).astype(np.float32) for _ in range(n)]
+    return micro, coefficients, rng.normal(size=(5, 3, 1, 4, 4)).astype(np.float32)
+
+
+def test_fused_planes_are_micro_planes_then_the_weighted_sum_of_base_planes() -> None:
+    micro, coefficients, base = fits(3)
+    both = list(fused_planes(micro, coefficients, base))
+    assert len(both) == 3
+    for planes, own, weights in zip(both, micro, coefficients, strict=True):
+        assert planes.dtype == np.float32 and np.array_equal(planes[:, :2], own)
+        expected = sum(w * b for w, b in zip(weights.astype(np.float64), base, strict=True))
+        np.testing.assert_allclose(planes[:, 2:], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_fused_planes_without_micro_or_base_planes() -> None:
+    micro, coefficients, base = fits(3)
+    both = np.stack(list(fused_planes(micro, coefficients, base)))
+    assert np.array_equal(list(fused_planes(None, coefficients, base)), both[:, :, 2:])
+    assert np.array_equal(list(fused_planes(micro, [w[:0] for w in coefficients], None)), both[:, :, :2])
+
+
+def test_the_statistics_of_many_objects_are_those_of_each_merged() -> None:
+    """More objects than are fused at a time, and not a multiple of it."""
+    micro, coefficients, base = fits(37)
+    found = sketch_fits(zip(micro, coefficients, strict=True), base)
+    planes = [each.reshape(9, -1) for each in fused_planes(micro, coefficients, base)]
+    expected = sketch(planes)
+    assert found is not None and found.n_objects == 37
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(found.m2, expected.m2, rtol=1e-5)
+    is_micro = np.array([True, True, False] * 3)  # rounding of a matrix product may depend on its size
+    assert np.array_equal(found.bins[is_micro], expected.bins[is_micro])
+    assert np.abs(found.bins - expected.bins).sum() <= 2 * 3
     assert sketch_fits([], base) is None
+
+
+def test_every_bit_pattern_is_counted_in_the_bin_of_its_magnitude() -> None:
+    """One value of every cut pattern, of both signs, against the bins' definition by logarithms."""
+    patterns = ((np.arange(1 << 14, dtype=np.uint32) << 18) + 12345).view(np.float32)
+    values = patterns[np.isfinite(patterns)]
+    size = np.abs(values.astype(np.float64))
+    octave = np.floor(np.log2(size))
+    step = (octave + 16) * 32 + np.floor((size / 2.0**octave - 1) * 32) + 1
+    step = np.clip(np.where(size < 2.0**-16, 0, step), 0, N_BINS // 2).astype(int)
+    expected = np.bincount(N_BINS // 2 + np.where(values < 0, -step, step), minlength=N_BINS)
+    with np.errstate(over="ignore"):
+        found = ChannelSketch.of_object(np.minimum(values, np.float32(1e30))[None])
+    assert np.array_equal(found.bins[0], expected)
