@@ -56,17 +56,23 @@ class ComputeSession:
         """
         if self._executor is None:
             scratch = self._scratch = self._resources.enter_context(scratch_folder())
+            retry = self.config.retry.policy(self.config.max_attempts)
             if self.config.executor == "local":
                 workers = self.config.workers or usable_cores()
-                self._executor = LocalExecutor(workers, self.config.max_attempts)
+                self._executor = LocalExecutor(workers, retry)
             else:
                 from pipeline.ray_executor import RayExecutor, ray_session
 
                 self._resources.enter_context(
                     ray_session(self.config.ray_address, scratch, self.config.workers)
                 )
-                self._executor = RayExecutor(self.config.max_attempts)
+                self._executor = RayExecutor(retry, self.config.max_calls, self.wait_for_nodes_s)
         return self._executor
+
+    @property
+    def wait_for_nodes_s(self) -> float:
+        """Seconds to wait for a node that can run the tasks; Ray on this machine never gets another one."""
+        return self.config.wait_for_nodes_s if self.config.ray_address is not None else 0.0
 
     def shared_folder(self, store: Store) -> str:
         """Returns a folder that all nodes see: scratch here, inside the dataset on a cluster."""

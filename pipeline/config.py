@@ -16,6 +16,8 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pipeline.backlog import RetryConfig
+from pipeline.executor import TaskResources
 from pipeline.fit.config import FitConfig
 from pipeline.train.config import TrainConfig
 from pipeline.train.monitor_config import MonitorConfig
@@ -69,6 +71,10 @@ class ComputeConfig(BaseModel):
     render_memory_bytes: int = Field(
         default=0, ge=0, description="Memory that Ray reserves per render task, 0 for none."
     )
+    render_labels: dict[str, str] = Field(
+        default_factory=dict,
+        description="Labels that Ray's node must have for a render task; also !value, in(a,b), !in(a,b).",
+    )
     train_workers: int = Field(
         default=1, ge=1, description="Ray Train workers (ranks) of the joint training."
     )
@@ -76,6 +82,12 @@ class ComputeConfig(BaseModel):
         default=None, ge=1, description="Cores per training worker; unset: all divided by the workers."
     )
     train_gpus: float = Field(default=0.0, ge=0, description="GPUs per training worker.")
+    train_reserved_bytes: int = Field(
+        default=0, ge=0, description="Memory that Ray reserves per training worker, 0 for none."
+    )
+    train_labels: dict[str, str] = Field(
+        default_factory=dict, description="Labels that Ray's node must have for a training worker."
+    )
     checkpoint_every_s: float = Field(
         default=20.0,
         gt=0,
@@ -95,13 +107,34 @@ class ComputeConfig(BaseModel):
     )
     fit_cpus: float = Field(default=1.0, gt=0, description="Cores, and torch threads, per fit task.")
     fit_gpus: float = Field(default=0.0, ge=0, description="GPUs per fit task, fractions allowed.")
+    fit_memory_bytes: int = Field(
+        default=0, ge=0, description="Memory that Ray reserves per fit task, 0 for none."
+    )
+    fit_labels: dict[str, str] = Field(
+        default_factory=dict, description="Labels that Ray's node must have for a fit task."
+    )
     kernel: Literal["torch", "auto", "fused"] = Field(
         default="torch",
         description="What decodes points: torch's operations, or on CUDA the Triton kernel; auto takes it"
         " where it gives torch's results, fused insists.",
     )
     max_attempts: int = Field(
-        default=3, ge=1, description="Tries per shard for failures that may pass (lost node, store)."
+        default=3,
+        ge=1,
+        description="Tries per shard, and starts of a training, for each class of failure that may pass.",
+    )
+    retry: RetryConfig = Field(
+        default_factory=RetryConfig, description="Tries and pauses by class of failure."
+    )
+    max_calls: int = Field(
+        default=64,
+        ge=0,
+        description="Shards after which a Ray worker process is replaced, on average; 0: never.",
+    )
+    wait_for_nodes_s: float = Field(
+        default=900.0,
+        ge=0,
+        description="Seconds to wait while no node of a cluster can run the tasks (autoscaling, lost nodes).",
     )
     fit_deadline_s: float = Field(
         default=86_400.0, gt=0, description="Seconds after which a fit task ends itself."
@@ -119,6 +152,16 @@ class ComputeConfig(BaseModel):
     limits: ExecutionLimits = Field(
         default_factory=ExecutionLimits, description="Bounds per object when rendering."
     )
+
+    def fit_task(self) -> TaskResources:
+        """Returns what one fit task needs."""
+        return TaskResources(
+            cpus=self.fit_cpus,
+            gpus=self.fit_gpus,
+            memory_bytes=self.fit_memory_bytes,
+            labels=self.fit_labels,
+            deadline_s=self.fit_deadline_s,
+        )
 
     def mesh_cache(self) -> dict[str, Any] | None:
         """Returns the arguments of a node's mesh cache, None where none is wanted."""

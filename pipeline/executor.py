@@ -2,13 +2,12 @@
 
 A task is `function(**arguments) -> dict`, importable by name, idempotent, and owns whole shards. Its process
 ends itself when it overruns its deadline, which starts when the task does. A task that fails in a way that
-may pass (its process died, its node was lost, the store did not answer) is tried again; any other failure is
-reported once and the other tasks go on.
+may pass (its process died, its node was lost, the store did not answer) is tried again by the rules of
+`pipeline.backlog`; any other failure is reported once and the other tasks go on.
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import faulthandler
 import logging
@@ -23,9 +22,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
+from pipeline.backlog import Backlog, FailureKind, RetryPolicy
 from pipeline.gpus import VARIABLE as CUDA_VISIBLE_DEVICES
 from pipeline.gpus import gpu_slots, visible_gpus
 from storage.errors import FpipeError, StaleSnapshotError, StoreUnusableError, TransientError
@@ -50,12 +50,15 @@ class TaskResources:
         cpus: cores per task.
         gpus: GPUs per task, fractions allowed.
         memory_bytes: memory that Ray reserves per task, 0 for none.
+        labels: Ray's label selector: label of a node → value that it must have, "!value", "in(a,b)" or
+            "!in(a,b)".
         deadline_s: seconds after which the task's process ends itself, None for never.
     """
 
     cpus: float = 1.0
     gpus: float = 0.0
     memory_bytes: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
     deadline_s: float | None = None
 
 
@@ -64,15 +67,14 @@ class TaskFailure:
     """Why a task failed.
 
     Attributes:
-        kind: "raised" for an error of the input or the code, "transient" for one that may pass, "died" when
-            the process or its node was lost.
+        kind: class of the failure, which decides whether it is worth another attempt.
         message: one line.
         exit_code: the process exit code that the error asks for (see storage.errors), 1 for unknown errors.
         trace: traceback, where there is one.
         ends_run: whether every other task would fail likewise: credentials, room.
     """
 
-    kind: Literal["raised", "transient", "died"]
+    kind: FailureKind
     message: str
     exit_code: int = 1
     trace: str = ""
@@ -107,7 +109,8 @@ class TaskAnswer:
 class TaskOutcome:
     """How one task ended, after that many attempts: with a result or a failure; `node` says where.
 
-    `usage` is that of the last attempt, None where its process died.
+    `usage` is that of the last attempt, None where its process died. `retried` counts the attempts before it
+    by the class of their failure.
     """
 
     shard: int
@@ -116,6 +119,7 @@ class TaskOutcome:
     failure: TaskFailure | None = None
     node: str = ""
     usage: TaskUsage | None = None
+    retried: Mapping[str, int] = field(default_factory=dict)
 
 
 Started = Callable[[int, int], None]
@@ -145,8 +149,16 @@ class Executor(Protocol):
         ...
 
 
-MAY_PASS = (TransientError, StaleSnapshotError, MemoryError)
+KINDS: tuple[tuple[type[Exception], FailureKind], ...] = (
+    (TransientError, "transient"),
+    (StaleSnapshotError, "transient"),
+    (MemoryError, "memory"),
+)
 """Errors that are worth another attempt: memory is there again when the neighbours are done."""
+
+
+WATCHDOG_CODE = 1
+"""With which faulthandler ends a process whose time is over."""
 
 
 def run_task(function: TaskFunction, deadline_s: float | None, arguments: Mapping[str, Any]) -> TaskAnswer:
@@ -163,7 +175,7 @@ def run_task(function: TaskFunction, deadline_s: float | None, arguments: Mappin
         value = function(**arguments)
     except Exception as error:  # noqa: BLE001 the worker boundary: the driver records it
         value = TaskFailure(
-            kind="transient" if isinstance(error, MAY_PASS) else "raised",
+            kind=next((kind for errors, kind in KINDS if isinstance(error, errors)), "raised"),
             message=redact(f"{type(error).__name__}: {error}"),
             exit_code=error.exit_code if isinstance(error, FpipeError) else 1,
             trace=redact(traceback.format_exc()),
@@ -187,9 +199,17 @@ def _peak_rss_bytes() -> int:
     return 1024 * max(resource.getrusage(who).ru_maxrss for who in _WHO)
 
 
-def may_pass(outcome: TaskOutcome) -> bool:
-    """Says whether the task is worth another attempt."""
-    return outcome.failure is not None and outcome.failure.kind != "raised"
+def overran(seconds: float, deadline_s: float | None) -> bool:
+    """Says whether a process that ended without an answer, after that time, had passed its deadline.
+
+    One part in a hundred is allowed for clocks of two machines that differ.
+    """
+    return deadline_s is not None and seconds >= 0.99 * deadline_s
+
+
+def overrun(deadline_s: float | None) -> TaskFailure:
+    """Returns the failure of a task that its watchdog ended."""
+    return TaskFailure("timeout", f"the task was not done within its deadline of {deadline_s:g} s")
 
 
 def to_outcome(task: Task, attempt: int, answer: TaskAnswer, node: str = "") -> TaskOutcome:
@@ -198,22 +218,17 @@ def to_outcome(task: Task, attempt: int, answer: TaskAnswer, node: str = "") -> 
     return TaskOutcome(task.shard, attempt, result, failure, node, answer.usage)
 
 
-def retry_pause_s(attempt: int) -> float:
-    """Returns the pause before attempt + 1: 0.5 s, doubled each time, at most 30 s."""
-    return float(min(0.5 * 2 ** (attempt - 1), 30.0))
-
-
 @dataclass
 class LocalExecutor:
     """Runs every task in a process of its own on this machine, `workers` at a time, without Ray.
 
     Attributes:
         workers: processes at a time.
-        max_attempts: tries per task, for failures that may pass.
+        retry: attempts per task, and the pauses between them.
     """
 
     workers: int
-    max_attempts: int = 3
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
     name: str = "local"
 
     def run(
@@ -225,15 +240,13 @@ class LocalExecutor:
     ) -> Iterator[TaskOutcome]:
         """See Executor."""
         context = multiprocessing.get_context("spawn")
-        waiting: collections.deque[tuple[float, int, Task]] = collections.deque(
-            (0.0, 1, task) for task in tasks
-        )
+        backlog = Backlog(tasks, self.retry)
         slots = gpu_slots(resources.gpus, visible_gpus() if resources.gpus else (), self.workers)
-        running: dict[multiprocessing.connection.Connection, tuple[Task, int, Any, str | None]] = {}
+        running: dict[multiprocessing.connection.Connection, _Attempt] = {}
         try:
-            while waiting or running:
-                while waiting and slots and waiting[0][0] <= time.monotonic():
-                    _, attempt, task = waiting.popleft()
+            while backlog or running:
+                while backlog and slots and not backlog.wait_s():
+                    task, number = backlog.pop()
                     receiver, sender = context.Pipe(duplex=False)
                     gpus, arguments = slots.pop(), dict(task.arguments)
                     process = context.Process(
@@ -242,31 +255,46 @@ class LocalExecutor:
                     )
                     process.start()
                     sender.close()
-                    started(task.shard, attempt)
-                    running[receiver] = (task, attempt, process, gpus)
+                    started(task.shard, number)
+                    running[receiver] = _Attempt(task, number, process, gpus, time.monotonic())
                 for ready in multiprocessing.connection.wait(list(running), timeout=0.2):
                     assert isinstance(ready, multiprocessing.connection.Connection)
-                    task, attempt, process, gpus = running[ready]
-                    outcome = _receive(ready, process, task, attempt)
+                    attempt = running[ready]
+                    outcome = _receive(ready, attempt, resources.deadline_s)
                     if outcome is None:
                         continue
                     del running[ready]
-                    slots.append(gpus)
-                    if may_pass(outcome) and attempt < self.max_attempts:
-                        waiting.append((time.monotonic() + retry_pause_s(attempt), attempt + 1, task))
-                    else:
-                        yield outcome
-                if not running and waiting:
-                    time.sleep(max(0.0, min(waiting[0][0] - time.monotonic(), 0.2)))
+                    slots.append(attempt.gpus)
+                    if not backlog.again(attempt.task, outcome):
+                        yield ended(outcome, backlog)
+                if not running and backlog:
+                    time.sleep(min(backlog.wait_s(), 0.2))
         finally:
-            for connection, (_, _, process, _) in running.items():
-                process.kill()
-                process.join()
+            for connection, attempt in running.items():
+                attempt.process.kill()
+                attempt.process.join()
                 connection.close()
 
 
+@dataclass(frozen=True)
+class _Attempt:
+    """A task that runs in a process of its own: its number from 1, its GPUs, when it was started."""
+
+    task: Task
+    number: int
+    process: Any
+    gpus: str | None
+    began: float
+
+
+def ended(outcome: TaskOutcome, backlog: Backlog) -> TaskOutcome:
+    """Returns a task's last outcome, with what came of its attempts before."""
+    last = None if outcome.failure is None else outcome.failure.kind
+    return replace(outcome, retried=backlog.retried(outcome.shard, last))
+
+
 def _receive(
-    connection: multiprocessing.connection.Connection, process: Any, task: Task, attempt: int
+    connection: multiprocessing.connection.Connection, attempt: _Attempt, deadline_s: float | None
 ) -> TaskOutcome | None:
     """Reads what a task's process sent: its answer, or (None) a line to log.
 
@@ -279,12 +307,20 @@ def _receive(
             logging.getLogger(answer.name).log(answer.level, "%s", answer.text)
             return None
     except (EOFError, OSError):  # OSError: it died in the middle of a message
-        process.join()
-        message = f"the process of shard {task.shard} ended with code {process.exitcode} without an answer"
-        answer = TaskAnswer(TaskFailure("died", message))
+        attempt.process.join()
+        answer = TaskAnswer(_death(attempt, deadline_s))
     connection.close()
-    process.join()
-    return to_outcome(task, attempt, answer, platform.node())
+    attempt.process.join()
+    return to_outcome(attempt.task, attempt.number, answer, platform.node())
+
+
+def _death(attempt: _Attempt, deadline_s: float | None) -> TaskFailure:
+    """Returns why a process has ended without an answer."""
+    code = attempt.process.exitcode
+    if code == WATCHDOG_CODE and overran(time.monotonic() - attempt.began, deadline_s):
+        return overrun(deadline_s)
+    shard = attempt.task.shard
+    return TaskFailure("died", f"the process of shard {shard} ended with code {code} without an answer")
 
 
 def _run_in_process(

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.compute import ComputeSession
 from pipeline.config import PipelineConfig
-from pipeline.executor import TaskResources
 from pipeline.fit.job import fit_shard
 from pipeline.fit.resources import FitResources
 from pipeline.progress import Progress
@@ -113,7 +112,7 @@ def fit_objects(
             chosen,
             planes.sizes(chosen),
             done,
-            TaskResources(cpus=compute.fit_cpus, gpus=compute.fit_gpus, deadline_s=compute.fit_deadline_s),
+            compute.fit_task(),
             progress,
             run,
         )

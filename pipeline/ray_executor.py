@@ -1,29 +1,41 @@
 """Runs the shards of a stage as Ray tasks, on this machine or on a cluster.
 
 Only a bounded window of tasks is in Ray's hands at a time (10⁶ queued ones cost gigabytes in the driver).
-Retries are the driver's decision: Ray's own are off, so that an attempt is counted once.
+Retries are the driver's decision: Ray's own are off, so that an attempt is counted once. Nodes may come and
+go: the window follows what they offer, and a cluster without a suitable node is waited for.
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import itertools
 import logging
 import os
 import platform
+import random
+import secrets
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray._private import ray_constants
-from ray.exceptions import RayError, TaskUnschedulableError
+from ray.exceptions import (
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayError,
+    TaskUnschedulableError,
+)
+from ray.experimental import internal_kv
 
+from pipeline.backlog import Backlog, FailureKind, RetryPolicy
+from pipeline.cluster_nodes import described, offered, places
 from pipeline.executor import (
     Started,
     Task,
@@ -32,9 +44,10 @@ from pipeline.executor import (
     TaskFunction,
     TaskOutcome,
     TaskResources,
-    may_pass,
+    ended,
     nobody,
-    retry_pause_s,
+    overran,
+    overrun,
     run_task,
     to_outcome,
 )
@@ -134,15 +147,34 @@ def _loopback_only() -> Iterator[None]:
             del os.environ[name]
 
 
+KINDS: tuple[tuple[type[RayError], FailureKind], ...] = (
+    (OutOfMemoryError, "memory"),
+    (NodeDiedError, "node_lost"),
+    (LocalRayletDiedError, "node_lost"),
+    (ObjectLostError, "node_lost"),
+)
+"""What Ray raises for a task, where it is not its process that died."""
+LOOK_S = 1.0
+"""Seconds between two looks at the cluster's nodes."""
+SAY_S = 60.0
+"""Seconds between two lines that say that there is no node."""
+NOTES = "fpipe"
+"""Namespace of Ray's key-value store: where and when each attempt has begun, for as long as it runs."""
+
+
 @dataclass
 class RayExecutor:
     """Runs tasks on the Ray cluster that this process is connected to (see ray_session).
 
     Attributes:
-        max_attempts: tries per task, for failures that may pass.
+        retry: attempts per task, and the pauses between them.
+        max_calls: tasks after which a worker process is replaced, on average; 0 for never.
+        wait_for_nodes_s: seconds to wait for a node that can run the tasks while there is none.
     """
 
-    max_attempts: int = 3
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    max_calls: int = 0
+    wait_for_nodes_s: float = 0.0
     name: str = "ray"
 
     def run(
@@ -160,76 +192,168 @@ class RayExecutor:
         Abandoned tasks end with the connection to Ray: it kills the workers of a driver that has left. They
         are not cancelled one by one, because Ray 2.60 aborts the driver where a cancel meets the answer of
         a task that has just ended (ray-project/ray#54798 closed one such race of several).
+
+        Raises:
+            EnvironmentProblem: no node can run such a task, and none has come in time.
         """
-        remote = ray.remote(_run_task_on_node).options(
-            num_cpus=resources.cpus,
-            num_gpus=resources.gpus,
-            memory=resources.memory_bytes or None,
-            max_retries=0,
-            scheduling_strategy="SPREAD",
-        )
+        remotes = _Remotes(resources, self.max_calls)
         shared_function = ray.put(function)
-        waiting: collections.deque[tuple[float, int, Task]] = collections.deque(
-            (0.0, 1, task) for task in tasks
-        )
-        running: dict[Any, tuple[Task, int]] = {}
-        begun: set[tuple[int, int]] = set()
-        while waiting or running:
-            places = slots(resources)
-            window = WINDOW_PER_SLOT * places
-            while waiting and len(running) < window and waiting[0][0] <= time.monotonic():
-                _, attempt, task = waiting.popleft()
-                reference = remote.remote(shared_function, resources.deadline_s, dict(task.arguments))
-                running[reference] = (task, attempt)
-            for task, attempt in itertools.islice(running.values(), places):
-                if (task.shard, attempt) not in begun:
-                    begun.add((task.shard, attempt))
-                    started(task.shard, attempt)
+        backlog = Backlog(tasks, self.retry)
+        nodes = _Nodes(resources, self.wait_for_nodes_s)
+        running: dict[Any, _Attempt] = {}
+        begun: set[_Attempt] = set()
+        while backlog or running:
+            window = WINDOW_PER_SLOT * max(1, nodes.places())  # tasks that wait make a cluster grow
+            while backlog and len(running) < window and not backlog.wait_s():
+                task, number = backlog.pop()
+                attempt = _Attempt(task.shard, number, task, secrets.token_hex(8))
+                reference = remotes.draw().remote(
+                    shared_function, resources.deadline_s, dict(task.arguments), attempt.note
+                )
+                running[reference] = attempt
+            for attempt in itertools.islice(running.values(), nodes.places()):
+                if attempt not in begun:
+                    begun.add(attempt)
+                    started(attempt.shard, attempt.number)
             if not running:
-                time.sleep(0.1)
+                time.sleep(min(backlog.wait_s(), 0.1))
                 continue
-            ready, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
+            ready, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_S)
             for reference in ready:
-                task, attempt = running.pop(reference)
-                begun.discard((task.shard, attempt))
-                outcome = _receive(reference, task, attempt)
-                if may_pass(outcome) and attempt < self.max_attempts:
-                    assert outcome.failure is not None
-                    LOGGER.warning(
-                        "shard %d, attempt %d: %s; trying again",
-                        task.shard,
-                        attempt,
-                        outcome.failure.message,
-                    )
-                    waiting.append((time.monotonic() + retry_pause_s(attempt), attempt + 1, task))
-                else:
-                    yield outcome
+                attempt = running.pop(reference)
+                begun.discard(attempt)
+                outcome = _receive(reference, attempt, resources.deadline_s)
+                if not backlog.again(attempt.task, outcome):
+                    yield ended(outcome, backlog)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A task in Ray's hands: number of the attempt from 1, and the key of its note."""
+
+    shard: int
+    number: int
+    task: Task = field(compare=False)
+    note: str
+
+
+class _Remotes:
+    """The remote function of a stage, in two kinds: after one of them its worker process ends.
+
+    Native code leaks memory, so that workers have to be replaced now and then, and not all at once. Ray
+    counts calls per function and fixes the number with the function; so each task is drawn, one in max_calls
+    as the last of its process, and the other function ends the process that is never drawn.
+    """
+
+    def __init__(self, resources: TaskResources, max_calls: int) -> None:
+        options: dict[str, Any] = {
+            "num_cpus": resources.cpus,
+            "num_gpus": resources.gpus,
+            "memory": resources.memory_bytes or None,
+            "label_selector": dict(resources.labels) or None,
+            "max_retries": 0,
+            "scheduling_strategy": "SPREAD",
+        }
+        self._usual = ray.remote(max_calls=2 * max_calls)(_run_task_on_node).options(**options)
+        self._last = ray.remote(max_calls=1)(_run_task_on_node).options(**options)
+        self._chance = 1 / max_calls if max_calls else 0.0
+
+    def draw(self) -> Any:
+        """Returns the remote function for one task."""
+        return self._last if random.random() < self._chance else self._usual
+
+
+class _Nodes:
+    """Looks now and then at what the cluster offers to tasks of one kind."""
+
+    def __init__(self, needs: TaskResources, wait_s: float) -> None:
+        self._needs, self._wait_s = needs, wait_s
+        self._looked = self._said = -float("inf")
+        self._places = 0
+        self._without_since: float | None = None
+
+    def places(self) -> int:
+        """Returns how many tasks can run at once, 0 while there is no node for them.
+
+        Raises:
+            EnvironmentProblem: there has been no node for longer than is waited.
+        """
+        now = time.monotonic()
+        if now - self._looked >= LOOK_S:
+            self._looked = now
+            nodes = ray.nodes()  # type: ignore[no-untyped-call]
+            self._places = places(nodes, self._needs)
+            if self._places:
+                self._without_since = None
+            else:
+                self._none(nodes, now)
+        return self._places
+
+    def _none(self, nodes: Sequence[dict[str, Any]], now: float) -> None:
+        """Tells, now and then, that no node can run a task."""
+        self._without_since = now if self._without_since is None else self._without_since
+        left_s = self._wait_s - (now - self._without_since)
+        problem = (
+            f"no node of the cluster can run a task, which needs {described(self._needs)}; "
+            f"nodes: {offered(nodes, self._needs)}"
+        )
+        if left_s <= 0:
+            waited = f" (waited {self._wait_s:g} s for one, compute.wait_for_nodes_s)" * bool(self._wait_s)
+            raise EnvironmentProblem(
+                f"{problem}{waited}. Add such a node, or ask for less: compute.render_*, fit_* or train_* "
+                "(cpus, gpus, memory, labels)"
+            )
+        if now - self._said >= SAY_S:
+            self._said = now
+            LOGGER.warning("%s. Waiting %.0f s for one", problem, left_s)
+
+
+def await_nodes(needs: TaskResources, wait_s: float) -> None:
+    """Returns when a node of the cluster can run such a task.
+
+    Raises:
+        EnvironmentProblem: no node can, and none has come within wait_s.
+    """
+    nodes = _Nodes(needs, wait_s)
+    while not nodes.places():
+        time.sleep(LOOK_S)
 
 
 def _run_task_on_node(
-    function: TaskFunction, deadline_s: float | None, arguments: dict[str, Any]
+    function: TaskFunction, deadline_s: float | None, arguments: dict[str, Any], note: str
 ) -> tuple[TaskAnswer, str]:
-    """Body of a task: run_task's answer, and the node that gave it: host name and the start of Ray's id."""
+    """Body of a task: run_task's answer, and the node that gave it: host name and the start of Ray's id.
+
+    While it runs, a note in Ray's key-value store holds the node and the time of the start: a process that
+    dies leaves nothing else from which the driver could tell a deadline from a crash.
+    """
     node = f"{platform.node()}/{ray.get_runtime_context().get_node_id()[:8]}"
-    return run_task(function, deadline_s, arguments), node
+    internal_kv._internal_kv_put(note, f"{time.time()} {node}", namespace=NOTES)
+    try:
+        return run_task(function, deadline_s, arguments), node
+    finally:
+        internal_kv._internal_kv_del(note, namespace=NOTES)
 
 
-def slots(resources: TaskResources) -> int:
-    """Returns how many such tasks the cluster can run at once, at least 1."""
-    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    by_cpu = total.get("CPU", 0.0) // resources.cpus if resources.cpus else 1
-    by_gpu = total.get("GPU", 0.0) // resources.gpus if resources.gpus else by_cpu
-    return max(1, int(min(by_cpu, by_gpu)))
-
-
-def _receive(reference: Any, task: Task, attempt: int) -> TaskOutcome:
-    """Fetches a task's answer; what Ray itself raises (crash, lost node, memory) counts as a death."""
+def _receive(reference: Any, attempt: _Attempt, deadline_s: float | None) -> TaskOutcome:
+    """Fetches a task's answer, or says why there is none."""
     try:
         answer, node = ray.get(reference)
-        return to_outcome(task, attempt, answer, node)
     except TaskUnschedulableError as error:
         raise EnvironmentProblem(f"no node of the cluster can ever run this task: {error}") from error
     except RayError as error:
-        message = " ".join(str(error).split())[:500] or type(error).__name__
-        died = TaskFailure("died", f"{type(error).__name__}: {message}")
-        return to_outcome(task, attempt, TaskAnswer(died))
+        failure, node = _death(error, attempt, deadline_s)
+        answer = TaskAnswer(failure)
+    return to_outcome(attempt.task, attempt.number, answer, node)
+
+
+def _death(error: RayError, attempt: _Attempt, deadline_s: float | None) -> tuple[TaskFailure, str]:
+    """Returns why a task's process gave no answer, and its node, "" where it had not begun."""
+    note = internal_kv._internal_kv_get(attempt.note, namespace=NOTES) or b""
+    internal_kv._internal_kv_del(attempt.note, namespace=NOTES)
+    began, _, node = note.decode().partition(" ")
+    kind: FailureKind = next((kind for errors, kind in KINDS if isinstance(error, errors)), "died")
+    if kind == "died" and began and overran(time.time() - float(began), deadline_s):
+        return overrun(deadline_s), node
+    message = " ".join(str(error).split())[:500] or type(error).__name__
+    return TaskFailure(kind, f"{type(error).__name__}: {message}"), node

@@ -14,7 +14,6 @@ from typing import Any, Final, TypeVar
 
 from pipeline.compute import ComputeSession
 from pipeline.config import PipelineConfig
-from pipeline.executor import TaskResources
 from pipeline.fit.refine import refine_shard
 from pipeline.fit.resources import FitResources
 from pipeline.progress import Progress
@@ -186,7 +185,7 @@ def _run(
         sorted(sizes),
         sizes,
         done,
-        TaskResources(cpus=compute.fit_cpus, gpus=compute.fit_gpus, deadline_s=compute.fit_deadline_s),
+        compute.fit_task(),
         progress,
         run,
     )

@@ -118,7 +118,12 @@ def _new_plan(store: Store, config: PipelineConfig, workers: int) -> Plan:
 def render_resources(compute: ComputeConfig) -> TaskResources:
     """Returns what one render task needs."""
     gpus = compute.render_gpus if compute.render_gpus is not None else float(compute.limits.device != "cpu")
-    return TaskResources(cpus=compute.render_cpus, gpus=gpus, memory_bytes=compute.render_memory_bytes)
+    return TaskResources(
+        cpus=compute.render_cpus,
+        gpus=gpus,
+        memory_bytes=compute.render_memory_bytes,
+        labels=compute.render_labels,
+    )
 
 
 def render(

@@ -186,7 +186,7 @@ def retry_fit(
             "fit_name": planes.header.name,
             "resources": FitResources.of(compute.fit_cpus, compute.fit_gpus, compute.kernel),
         },
-        TaskResources(cpus=compute.fit_cpus, gpus=compute.fit_gpus, deadline_s=compute.fit_deadline_s),
+        compute.fit_task(),
         (),
         lambda row, failure: can_be_fitted(failure, int(views_status[row])),
     )

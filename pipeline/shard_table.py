@@ -18,6 +18,7 @@ COLUMNS = (
     "shard",
     "state",
     "attempts",
+    "retried",
     "node",
     "at_s",
     "seconds",
@@ -26,6 +27,7 @@ COLUMNS = (
     "n_ok",
     "n_failed",
     "n_bytes",
+    "kind",
     "error",
 )
 STATES = {"shard_done": "done", "shard_failed": "failed"}
@@ -35,7 +37,9 @@ def shard_rows(store: Store) -> Iterator[dict[str, Any]]:
     """Yields one row per shard and run, oldest run first; what is not known is None.
 
     Columns: `COLUMNS`. at_s: end of the shard in seconds since the start of its run; seconds, cpu_seconds and
-    peak_rss_mb (10⁶ bytes): see `pipeline.executor.TaskUsage`.
+    peak_rss_mb (10⁶ bytes): see `pipeline.executor.TaskUsage`. kind: class of the failure (see
+    `pipeline.backlog.FailureKind`); retried: classes of the failures that were tried again, "node_lost:2
+    died:1".
 
     Raises:
         UsageError: There is no dataset.
@@ -59,6 +63,7 @@ def shard_table(store: Store) -> str:
 
 def _row(stage: str, run: str, event: dict[str, Any]) -> dict[str, Any]:
     usage = event.get("usage") or {}
+    retried: dict[str, int] = event.get("retried") or {}
     peak = usage.get("peak_rss_bytes")
     state = "skipped" if event.get("skipped") else STATES[event["event"]]
     row = {name: event.get(name) for name in COLUMNS}
@@ -66,6 +71,7 @@ def _row(stage: str, run: str, event: dict[str, Any]) -> dict[str, Any]:
         "stage": stage,
         "run": run,
         "state": state,
+        "retried": " ".join(f"{kind}:{number}" for kind, number in retried.items()) or None,
         "seconds": _rounded(usage.get("seconds")),
         "cpu_seconds": _rounded(usage.get("cpu_seconds")),
         "peak_rss_mb": None if peak is None else round(peak / 1e6, 1),

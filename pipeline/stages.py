@@ -130,7 +130,9 @@ def run_shards(
     try:
         for outcome in outcomes:
             run.live.ended(outcome)
-            usage = {} if outcome.usage is None else {"usage": asdict(outcome.usage)}
+            usage: dict[str, Any] = {} if outcome.usage is None else {"usage": asdict(outcome.usage)}
+            if outcome.retried:
+                usage["retried"] = dict(outcome.retried)
             if outcome.result is None:
                 assert outcome.failure is not None
                 progress.say(

@@ -139,6 +139,12 @@ def _run(
         gradient_checkpointing=compute.gradient_checkpointing,
         kernel=compute.kernel,
     )
+    needs = TaskResources(
+        cpus=cpus,
+        gpus=compute.train_gpus,
+        memory_bytes=compute.train_reserved_bytes,
+        labels=compute.train_labels,
+    )
     executor = session.executor
     if executor.name == "ray":
         from pipeline.train.ray_train import train_with_ray
@@ -149,7 +155,8 @@ def _run(
             config.train.total_steps,
             compute.train_workers,
             resources,
-            compute.train_gpus,
+            needs,
+            session.wait_for_nodes_s,
             session.shared_folder(store),
             compute.max_attempts,
             progress,
@@ -165,7 +172,6 @@ def _run(
         "resources": resources,
         "monitor": compute.monitor.model_dump(mode="json"),
     }
-    needs = TaskResources(cpus=cpus, gpus=compute.train_gpus)
     with told_by_process(progress, config.train.total_steps) as connection:
         arguments["connection"] = connection
         outcomes = list(executor.run(train_in_process, [Task(0, arguments)], needs))

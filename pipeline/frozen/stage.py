@@ -167,7 +167,7 @@ def _run(
         progress.say(f"{STAGE}: all {len(jobs)} blocks of {name} are done")
         return StageResult(STAGE, len(jobs), skipped=len(jobs))
     compute = config.compute
-    resources = TaskResources(cpus=compute.fit_cpus, gpus=compute.fit_gpus, deadline_s=compute.fit_deadline_s)
+    resources = compute.fit_task()
     arguments = {
         **arguments,
         "resources": FitResources.of(compute.fit_cpus, compute.fit_gpus, compute.kernel),

@@ -18,7 +18,9 @@ import ray.train
 from ray.train.backend import Backend
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from pipeline.executor import TaskResources
 from pipeline.progress import Progress
+from pipeline.ray_executor import await_nodes
 from pipeline.train.job import TrainResources, train_rank
 from storage.errors import FpipeError, StaleSnapshotError, TransientError
 
@@ -36,7 +38,8 @@ def train_with_ray(
     total_steps: int,
     workers: int,
     resources: TrainResources,
-    gpus_per_worker: float,
+    needs: TaskResources,
+    wait_for_nodes_s: float,
     storage_path: str,
     max_attempts: int,
     progress: Progress,
@@ -49,18 +52,22 @@ def train_with_ray(
         train: the train section of the config, as plain values.
         total_steps: for the progress.
         workers: ranks.
-        resources: what a rank may use; it gets a core per thread.
-        gpus_per_worker: GPUs per rank, 0 for the CPU.
+        resources: what a rank computes with.
+        needs: what Ray gives a rank.
+        wait_for_nodes_s: seconds to wait while no node can run a rank.
         storage_path: where Ray Train keeps its own records; all nodes must see it.
         max_attempts: starts of the worker group, for failures that may pass.
         progress: told about steps and losses.
         monitor: what rank 0 records on the way (MonitorConfig).
 
     Raises:
+        EnvironmentProblem: no node can run a rank, and none has come in time.
         FpipeError: what a worker raised, when it is the project's own.
         TrainingFailedError: any other failure that restarts did not mend.
     """
+    await_nodes(needs, wait_for_nodes_s)
     board = _Board.remote()  # type: ignore[attr-defined]  # ray.remote adds it
+    amounts = {"CPU": needs.cpus, "GPU": needs.gpus, "memory": needs.memory_bytes}
     trainer = TorchTrainer(
         _worker,
         train_loop_config={
@@ -71,14 +78,15 @@ def train_with_ray(
             "monitor": monitor,
         },
         # Objects and flags travel between the ranks' CPUs, gradients between their devices.
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus_per_worker else "gloo")
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if needs.gpus else "gloo")
         if workers > 1
         else _OneRank(),
-        scaling_config=ray.train.ScalingConfig(
+        scaling_config=ray.train.ScalingConfig(  # type: ignore[call-arg]
             num_workers=workers,
-            use_gpu=gpus_per_worker > 0,
-            resources_per_worker={"CPU": resources.threads}
-            | ({"GPU": gpus_per_worker} if gpus_per_worker else {}),
+            use_gpu=needs.gpus > 0,
+            resources_per_worker={name: amount for name, amount in amounts.items() if amount},
+            # mypy reads the class of Ray Train's first version, which has no labels
+            label_selector=dict(needs.labels) or None,
         ),
         run_config=ray.train.RunConfig(
             name=f"train-{time.time_ns()}",

@@ -43,6 +43,27 @@ def die_once(shard: int, folder: str) -> dict[str, Any]:
     return {"value": shard}
 
 
+def leave(shard: int) -> dict[str, Any]:
+    """Ends with the code of faulthandler's watchdog."""
+    os._exit(1)
+
+
+def memory_once(shard: int, folder: str) -> dict[str, Any]:
+    mark = Path(folder) / "full"
+    if shard == 1 and not mark.exists():
+        mark.touch()
+        raise MemoryError("no memory left")
+    return {"value": shard}
+
+
+def where(shard: int, seconds: float) -> dict[str, Any]:
+    """Answers with the process and the Ray node that worked."""
+    import ray
+
+    time.sleep(seconds)
+    return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
+
+
 def hang(shard: int) -> dict[str, Any]:
     time.sleep(3600)
     return {}

@@ -110,7 +110,7 @@ def test_what_a_task_raises_and_what_a_run_records(tmp_path: Path, monkeypatch: 
     def fail() -> dict[str, int]:
         raise ValueError(f"signing with {SECRET} failed")
 
-    failure = run_task(fail, None, {})
+    failure = run_task(fail, None, {}).value
     assert isinstance(failure, TaskFailure)
     assert SECRET not in failure.message + failure.trace
     with pytest.raises(ValueError), record_run(Store(tmp_path), "render", {"note": SECRET}) as run:

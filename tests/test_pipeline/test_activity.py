@@ -169,7 +169,16 @@ def test_the_shard_table_merges_all_runs(tmp_path: Path) -> None:
     before = len(list(csv.DictReader(io.StringIO(shard_table(store)))))
     with record_run(store, "fit-objects", {}) as run:
         usage = {"seconds": 2.5, "cpu_seconds": 1.25, "peak_rss_bytes": 300_000_000}
-        run.event("shard_done", shard=3, attempts=2, node="n/1", n_ok=5, n_failed=1, usage=usage)
+        run.event(
+            "shard_done",
+            shard=3,
+            attempts=2,
+            node="n/1",
+            n_ok=5,
+            n_failed=1,
+            usage=usage,
+            retried={"node_lost": 1},
+        )
         run.event("shard_failed", shard=4, attempts=3, node="", kind="died", error="ended with code -9")
         run.event("shard_done", shard=5, attempts=1, skipped=True, n_ok=6, n_failed=0)
     rows = list(csv.DictReader(io.StringIO(shard_table(store))))
@@ -177,7 +186,8 @@ def test_the_shard_table_merges_all_runs(tmp_path: Path) -> None:
     own = [row for row in rows if row["run"] == run.run_id]
     assert [(row["shard"], row["state"]) for row in own] == [("3", "done"), ("4", "failed"), ("5", "skipped")]
     assert (own[0]["seconds"], own[0]["peak_rss_mb"], own[0]["attempts"]) == ("2.5", "300.0", "2")
-    assert own[1]["error"] == "ended with code -9"
+    assert [row["retried"] for row in own] == ["node_lost:1", "", ""]
+    assert (own[1]["error"], own[1]["kind"]) == ("ended with code -9", "died")
     with pytest.raises(UsageError):
         shard_table(Store(tmp_path / "nothing"))
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 
-import pytest
-
-from pipeline.executor import LocalExecutor, Task, TaskResources, retry_pause_s
+from pipeline.backlog import RetryPolicy
+from pipeline.executor import LocalExecutor, Task, TaskResources
 from tests.conformance import faults
 
 
 def run(function, count=3, workers=2, deadline_s=None, attempts=2, **arguments):
     tasks = [Task(shard, {"shard": shard, **arguments}) for shard in range(count)]
-    outcomes = LocalExecutor(workers, attempts).run(function, tasks, TaskResources(deadline_s=deadline_s))
+    retry = RetryPolicy(attempts, attempts, attempts, attempts)
+    outcomes = LocalExecutor(workers, retry).run(function, tasks, TaskResources(deadline_s=deadline_s))
     return {outcome.shard: outcome for outcome in outcomes}
 
 
@@ -60,21 +60,30 @@ def test_what_a_task_logs_reaches_the_driver(caplog):
 def test_a_hanging_task_ends_itself_at_its_deadline():
     began = time.monotonic()
     outcomes = run(faults.hang, count=1, deadline_s=1.0, attempts=1)
-    assert outcomes[0].failure.kind == "died"
+    assert outcomes[0].failure.kind == "timeout"
+    assert "deadline of 1 s" in outcomes[0].failure.message
     assert time.monotonic() - began < 60
+
+
+def test_an_exit_before_the_deadline_is_no_timeout():
+    outcomes = run(faults.leave, count=1, deadline_s=60.0, attempts=1)
+    assert outcomes[0].failure.kind == "died"
+    assert "code 1" in outcomes[0].failure.message
+
+
+def test_memory_that_ran_out_is_a_class_of_its_own(tmp_path):
+    outcomes = run(faults.memory_once, folder=str(tmp_path))
+    assert outcomes[1].retried == {"memory": 1}
+    assert outcomes[1].attempts == 2
+    assert outcomes[0].retried == {}
 
 
 def test_closing_the_iterator_abandons_what_runs(tmp_path):
     tasks = [Task(shard, {"shard": shard, "folder": str(tmp_path)}) for shard in range(2)]
-    outcomes = LocalExecutor(2, 1).run(
+    outcomes = LocalExecutor(2).run(
         faults.first_answers_second_writes_its_pid_and_hangs, tasks, TaskResources()
     )
     assert next(outcomes).shard == 0
     pid = faults.wait_for_pid(tmp_path)
     outcomes.close()
     assert not faults.is_alive(pid)
-
-
-@pytest.mark.parametrize(("attempt", "pause_s"), [(1, 0.5), (2, 1.0), (3, 2.0), (20, 30.0)])
-def test_pauses_double_up_to_a_bound(attempt, pause_s):
-    assert retry_pause_s(attempt) == pause_s

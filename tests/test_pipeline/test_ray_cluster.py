@@ -88,7 +88,7 @@ address, folder = sys.argv[1], Path(sys.argv[2])
 tasks = [Task(shard, {"shard": shard, "folder": str(folder)}) for shard in range(2)]
 with ray_session(address, folder):
     function = faults.first_answers_second_writes_its_pid_and_hangs
-    outcomes = RayExecutor(1).run(function, tasks, TaskResources())
+    outcomes = RayExecutor().run(function, tasks, TaskResources())
     assert next(outcomes).shard == 0
     outcomes.close()
 """

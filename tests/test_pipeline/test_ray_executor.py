@@ -1,0 +1,121 @@
+"""RayExecutor on small clusters: classes of failure, replaced workers, labels, nodes that come and go."""
+
+from __future__ import annotations
+
+import collections
+import logging
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from pipeline.backlog import RetryPolicy
+from pipeline.executor import Task, TaskOutcome, TaskResources
+from pipeline.ray_executor import RayExecutor, await_nodes, ray_session
+from storage.errors import EnvironmentProblem
+from tests.conformance import faults
+
+pytestmark = pytest.mark.slow
+SMALL = {"object_store_memory": 100 * 2**20}
+SOON = RetryPolicy(pause_s=0.1)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch, short_folder: Path) -> Iterator[Any]:
+    """A head without CPUs, and this process connected to it."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **SMALL})
+    try:
+        with ray_session(nodes.address, short_folder):
+            yield nodes
+    finally:
+        nodes.shutdown()
+
+
+def run(
+    function: Any, executor: RayExecutor, resources: TaskResources, count: int, **arguments: Any
+) -> dict[int, TaskOutcome]:
+    tasks = [Task(shard, {"shard": shard, **arguments}) for shard in range(count)]
+    return {outcome.shard: outcome for outcome in executor.run(function, tasks, resources)}
+
+
+def test_deadlines_crashes_and_memory_are_told_apart(cluster: Any, tmp_path: Path) -> None:
+    cluster.add_node(num_cpus=1, **SMALL)
+    once = RayExecutor(RetryPolicy(1, 1, 1, 1))
+    late = run(faults.hang, once, TaskResources(deadline_s=1.0), 1)[0]
+    assert late.failure is not None
+    assert (late.failure.kind, late.attempts) == ("timeout", 1)
+    assert late.node, "the node of a task that died is known"
+    crashed = run(faults.die, once, TaskResources(deadline_s=60.0), 1)[0]
+    assert crashed.failure is not None
+    assert crashed.failure.kind == "died"
+    full = run(faults.memory_once, RayExecutor(SOON), TaskResources(), 2, folder=str(tmp_path))
+    assert (full[1].retried, full[1].failure) == ({"memory": 1}, None)
+    notes = ray.experimental.internal_kv._internal_kv_list("", namespace="fpipe")
+    assert not notes, "tasks leave nothing in Ray's store"
+
+
+def test_workers_are_replaced_now_and_then(cluster: Any) -> None:
+    cluster.add_node(num_cpus=1, **SMALL)
+    kept = run(faults.where, RayExecutor(max_calls=0), TaskResources(), 12, seconds=0.0)
+    assert len({outcome.result["pid"] for outcome in kept.values() if outcome.result}) == 1
+    replaced = run(faults.where, RayExecutor(max_calls=2), TaskResources(), 16, seconds=0.0)
+    pids = collections.Counter(outcome.result["pid"] for outcome in replaced.values() if outcome.result)
+    assert pids.total() == 16
+    assert len(pids) >= 4
+    assert max(pids.values()) <= 2 * 2 + 1
+    assert all(not outcome.retried for outcome in replaced.values()), "a process that ends so is no failure"
+
+
+def test_tasks_go_to_nodes_with_their_label(cluster: Any) -> None:
+    ids = {
+        name: cluster.add_node(num_cpus=1, labels={"group": name}, **SMALL).node_id
+        for name in ("spot", "big")
+    }
+    for name, node_id in ids.items():
+        needs = TaskResources(labels={"group": name})
+        found = run(faults.where, RayExecutor(), needs, 4, seconds=0.1)
+        assert {outcome.result["node"] for outcome in found.values() if outcome.result} == {node_id}
+    message = r"needs 1 CPU, label group=gpu; nodes: .*1 with 1 CPU, label group=spot.*compute\."
+    with pytest.raises(EnvironmentProblem, match=message):
+        run(faults.where, RayExecutor(), TaskResources(labels={"group": "gpu"}), 1, seconds=0.0)
+    with pytest.raises(EnvironmentProblem, match="needs 64 CPU"):
+        await_nodes(TaskResources(cpus=64), 0.0)
+
+
+def test_a_node_that_joins_gets_work(cluster: Any) -> None:
+    first = cluster.add_node(num_cpus=1, **SMALL)
+    with ThreadPoolExecutor(1) as thread:
+        work = thread.submit(run, faults.where, RayExecutor(), TaskResources(), 40, seconds=0.5)
+        time.sleep(3.0)
+        cluster.add_node(num_cpus=1, **SMALL)
+        found = work.result()
+    nodes = collections.Counter(outcome.result["node"] for outcome in found.values() if outcome.result)
+    assert nodes.total() == 40
+    assert len(nodes) == 2
+    assert nodes[first.node_id] < 35
+
+
+def test_lost_nodes_cost_no_tries_and_are_waited_for(cluster: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """All nodes go in the middle of the work; another one comes when the driver has missed them."""
+    only_node = cluster.add_node(num_cpus=1, **SMALL)
+    policy = RetryPolicy(1, 1, 1, 1, node_lost=5, pause_s=0.1)
+    executor = RayExecutor(policy, wait_for_nodes_s=60.0)
+    with caplog.at_level(logging.WARNING), ThreadPoolExecutor(1) as thread:
+        work = thread.submit(run, faults.where, executor, TaskResources(), 8, seconds=1.0)
+        time.sleep(4.0)
+        cluster.remove_node(only_node, allow_graceful=False)
+        deadline = time.monotonic() + 60
+        while "no node of the cluster can run a task" not in caplog.text:
+            assert time.monotonic() < deadline, caplog.text
+            time.sleep(0.2)
+        cluster.add_node(num_cpus=1, **SMALL)
+        found = work.result()
+    assert all(outcome.failure is None for outcome in found.values()), found
+    assert sum(outcome.retried.get("node_lost", 0) for outcome in found.values()) >= 1
