@@ -111,17 +111,26 @@ def plan(
     calibrate: Annotated[
         bool, typer.Option(help="Measure this machine on a few objects to predict times.")
     ] = True,
+    price: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="cpu-hour=0.03, gpu-hour, gb-month, million-puts, million-gets; repeatable. Or a YAML file.",
+            metavar="NAME=PRICE",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a dataset will hold and cost, before anything runs. Writes nothing."""
     from cli.plan_text import plan_text
     from pipeline.forecast import forecast
+    from pipeline.prices import read_prices
     from storage.store import Store
 
+    prices = read_prices(price or [])
     store = Store(root)
     overrides = source_overrides(source, path, classes, up, front, views, resolution, seed, poses, cameras)
     config = resolve_config(store, preset, settings, overrides | compute_overrides(None, None, workers))
-    result = forecast(config, calibrate=calibrate)
+    result = forecast(config, calibrate, prices)
     if as_json:
         print_json("plan", result)
     else:
