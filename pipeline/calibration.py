@@ -48,6 +48,7 @@ class Measured:
         render: of the render stage.
         train: of the whole training, as of one object.
         fit: of the fit stage with the evaluation of its objects.
+        knows_gpus: learning was measured on the GPUs that the configuration asks for.
     """
 
     basis: str
@@ -57,6 +58,7 @@ class Measured:
     render: Cost | None
     train: Cost | None
     fit: Cost | None
+    knows_gpus: bool = False
 
 
 BASIS = (

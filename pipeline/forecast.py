@@ -15,6 +15,7 @@ from pipeline.calibration import Measured, calibrated
 from pipeline.compute import usable_cores
 from pipeline.config import PipelineConfig
 from pipeline.forecast_costs import Cost, Load, stage_figures
+from pipeline.forecast_history import measured_before
 from pipeline.forecast_memory import worker_memory
 from pipeline.forecast_requests import fit_requests, render_requests
 from pipeline.planned import planned
@@ -26,6 +27,7 @@ from pipeline.render_stage import (
 )
 from storage.plan import choose_objects_per_shard, shard_count
 from storage.planes import code_bytes
+from storage.store import Store
 
 RAY_START_S = 15.0
 """Seconds for Ray and its worker processes to start, once per command; seen on 2 cores: 6 to 20."""
@@ -35,7 +37,10 @@ STAGES = ("render", "train_shared", "fit_objects")
 
 
 def forecast(
-    config: PipelineConfig, calibrate: bool = True, prices: Mapping[str, float] | None = None
+    config: PipelineConfig,
+    calibrate: bool = True,
+    prices: Mapping[str, float] | None = None,
+    earlier: Store | None = None,
 ) -> dict[str, Any]:
     """Returns counts, bytes and requests and, when calibrated, hours, seconds and money per stage.
 
@@ -43,9 +48,10 @@ def forecast(
         config: resolved configuration.
         calibrate: measure on a few objects (about a minute on 2 cores); without it no times are given.
         prices: name → price, see `pipeline.prices.read_prices`; None for no money.
+        earlier: a finished dataset whose runs say what an object costs; nothing is measured then.
 
     Raises:
-        UsageError: the source's folder is missing, or it has too few objects.
+        UsageError: the source's folder is missing, it has too few objects, or the earlier runs do not say.
     """
     config, entries = planned(config)
     workers = config.compute.workers or usable_cores()
@@ -54,7 +60,9 @@ def forecast(
     views_shard = choose_objects_per_shard(n, shard_bytes_per_object(config), workers)
     fits_shard = _fits_per_shard(config, n, workers)
     measured = None
-    if calibrate:
+    if earlier is not None:
+        measured = measured_before(earlier, config)
+    elif calibrate:
         measured = calibrated(config, entries, min(fits_shard, config.fit.batch or MOST_AT_A_TIME))
     object_bytes = measured.views_bytes if measured else views_bytes_per_object(config)
     pass_bytes = measured.pass_bytes if measured else pass_bytes_per_object(config)
@@ -133,6 +141,8 @@ def _costs(config: PipelineConfig, measured: Measured | None) -> dict[str, Cost 
         return dict.fromkeys(STAGES)
     on_gpu = {"train_shared": config.compute.train_gpus, "fit_objects": config.compute.fit_gpus}
     costs = {"render": measured.render, "train_shared": measured.train, "fit_objects": measured.fit}
+    if measured.knows_gpus:
+        return costs
     return {name: None if on_gpu.get(name) else cost for name, cost in costs.items()}
 
 
