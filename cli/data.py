@@ -111,17 +111,40 @@ def plan(
     calibrate: Annotated[
         bool, typer.Option(help="Measure this machine on a few objects to predict times.")
     ] = True,
+    price: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="cpu-hour=0.03, gpu-hour, gb-month, million-puts, million-gets; repeatable. Or a YAML file.",
+            metavar="NAME=PRICE",
+        ),
+    ] = None,
+    earlier: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="A finished dataset of the same settings, whose runs say what an object costs.",
+            metavar="ROOT",
+        ),
+    ] = None,
+    save: Annotated[
+        bool, typer.Option("--save", help="Keep the forecast in ROOT: the report compares it with the runs.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a dataset will hold and cost, before anything runs. Writes nothing."""
+    """Say what a dataset will hold and cost, before anything runs. Writes nothing without --save."""
     from cli.plan_text import plan_text
     from pipeline.forecast import forecast
+    from pipeline.forecast_kept import save_forecast
+    from pipeline.prices import read_prices
     from storage.store import Store
 
+    prices = read_prices(price or [])
     store = Store(root)
     overrides = source_overrides(source, path, classes, up, front, views, resolution, seed, poses, cameras)
     config = resolve_config(store, preset, settings, overrides | compute_overrides(None, None, workers))
-    result = forecast(config, calibrate=calibrate)
+    result = forecast(config, calibrate, prices, None if earlier is None else Store(earlier))
+    if save:
+        save_forecast(store, result)
     if as_json:
         print_json("plan", result)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cli.tables import bytes_text
+from cli.tables import bytes_text, table
 from cli.text import duration_text
 
 STAGES = {
@@ -14,6 +14,7 @@ STAGES = {
     "fit_objects": "fit-objects",
     "total": "in all",
 }
+UNKNOWN = "—"
 WORKERS = {"train": "a training worker", "fit": "a fitting worker"}
 
 
@@ -42,13 +43,51 @@ def plan_text(found: dict[str, Any]) -> str:
             f"memory    {WORKERS[name]} {bytes_text(memory['total'])}"
             f" ({bytes_text(memory['step'])} of it for the largest step){files}"
         )
-    if found["seconds"] is None:
+    lines += ["", table(_stage_rows(found)), ""]
+    if found["basis"] is None:
         lines.append("time      not measured (--no-calibrate)")
         return "\n".join(lines)
-    lines.append(
-        f"time      with {found['workers']} workers like this machine's cores, measured on a few objects:"
-    )
-    lines += [
-        f"          {STAGES[name]:<13} {duration_text(value)}" for name, value in found["seconds"].items()
-    ]
+    lines.append(f"basis     {found['basis']}")
+    if found["seconds"] is not None:
+        lines.append(f"time      wall, with {found['workers']} tasks at a time on cores like those measured:")
+        lines += [
+            f"          {STAGES[name]:<13} {UNKNOWN if value is None else duration_text(value)}"
+            for name, value in found["seconds"].items()
+        ]
+    if any(stage["cpu_hours"] is None for stage in found["stages"].values()):
+        lines.append("          stages on GPUs are not measured on a processor")
+    if (money := found["money"]) is not None:
+        total = money["total"]
+        lines.append(f"money     computing and requests {UNKNOWN if total is None else _range(total)}")
+        lines.append(f"          storage {money['storage_per_month']:.3g} a month")
     return "\n".join(lines)
+
+
+def _stage_rows(found: dict[str, Any]) -> list[list[str]]:
+    """One row per stage; ranges are low – likely – high."""
+    rows = [["stage", "shards", "puts", "gets", "stored", "moved", "CPU-hours", "GPU-hours", "wall", "money"]]
+    for name, stage in found["stages"].items():
+        wall = stage["wall_s"]
+        rows.append(
+            [
+                STAGES[name],
+                str(stage["shards"]),
+                str(stage["requests"]["puts"]),
+                str(stage["requests"]["gets"]),
+                bytes_text(stage["bytes"]["stored"]),
+                bytes_text(stage["bytes"]["moved"]),
+                _range(stage["cpu_hours"]),
+                _range(stage["gpu_hours"]),
+                UNKNOWN if wall is None else " – ".join(map(duration_text, wall.values())),
+                _range(stage["money"]),
+            ]
+        )
+    return rows
+
+
+def _range(figures: dict[str, float] | None) -> str:
+    if figures is None:
+        return UNKNOWN
+    if not any(figures.values()):
+        return "0"
+    return " – ".join(f"{value:.3g}" for value in figures.values())

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.evaluate import summarise
 from pipeline.flags import fit_flags
+from pipeline.forecast_kept import compared
 from pipeline.refinements import refinements, times_text
 from pipeline.report.collect_render import collect_render
 from pipeline.report.curves import recorded_losses, training_curves
@@ -67,6 +68,7 @@ def collect(store: Store, views: ViewsStore, status: Statuses, planes: PlanesSto
         render=collect_render(store, views, status, runs, n_bytes),
         failures=collect_failures(views, status, planes),
         runs=runs,
+        forecasts=compared(store, runs),
         parts=[
             StoredPart("views, RGBA", n_bytes, int((status == Status.OK).sum())),
             *_pass_parts(store),

@@ -73,6 +73,29 @@ class StageRun:
 
 
 @dataclass(frozen=True)
+class StageForecast:
+    """One stage as it was forecast and as it was; None for what was not measured or recorded.
+
+    Attributes:
+        stage: its name.
+        wall_s: likely seconds, with the workers of the forecast.
+        cpu_s: low, likely and high processor seconds.
+        stored_bytes: bytes of views without passes, of shared components, of planes.
+        actual_wall_s: of all runs of the stage.
+        actual_cpu_s: of all shards, as far as their last attempts lived.
+        actual_bytes: of the shards that were written.
+    """
+
+    stage: str
+    wall_s: float | None
+    cpu_s: tuple[float, float, float] | None
+    stored_bytes: int | None
+    actual_wall_s: float
+    actual_cpu_s: float | None
+    actual_bytes: int | None
+
+
+@dataclass(frozen=True)
 class Curve:
     """One recorded quantity of the training over its steps, without gaps or values that are not finite.
 
@@ -153,6 +176,7 @@ class Findings:
     objects: Sequence[ObjectRecord] = ()
     flags: Sequence[Flag] = ()
     summary: Mapping[str, Any] = field(default_factory=dict)
+    forecasts: Sequence[StageForecast] = ()
 
     def of_regime(self, regime: int) -> list[ObjectRecord]:
         """The objects of one regime, in the plan's order."""

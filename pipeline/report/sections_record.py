@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from pipeline.report.markup import Child, Html, el, join
 from pipeline.report.parts import description_list, section, table
-from pipeline.report.records import Findings, StageRun
+from pipeline.report.records import Findings, StageForecast, StageRun
 from pipeline.report.wording import MISSING, count, duration, size
 
 _STAGE_ORDER: Final = ("render", "train-shared", "fit-objects", "evaluate", "report")
@@ -51,9 +51,33 @@ def cost(findings: Findings) -> Html:
         ]
         rows.append(["total", "", size(sum(part.n_bytes for part in findings.parts)), "", ""])
         content.append(table(["Stored", "", "Bytes", "Objects", "Per object"], rows, "bars with-total"))
+    if findings.forecasts:
+        content.append(_forecast_table(findings.forecasts))
     return section(
         "cost", "Time and bytes", note, *(content or [el("p", "Nothing recorded.", class_="empty")])
     )
+
+
+def _forecast_table(forecasts: Sequence[StageForecast]) -> Html:
+    """What `fpipe plan --save` said, and what all runs of a stage took, also those of other fits."""
+    rows = []
+    for one in forecasts:
+        low, likely, high = one.cpu_s or (None, None, None)
+        between = f"{duration(low)} to {duration(high)}" if one.cpu_s else MISSING
+        rows.append(
+            [
+                one.stage,
+                *(duration(likely), between, duration(one.actual_cpu_s), _share(one.actual_cpu_s, likely)),
+                *(duration(one.wall_s), duration(one.actual_wall_s)),
+                *(size(one.stored_bytes), size(one.actual_bytes)),
+            ]
+        )
+    header = ["Forecast", "CPU time", "range", "was", "of it", "Wall time", "was", "Bytes", "were"]
+    return table(header, rows)
+
+
+def _share(actual: float | None, forecast: float | None) -> str:
+    return f"{100 * actual / forecast:.0f} %" if actual is not None and forecast else MISSING
 
 
 def use(findings: Findings, example: str) -> Html:

@@ -169,6 +169,7 @@ def train_rank(
         StoreMismatchError: it was interrupted with another number of ranks, or objects.
         TrainingDivergedError: the loss or a parameter is not finite any more.
     """
+    cpu_began = time.process_time()
     torch.set_num_threads(resources.threads)
     store, config = Store(root_url), TrainConfig.model_validate(train)
     plan = read_plan(store)
@@ -199,6 +200,7 @@ def train_rank(
         "objects": trainer.n_objects,
         "resumed_after_step": resumed,
         "scratch_file_bytes": arrays.file_bytes,
+        "cpu_seconds": round(time.process_time() - cpu_began, 3),  # of this rank since it was last resumed
     }
     if rank == 0:
         assert codes is not None
