@@ -1,8 +1,8 @@
 """Says before anything runs what a dataset will hold and cost: views, bytes, requests, hours, money.
 
 What an object costs comes from doing a little of every stage on a few objects (`pipeline.calibration`).
-Limits: objects vary, which the ranges say; meshes that are fetched over a network are not counted, nor is
-the report, which takes about as long for 40 objects as for 10⁵.
+Limits: objects vary, which the ranges say; meshes that are fetched over a network are not counted, nor is the
+report.
 """
 
 from __future__ import annotations
