@@ -28,9 +28,10 @@ def status_text(found: dict[str, Any]) -> str:
         lines += _doing(name, doing, [stage for stage, _ in stages])
     for run in found["silent"]:
         shards = f" with shards {_numbers(run['shards'])}" if run["shards"] else ""
+        silence = f"has given no sign of life for {duration_text(run['silent_s'])}"
         lines.append(
-            f"{run['stage']}: a run on {run['host']} (process {run['pid']}) has given no sign of life for"
-            f" {duration_text(run['silent_s'])}{shards}: what it had is done by whoever runs next"
+            f"{run['stage']}: a run on {run['host']} (process {run['pid']}) "
+            f"{'was killed' if run['dead'] else silence}{shards}: what it had is done by whoever runs next"
         )
     lines += _failures(found)
     if found["changed_by"]:

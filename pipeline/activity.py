@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline.run import LIVE
 from storage import layout
+from storage.local_files import process_is_dead
 from storage.store import Store
 
 MAX_RUNS = 1000
@@ -41,9 +42,14 @@ class LiveRun:
     silent_s: float
 
     @property
+    def is_dead(self) -> bool:
+        """Whether its process has ended without a word, as far as this machine can see that."""
+        return process_is_dead(str(self.values.get("process", ""))) is True
+
+    @property
     def is_silent(self) -> bool:
         """Whether it gives no sign of life: killed, or cut off from the store."""
-        return self.silent_s > SILENT_BEATS * float(self.values["beat_s"])
+        return self.silent_s > SILENT_BEATS * float(self.values["beat_s"]) or self.is_dead
 
     @property
     def name(self) -> str:

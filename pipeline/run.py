@@ -25,6 +25,7 @@ from pipeline.progress import Progress
 from pipeline.provenance import git_revision, hardware, versions
 from storage.errors import FpipeError
 from storage.layout import run_folder
+from storage.local_files import process_tag
 from storage.redaction import redacted
 from storage.store import Store
 
@@ -105,6 +106,7 @@ class Run:
             "state": state,
             "host": platform.node(),
             "pid": os.getpid(),
+            "process": process_tag(),
             "started": self._started.isoformat(timespec="seconds"),
             "at": _iso_now(),
             "beat_s": self.beat_s,

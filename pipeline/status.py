@@ -72,6 +72,7 @@ def _silent(run: LiveRun) -> dict[str, Any]:
         "host": values["host"],
         "pid": values["pid"],
         "silent_s": round(run.silent_s, 1),
+        "dead": run.is_dead,
         "shards": [shard["shard"] for shard in values["running"]],
     }
 
