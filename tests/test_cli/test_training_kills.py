@@ -76,7 +76,7 @@ def summary(store: Store) -> dict[str, Any]:
 
 @pytest.mark.bpy
 def test_killed_on_s3_and_resumed_is_the_undisturbed_training(
-    s3: AsyncFileSystem, server: dict[str, str], rendered: Path, tmp_path: Path
+    s3: AsyncFileSystem, s3_environment: dict[str, str], rendered: Path, tmp_path: Path
 ) -> None:
     near, far = tmp_path / "near", f"{BUCKET}/dataset"
     shutil.copytree(rendered, near)
@@ -86,12 +86,12 @@ def test_killed_on_s3_and_resumed_is_the_undisturbed_training(
     assert done.code == 0, done.err
 
     pattern = f"{far}/runs/train-shared/*/checkpoint-rank0-*.json"
-    with start("train-shared", far, *options, **server) as driver:
+    with start("train-shared", far, *options, **s3_environment) as driver:
         wait_for(lambda: s3.glob(pattern), driver)
         os.killpg(driver.pid, signal.SIGKILL)
     assert not s3.glob(f"{far}/runs/train-shared/*/result.json"), "killed in the middle"
     steps = [json.loads(s3.cat_file(path))["step"] for path in s3.glob(pattern)]
-    done = fpipe("train-shared", far, *options, **server)
+    done = fpipe("train-shared", far, *options, **s3_environment)
     assert done.code == 0, done.err
     expected, found = summary(Store(near)), summary(Store(far))
     assert found["resumed_after_step"] in steps  # the older one if the kill hit the newest one's writing
