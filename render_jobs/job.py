@@ -33,7 +33,7 @@ from render_jobs.sources.mesh_cache import MeshCache
 from render_jobs.worker import BlenderWorker, RenderFailure
 from storage.errors import EnvironmentProblem, FpipeError, TransientError
 from storage.plan import Plan
-from storage.records import Failure, ObjectViews, PlanRow, Status
+from storage.records import Failure, ObjectViews, PlanRow
 from storage.redaction import redact
 from storage.store import Store
 from storage.views import ViewsStore
@@ -74,12 +74,12 @@ def render_shard(
     store = Store(root_url)
     views = ViewsStore.open(store)
     rows = views.object_rows(shard)
-    if views.is_done(shard) or _publish_committed(views, shard):
+    if views.is_done(shard) or views.publish_committed(shard):
         return {
             "shard": shard,
             "attempt": views.sidecar(shard).attempt,
             "skipped": True,
-            **_counts(views, shard),
+            **views.counts(shard),
         }
     started = time.monotonic()
     attempt = f"{attempt}-{secrets.token_hex(4)}"
@@ -92,22 +92,8 @@ def render_shard(
         seconds = time.monotonic() - started
         info = {"seconds": seconds, "render_s": render_s, "host": socket.gethostname()}
         commit = outputs.commit(info)
-    summary = {"shard": shard, "attempt": commit.attempt, "skipped": False, **_counts(views, shard)}
+    summary = {"shard": shard, "attempt": commit.attempt, "skipped": False, **views.counts(shard)}
     return {**summary, "seconds": seconds, "render_s": render_s, "n_bytes": commit.n_bytes}
-
-
-def _publish_committed(views: ViewsStore, shard: int) -> bool:
-    try:
-        views.publish(shard)
-    except FileNotFoundError:
-        return False
-    LOGGER.info("shard %d was committed already; published again", shard)
-    return True
-
-
-def _counts(views: ViewsStore, shard: int) -> dict[str, int]:
-    status = views.sidecar(shard).status
-    return {"n_ok": int((status == Status.OK).sum()), "n_failed": int((status == Status.FAILED).sum())}
 
 
 class ObjectRenderer:

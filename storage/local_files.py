@@ -133,7 +133,7 @@ class LocalFiles:
             return []
         return sorted(name for name in names if name != TEMP_FOLDER)
 
-    def sizes(self, prefix: str) -> dict[str, int]:
+    def file_sizes(self, prefix: str) -> dict[str, int]:
         """Return name -> bytes of the files directly below `prefix`."""
         found = {}
         with (

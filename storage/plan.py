@@ -150,10 +150,6 @@ class Plan:
         size = self.header.objects_per_views_shard
         return sum(map(len, shards_with_objects(self, size, self.n_rows)))
 
-    def views_shard_rows(self, shard: int) -> range:
-        """Return the rows of one shard of `views.zarr`; raises UsageError beyond the last."""
-        return planned_shard_rows(self, self.header.objects_per_views_shard, self.n_rows, shard)
-
     def refreshed(self) -> Plan:
         """Return the plan as it is stored now: this one, when nothing was appended to it."""
         appended = _read_appended(self._store, known=self._documents[1:])

@@ -140,7 +140,7 @@ class RemoteFiles:
         """Return the sorted names directly below `prefix`."""
         return sorted({entry.name for entry in self._entries(prefix)})
 
-    def sizes(self, prefix: str) -> dict[str, int]:
+    def file_sizes(self, prefix: str) -> dict[str, int]:
         """Return name -> bytes of the objects directly below `prefix`."""
         return {entry.name: entry.size for entry in self._entries(prefix) if not entry.is_folder}
 

@@ -11,6 +11,7 @@ StaleSnapshotError; derived arrays of shards that are being replaced are read fr
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
@@ -47,6 +48,8 @@ from .summary import Summary, known_status, usable_summary
 
 if TYPE_CHECKING:  # it builds what is defined here
     from .builder import ShardBuilder
+
+LOGGER = logging.getLogger(__name__)
 
 CACHED_TAILS = 64
 CHUNKS_AT_A_TIME = 1024  # of derived arrays: small, and their reads wait together
@@ -135,7 +138,7 @@ class ShardedStore:
         """Return the bytes of all committed shard files, from one listing."""
         folder = self.spec.shard_key(0).rpartition("/")[0]
         files = {self.spec.shard_key(shard).rpartition("/")[2] for shard in range(self.n_shards)}
-        return sum(size for name, size in self.store.sizes(folder).items() if name in files)
+        return sum(size for name, size in self.store.file_sizes(folder).items() if name in files)
 
     def sidecar(self, shard: int) -> Sidecar:
         """Return the sidecar of a committed shard; raises FileNotFoundError when there is none."""
@@ -225,14 +228,19 @@ class ShardedStore:
                 return
         raise TransientError(f"{self.marker_key(shard)}: could not be published, others changed it meanwhile")
 
-    def publish_committed(self) -> list[int]:
-        """Publish all shards whose file exists without a marker; returns them."""
-        found = []
-        for shard in self.shards_left():
-            if self.store.exists(self.spec.shard_key(shard)):
-                self.publish(shard)
-                found.append(shard)
-        return found
+    def publish_committed(self, shard: int) -> bool:
+        """Publish a shard if its file exists, where only the marker is missing; says whether it did."""
+        try:
+            self.publish(shard)
+        except FileNotFoundError:
+            return False
+        LOGGER.info("%s: shard %d was committed already; published again", self.spec.group, shard)
+        return True
+
+    def counts(self, shard: int) -> dict[str, int]:
+        """Return n_ok and n_failed, the numbers of objects with data and without, of a committed shard."""
+        status = self.sidecar(shard).status
+        return {"n_ok": int((status == Status.OK).sum()), "n_failed": int((status == Status.FAILED).sum())}
 
     def is_done(self, shard: int) -> bool:
         """Say whether one shard is committed and published; one request, where `done` lists all markers."""

@@ -50,7 +50,7 @@ class Files(Protocol):
     def list(self, prefix: str) -> list[str]:
         """Return the sorted names directly below `prefix`."""
 
-    def sizes(self, prefix: str) -> dict[str, int]:
+    def file_sizes(self, prefix: str) -> dict[str, int]:
         """Return name -> bytes of the objects directly below `prefix`."""
 
     def settle(self) -> Conditions:
@@ -218,9 +218,9 @@ class Store:
         """Return the sorted names (files and folders) directly below `prefix`; [] if there are none."""
         return self._files.list(prefix)
 
-    def sizes(self, prefix: str) -> dict[str, int]:
+    def file_sizes(self, prefix: str) -> dict[str, int]:
         """Return name -> bytes of the objects directly below `prefix`, from one listing."""
-        return self._files.sizes(prefix)
+        return self._files.file_sizes(prefix)
 
     def settle(self) -> Conditions:
         """Return which conditional writes this place honours (see `conditions`).

@@ -64,9 +64,9 @@ def fit_shard(
     store = Store(root_url)
     planes, views = PlanesStore.open(store, fit_name), ViewsStore.open(store)
     rows = planes.object_rows(shard)
-    if planes.is_done(shard) or _publish_committed(planes, shard):
+    if planes.is_done(shard) or planes.publish_committed(shard):
         attempt = planes.sidecar(shard).attempt
-        return {"shard": shard, "attempt": attempt, "skipped": True, **_counts(planes, shard)}
+        return {"shard": shard, "attempt": attempt, "skipped": True, **planes.counts(shard)}
     _require_views(views, rows)
     started = time.monotonic()
     worker = ShardFitter.of_fit(store, planes, resources)
@@ -74,23 +74,9 @@ def fit_shard(
         figures = worker.add(builder, views, rows)
         seconds = time.monotonic() - started
         commit = builder.commit({"seconds": seconds, **worker.circumstances()})
-    summary = {"shard": shard, "attempt": commit.attempt, "skipped": False, **_counts(planes, shard)}
+    summary = {"shard": shard, "attempt": commit.attempt, "skipped": False, **planes.counts(shard)}
     psnr = float(np.nanmean(figures)) if np.isfinite(figures).any() else None
     return {**summary, "seconds": seconds, "psnr_db": psnr, "n_bytes": commit.n_bytes}
-
-
-def _publish_committed(planes: PlanesStore, shard: int) -> bool:
-    try:
-        planes.publish(shard)
-    except FileNotFoundError:
-        return False
-    LOGGER.info("fit shard %d was committed already; published again", shard)
-    return True
-
-
-def _counts(planes: PlanesStore, shard: int) -> dict[str, int]:
-    status = planes.sidecar(shard).status
-    return {"n_ok": int((status == Status.OK).sum()), "n_failed": int((status == Status.FAILED).sum())}
 
 
 def _require_views(views: ViewsStore, rows: Sequence[int]) -> None:

@@ -14,13 +14,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 import re
-import threading
 from collections import Counter
 from xml.sax.saxutils import escape
 
 from aiohttp import web
+
+from tests.chaos.running import end_with_stdin
 
 MAX_BODY_BYTES = 1 << 31
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
@@ -127,16 +127,10 @@ async def _serve() -> None:
     await web.TCPSite(runner, "127.0.0.1", 0, backlog=512).start()
     host, port = runner.addresses[0][:2]
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
-    threading.Thread(target=_await_stdin, args=(loop, ended), daemon=True).start()
+    end_with_stdin(loop, ended)
     print(json.dumps({"url": f"http://{host}:{port}"}), flush=True)  # noqa: T201
     await ended.wait()
     await runner.cleanup()
-
-
-def _await_stdin(loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
-    while os.read(0, 1 << 16):  # not sys.stdin: a thread inside it breaks the interpreter's exit
-        pass
-    loop.call_soon_threadsafe(ended.set)
 
 
 if __name__ == "__main__":

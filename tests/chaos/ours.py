@@ -89,7 +89,7 @@ class OurStore:
 
     def commit(self, shard: int, attempt: str, log: Logbook, fate: Fate, is_late: bool) -> None:
         planes = PlanesStore.open(self.store, FIT)
-        if not is_late and (shard in planes.done() or _publish_committed(planes, shard)):
+        if not is_late and (shard in planes.done() or planes.publish_committed(shard)):
             log("skipped", shard=shard)
             return
         with planes.builder(shard, attempt) as builder:
@@ -229,15 +229,6 @@ class _OurReader:
                 same = np.array_equal(coefficients[record.row], expected.coefficients)
                 if not same or metrics[record.row] != np.float32(expected.metrics[METRIC]):
                     raise BadReadError(f"row {record.row}: columns are not what {record.info[LABEL]} made")
-
-
-def _publish_committed(planes: PlanesStore, shard: int) -> bool:
-    """As `pipeline.fit.job` does, which would import torch."""
-    try:
-        planes.publish(shard)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _fill(builder: Any, row: int, attempt: str, is_first: bool) -> str:

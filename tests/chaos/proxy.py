@@ -15,11 +15,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import signal
 import socket
 import struct
-import threading
 from collections import Counter
 from typing import Any
 
@@ -29,7 +27,7 @@ from aiohttp import web
 
 from tests.chaos import faults as kinds
 from tests.chaos.faults import Dice, Faults, parse_rates
-from tests.chaos.running import CONTROL
+from tests.chaos.running import CONTROL, end_with_stdin
 
 MAX_BODY_BYTES = 1 << 31
 _HOP_BY_HOP = {
@@ -224,16 +222,10 @@ async def _serve(arguments: argparse.Namespace) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ended.set)
     if arguments.until_stdin_ends:
-        threading.Thread(target=_await_stdin, args=(loop, ended), daemon=True).start()
+        end_with_stdin(loop, ended)
     print(json.dumps({"url": f"http://{host}:{port}", "faults": faults.as_json()}), flush=True)  # noqa: T201
     await ended.wait()
     await runner.cleanup()
-
-
-def _await_stdin(loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
-    while os.read(0, 1 << 16):  # not sys.stdin: a thread inside it breaks the interpreter's exit
-        pass
-    loop.call_soon_threadsafe(ended.set)
 
 
 def main() -> None:

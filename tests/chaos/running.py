@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +58,17 @@ def running_proxy(upstream: str, faults: Faults | None = None) -> Iterator[Runni
     command = [sys.executable, "-m", "tests.chaos.proxy", "--upstream", upstream, "--until-stdin-ends"]
     with running_server([*command, "--json", json.dumps((faults or Faults()).as_json())]) as url:
         yield RunningProxy(url)
+
+
+def end_with_stdin(loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
+    """In a server that `running_server` runs: set the event when standard input ends, from a thread."""
+
+    def wait() -> None:
+        while os.read(0, 1 << 16):  # not sys.stdin: a thread inside it breaks the interpreter's exit
+            pass
+        loop.call_soon_threadsafe(ended.set)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextmanager
