@@ -71,7 +71,7 @@ def _place(backend: str, kind: str, seed: int, folder: Path) -> Iterator[tuple[S
     logs.mkdir()
     common: dict[str, Any] = {"kind": kind, "folder": logs, "seed": seed, "lease_s": LEASE_S[backend]}
     if backend == "local":
-        yield Setting(url=str(folder / "data"), n_shards=0, doom=0.05, doom_within_s=0.03, **common), None
+        yield Setting(url=str(folder / "data"), n_shards=0, doom=0.1, doom_within_s=0.03, **common), None
         return
     with ExitStack() as stack:
         upstream = stack.enter_context(running_moto())

@@ -37,7 +37,8 @@ class Fate:
     def tempt(self) -> None:
         """Say that a write begins now."""
         if self.rng.random() < self.probability:
-            delay = self.rng.random() * self.within_s
+            # Mostly soon: on a quick disk a write is over in milliseconds, on a busy one it takes far longer.
+            delay = self.rng.random() ** 3 * self.within_s
             timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL))
             timer.daemon = True
             timer.start()
