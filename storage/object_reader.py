@@ -109,7 +109,7 @@ class ObjectReader:
         """Raise why a row could not be read: StaleSnapshotError where a replacement explains it."""
         if isinstance(failure, FileNotFoundError):
             raise self._damaged(row, "the file is missing") from failure
-        self._group.raise_if_replaced(row // self._per_shard, table.attempt)
+        self._group.snapshot.raise_if_replaced(row // self._per_shard, table.attempt)
         if isinstance(failure, EOFError):
             raise self._damaged(row, "the file is shorter than its index says") from failure
         raise failure
@@ -137,7 +137,9 @@ class ObjectReader:
     def _loaded_tables_of(self, rows: list[int]) -> list[ShardTable]:
         """Return the table of each row's shard, after reading those that are missing at the same time."""
         found = {shard: self._tables.get(shard) for shard in {row // self._per_shard for row in rows}}
-        for shard, tail in self._group.read_tails([s for s, table in found.items() if table is None]).items():
+        for shard, tail in self._group.snapshot.read_tails(
+            [s for s, table in found.items() if table is None]
+        ).items():
             found[shard] = loaded = self._table(tail)
             self._tables.add(shard, loaded)
         tables = []

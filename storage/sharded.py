@@ -4,45 +4,30 @@ A shard file is committed once, by one create-only write. Its sidecar is the tru
 chunk per shard) are caches of the sidecar, written after the commit; the marker `done/<shard>` comes last.
 A shard with a file but without a marker only needs `publish`.
 
-A store object reads one snapshot: it begins with the first read, and `refresh()` begins the next one, with
-the objects that were appended since. Files of replacements that began later (see `journal`) raise
-StaleSnapshotError; derived arrays of shards that are being replaced are read from their sidecars.
+A store object reads one snapshot (see `snapshot`): it begins with the first read, and `refresh()` begins the
+next one, with the objects that were appended since. Derived arrays of shards that are being replaced are
+read from their sidecars.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import ArraySpec, chunk_checksum, decode_chunk, encoded_bytes
-from .errors import (
-    FpipeError,
-    IntegrityError,
-    ObjectUnavailableError,
-    StaleSnapshotError,
-    TransientError,
-)
+from .arrays import ArraySpec, chunk_checksum, decode_chunk
+from .derived import fill_rows
+from .errors import FpipeError, IntegrityError, ObjectUnavailableError, TransientError
 from .group import STATUS, GroupSpec
-from .journal import Journal, read_journal
-from .parallel import in_parts
+from .journal import Journal
 from .plan import Plan, planned_shard_rows, shard_count, shards_with_objects
-from .publication import derived_key, marker_key, published_files, published_keys, sidecar_values
+from .publication import marker_key, published_files, published_keys
 from .records import Failure, Status
-from .shards import (
-    TAIL_BYTES,
-    ObjectRecord,
-    ShardTail,
-    Sidecar,
-    TailTooShort,
-    read_shard_tail,
-    unpack_tail,
-)
+from .shards import ObjectRecord, ShardTail, Sidecar
+from .snapshot import Snapshot
 from .store import Store
 from .summary import Summary, known_status, usable_summary
 
@@ -51,11 +36,7 @@ if TYPE_CHECKING:  # it builds what is defined here
 
 LOGGER = logging.getLogger(__name__)
 
-CACHED_TAILS = 64
-CHUNKS_AT_A_TIME = 1024  # of derived arrays: small, and their reads wait together
 PUBLISH_ATTEMPTS = 5
-
-_MEND = "refresh() and read again"
 
 
 class ShardedStore:
@@ -71,13 +52,7 @@ class ShardedStore:
         self.store = store
         self.plan = plan
         self.spec = spec
-        self._tails: OrderedDict[int, ShardTail] = OrderedDict()
-        self._attempts: dict[int, str] = {}  # of all shards that this snapshot has read
-        self._journal: Journal | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Another process gets the same snapshot, and reads sidecars itself."""
-        return {**self.__dict__, "_tails": OrderedDict()}
+        self.snapshot = Snapshot(store, spec)
 
     @property
     def n_shards(self) -> int:
@@ -145,57 +120,19 @@ class ShardedStore:
         return self.tail(shard).sidecar
 
     def tail(self, shard: int) -> ShardTail:
-        """Return sidecar and index of a committed shard, cached.
-
-        Raises:
-            FileNotFoundError: there is none.
-            StaleSnapshotError: the shard was replaced since this snapshot began.
-        """
-        journal = self.journal()  # before the file, or a later one would pass
-        tail = self._tails.get(shard)
-        if tail is None:
-            tail = self._read_tail(shard)
-            self._require_same(journal, tail.sidecar)
-            self._tails[shard] = tail
-        with suppress(KeyError):  # another thread may have dropped it
-            self._tails.move_to_end(shard)
-            while len(self._tails) > CACHED_TAILS:
-                self._tails.popitem(last=False)
-        return tail
-
-    def read_tails(self, shards: Sequence[int]) -> dict[int, ShardTail]:
-        """Read the tails of committed shards at the same time; those that are not there are left out.
-
-        Raises:
-            StaleSnapshotError: a shard was replaced since this snapshot began.
-            IntegrityError: a tail is damaged.
-        """
-        journal = self.journal()  # before the files, or a later one would pass
-        found = {}
-        keys = [self.spec.shard_key(shard) for shard in shards]
-        for shard, data in zip(shards, self.store.read_tails(keys, TAIL_BYTES), strict=True):
-            if isinstance(data, FileNotFoundError):
-                continue
-            if isinstance(data, Exception):
-                raise data
-            found[shard] = self._checked_tail(shard, data)
-            self._require_same(journal, found[shard].sidecar)
-        return found
+        """Return sidecar and index of a committed shard, see `Snapshot.tail`."""
+        return self.snapshot.tail(shard)
 
     def journal(self) -> Journal:
         """Return what this snapshot knows about replacements."""
-        if self._journal is None:
-            self._journal = read_journal(self.store, self.spec.group)
-        return self._journal
+        return self.snapshot.journal()
 
     def refresh(self) -> None:
         """Begin a new snapshot: forget sidecars and what is known about replacements, look for new rows."""
         plan = self.plan.refreshed()
         if plan is not self.plan:
             self.plan, self.spec = plan, self._spec_of(plan)
-        self._journal = None
-        self._attempts.clear()
-        self._tails.clear()
+        self.snapshot = Snapshot(self.store, self.spec)
 
     def _spec_of(self, plan: Plan) -> GroupSpec:
         """Describe this group with the rows of another state of the plan."""
@@ -218,12 +155,12 @@ class ShardedStore:
             TransientError: the store kept failing, or others publish the shard all the time.
         """
         if not overwrite:
-            for key, data in published_files(self.spec, self._read_tail(shard).sidecar).items():
+            for key, data in published_files(self.spec, self.snapshot.current_tail(shard).sidecar).items():
                 self.store.create(key, data)
             return
         for _ in range(PUBLISH_ATTEMPTS):
             versions = {key: self.store.known_version(key) for key in published_keys(self.spec, shard)}
-            files = published_files(self.spec, self._read_tail(shard).sidecar)
+            files = published_files(self.spec, self.snapshot.current_tail(shard).sidecar)
             if all(self.store.exchange(key, data, versions[key]) for key, data in files.items()):
                 return
         raise TransientError(f"{self.marker_key(shard)}: could not be published, others changed it meanwhile")
@@ -270,7 +207,7 @@ class ShardedStore:
             rows, states = known_status(self, summary, known)
             values[rows] = states
             shards &= ~known
-        self._fill(values, spec, np.flatnonzero(shards).tolist())
+        fill_rows(self, values, spec, np.flatnonzero(shards).tolist())
         return values
 
     def derived(self, name: str) -> NDArray[Any]:
@@ -282,39 +219,8 @@ class ShardedStore:
         """
         spec = self.spec.derived_spec(name)
         values = spec.filled(self.spec.n_objects)
-        self._fill(values, spec, sorted(self.done()))
+        fill_rows(self, values, spec, sorted(self.done()))
         return values
-
-    def _fill(self, values: NDArray[Any], spec: ArraySpec, shards: Sequence[int]) -> None:
-        """Put a derived array's values of some shards where they belong."""
-        journal = self.journal()
-        for shard in journal.open.intersection(shards):
-            rows = self.shard_rows(shard)
-            values[rows.start : rows.stop] = sidecar_values(self.sidecar(shard), spec)
-        sound = [shard for shard in shards if shard not in journal.open]
-        for part in in_parts(sound, CHUNKS_AT_A_TIME):
-            for shard, known in self._derived_chunks(spec, part).items():
-                start = shard * self.spec.objects_per_shard
-                values[start : start + len(known)] = known[: len(values) - start]
-        if read_journal(self.store, self.spec.group).generation != journal.generation:
-            raise StaleSnapshotError(f"{self.spec.group}: shards are being replaced; {_MEND}")
-
-    def derived_chunk(self, spec: ArraySpec, shard: int) -> NDArray[Any]:
-        """Return one stored chunk of a derived array."""
-        return self._derived_chunks(spec, [shard])[shard]
-
-    def _derived_chunks(self, spec: ArraySpec, shards: Sequence[int]) -> dict[int, NDArray[Any]]:
-        """Return stored chunks of a derived array, read at the same time."""
-        keys = [derived_key(self.spec, spec, shard) for shard in shards]
-        n_bytes = encoded_bytes(spec) + 1  # one more, or bytes before the chunk would go unnoticed
-        found = {}
-        for shard, key, data in zip(shards, keys, self.store.read_tails(keys, n_bytes), strict=True):
-            if isinstance(data, FileNotFoundError):
-                raise IntegrityError(f"{key}: missing although shard {shard} is done", key=key) from data
-            if isinstance(data, Exception):
-                raise data
-            found[shard] = decode_chunk(data, spec, key)
-        return found
 
     def failures(self) -> list[tuple[int, str, Failure]]:
         """Return (row, object id, failure) of every failed object of the done shards, in row order."""
@@ -401,7 +307,7 @@ class ShardedStore:
                 for part, number in zip(parts, numbers, strict=True)
             ]
         except IntegrityError:
-            self.raise_if_replaced(shard, self.sidecar(shard).attempt)
+            self.snapshot.raise_if_replaced(shard, self.sidecar(shard).attempt)
             raise
 
     def statistics(self, shard: int) -> bytes | None:
@@ -419,7 +325,7 @@ class ShardedStore:
         try:
             return block.checked(data, self.spec.shard_key(shard))
         except IntegrityError:
-            self.raise_if_replaced(shard, self.sidecar(shard).attempt)
+            self.snapshot.raise_if_replaced(shard, self.sidecar(shard).attempt)
             raise
 
     def marker_key(self, shard: int) -> str:
@@ -432,44 +338,8 @@ class ShardedStore:
         except FpipeError:
             raise
         except OSError:  # a server may refuse a range beyond the end of a shorter replacement
-            self.raise_if_replaced(shard, self.sidecar(shard).attempt)
+            self.snapshot.raise_if_replaced(shard, self.sidecar(shard).attempt)
             raise
-
-    def _require_same(self, journal: Journal, sidecar: Sidecar) -> None:
-        """Raise StaleSnapshotError unless a file belongs to the snapshot that began with this journal."""
-        first = self._attempts.setdefault(sidecar.shard, sidecar.attempt)
-        if sidecar.generation > journal.generation or sidecar.attempt != first:
-            raise StaleSnapshotError(
-                f"{self.spec.shard_key(sidecar.shard)}: replaced since this snapshot began; {_MEND}"
-            )
-
-    def _read_tail(self, shard: int) -> ShardTail:
-        key = self.spec.shard_key(shard)
-        return self._of_this_group(key, shard, read_shard_tail(self.store, key, self.spec.chunks_per_shard))
-
-    def _checked_tail(self, shard: int, data: bytes) -> ShardTail:
-        """Decode the end of a shard file that was read already; reads more where that is too little."""
-        key = self.spec.shard_key(shard)
-        try:
-            tail = unpack_tail(data, self.spec.chunks_per_shard, key)
-        except TailTooShort as short:
-            tail = read_shard_tail(self.store, key, self.spec.chunks_per_shard, short.needed)
-        return self._of_this_group(key, shard, tail)
-
-    def _of_this_group(self, key: str, shard: int, tail: ShardTail) -> ShardTail:
-        found = (tail.sidecar.kind, tail.sidecar.shard, tail.sidecar.config_hash)
-        expected = (self.spec.kind, shard, self.spec.config_hash)
-        if found != expected:
-            raise IntegrityError(
-                f"{key}: is {found}, but should be {expected}: from another dataset?", key=key
-            )
-        return tail
-
-    def raise_if_replaced(self, shard: int, attempt: str) -> None:
-        """Raise StaleSnapshotError if a shard is no longer what this attempt wrote."""
-        if self._read_tail(shard).sidecar.attempt != attempt:
-            key = self.spec.shard_key(shard)
-            raise StaleSnapshotError(f"{key}: replaced while it was read; {_MEND}")
 
 
 def _decode(data: bytes, spec: ArraySpec, key: str, record: ObjectRecord, number: int) -> NDArray[Any]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from . import layout
 from .arrays import chunk_checksum, decode_chunk
+from .derived import read_chunks
 from .documents import parse_document
 from .errors import FpipeError, IntegrityError, SchemaError, StaleSnapshotError
 from .layout import zarr_chunk
@@ -192,7 +193,7 @@ class _ShardCheck:
             key = zarr_chunk(self.group.spec.group, spec.name, self.shard, len(spec.shape))
             truth = sidecar_values(tail.sidecar, spec)
             try:
-                stored = self.group.derived_chunk(spec, self.shard)[: len(truth)]
+                stored = read_chunks(self.group, spec, [self.shard])[self.shard][: len(truth)]
             except IntegrityError as error:
                 yield self.problem(key, problem_of(error, key).message, "rebuild")
                 continue

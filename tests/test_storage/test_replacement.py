@@ -202,7 +202,7 @@ def test_an_evicted_sidecar_does_not_come_back_as_another_one(store: Store) -> N
         reader = ViewsStore.open(store)
         assert reader.status()[FAILED_ROW] == Status.FAILED, "read from the sidecar"
         mend(views, "second", current)
-        reader._tails.clear()
+        reader.snapshot._tails.clear()
         with pytest.raises(StaleSnapshotError):
             reader.read(2)
         late = ViewsStore.open(store)
@@ -318,9 +318,9 @@ def test_a_lost_answer_counts_as_done(store: Store, monkeypatch: pytest.MonkeyPa
 def test_a_publisher_that_stalled_undoes_nothing(store: Store) -> None:
     """One that read the first sidecar and wakes up after the replacement only adds what is missing."""
     late = ViewsStore.open(store)
-    first = late._read_tail(1)
+    first = late.snapshot.current_tail(1)
     mend_in_a_round(store, "views")
-    late._read_tail = lambda shard: first  # type: ignore[method-assign]
+    late.snapshot.current_tail = lambda shard: first  # type: ignore[method-assign]
     late.publish(1)
     assert verify(store, full=True) == []
 
