@@ -33,7 +33,8 @@ import numpy as np
 import s3fs
 
 from tests.benchmarks.bars import Panel, save_bars
-from tests.benchmarks.store_backends import WAYS, Data
+from tests.benchmarks.store_backends import WAYS
+from tests.benchmarks.store_data import Data
 from tests.chaos.running import CREDENTIALS, running_moto, running_proxy, running_server
 
 BATCH, BATCHES = 32, 4  # objects of a batch, batches of a round
