@@ -11,8 +11,7 @@ import torch
 from pipeline.fit.settings import FitSettings
 from pipeline.model.kernel_choice import Kernel
 from pipeline.model.shared import SharedComponents
-from pipeline.train.autoencoder import AutoencoderRecipe
-from pipeline.train.settings import JointSettings
+from pipeline.train.settings import AutoencoderRecipe, JointSettings
 
 MEMORY_SHARE = 0.8
 """Of a device's memory that a batch is planned for."""

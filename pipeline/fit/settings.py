@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.fit.pace import Stopping
-from pipeline.train.row_adam import BETAS
-from pipeline.train.schedule import Decay, Rates
+from pipeline.train.schedule import BETAS, Decay, Rates
 
 
 @dataclass(frozen=True)

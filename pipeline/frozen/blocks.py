@@ -21,8 +21,8 @@ from pipeline.fit.batch import FitBatch
 from pipeline.fit.pace import Stopping
 from pipeline.fit.settings import FitSettings, FittedCode
 from pipeline.model.shared import SharedComponents
-from pipeline.train.row_adam import BETAS, EPSILON
-from pipeline.train.schedule import Rates
+from pipeline.train.row_adam import EPSILON
+from pipeline.train.schedule import BETAS, Rates
 from pipeline.train.training_views import TrainingViews
 
 LATENT_RATES: Final = Rates(base=1e-2, renderer=1e-2)

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipeline.model.renderer import Geometry
+from pipeline.model.geometry import Geometry
 
 
 class GeometryConfig(BaseModel):

@@ -23,7 +23,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pipeline.model.planes import Axes, rows_per_object
+from pipeline.model.geometry import Axes
+from pipeline.model.planes import rows_per_object
 from pipeline.model.shapes import Float, Int
 
 # Points of a block. Compiled for an L4 (sm_89) at F = 32, width 64 and four warps, 32 points forward and 16

@@ -16,8 +16,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pipeline.model.geometry import Axes
 from pipeline.model.mlp import mlp
-from pipeline.model.planes import Axes, rows_per_object, sample_table
+from pipeline.model.planes import rows_per_object, sample_table
 from pipeline.model.shapes import Float, Int
 from storage.errors import EnvironmentProblem
 

@@ -14,16 +14,15 @@ tests/benchmarks/bench_kernels.py compares it with ``grid_sample`` in one run.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from pipeline.model.geometry import Axes
 from pipeline.model.shapes import Float, Int
-
-Axes = Literal["xyz", "eg3d"]
 
 _SHORT_KEYS = 1 << 16  # rows that 16 bits can number: one object up to K = 145
 

@@ -6,7 +6,7 @@ is (premultiplied value, opacity); the caller puts the background latent behind 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,10 @@ from pipeline.model.compositing import (
     sample_weights,
     stratified_depths,
 )
+from pipeline.model.geometry import Axes, Geometry
 from pipeline.model.kernel_choice import Kernel, takes_fused
 from pipeline.model.mlp import mlp
-from pipeline.model.planes import Axes, plane_table, sample_table
+from pipeline.model.planes import plane_table, sample_table
 from pipeline.model.rays import ray_span, view_rays
 from pipeline.model.shapes import Float, Int
 
@@ -32,38 +33,6 @@ from pipeline.model.shapes import Float, Int
 # Mip-NeRF).
 _COLOUR_RANGE = 1.002
 _RAYS_PER_CHUNK = 8192
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Where the planes are and how rays are sampled when nothing about the object is known.
-
-    Attributes:
-        box_half: Planes span [-box_half, box_half]³, world units.
-        near: First distance along a ray, world units.
-        far: Last distance along a ray, world units.
-        clip_radius: Rays are clipped to this sphere around the origin, world units; None clips to the box
-        only.
-        axes: "xyz" or "eg3d", see `pipeline.model.planes`.
-        n_coarse: Stratified samples per ray.
-        n_fine: Importance samples per ray.
-        supersample: s; s×s rays per latent pixel.
-        sigma_scale: Factor on the density. The paper has 1; more makes thin opaque surfaces quicker to learn.
-    """
-
-    box_half: float = 0.55
-    near: float = 0.75
-    far: float = 1.85
-    clip_radius: float | None = 0.52
-    axes: Axes = "xyz"
-    n_coarse: int = 48
-    n_fine: int = 48
-    supersample: int = 1
-    sigma_scale: float = 1.0
-
-    def to_dict(self) -> dict[str, object]:
-        """Values as plain JSON types."""
-        return asdict(self)
 
 
 class Renderer(nn.Module):

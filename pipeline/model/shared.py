@@ -28,9 +28,10 @@ import torch
 from torch import Tensor
 
 from pipeline.model.autoencoder import Autoencoder, load_autoencoder
+from pipeline.model.geometry import Geometry
 from pipeline.model.identity import load_identity
 from pipeline.model.planes import fuse
-from pipeline.model.renderer import Geometry, Renderer, render_views
+from pipeline.model.renderer import Renderer, render_views
 from storage.documents import canonical_json, check_schema, dump_document, parse_unsealed, plain
 from storage.errors import IntegrityError, UsageError
 from storage.layout import shared_key

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,7 +26,8 @@ from torch.nn import functional
 from pipeline.model.autoencoder import Autoencoder
 from pipeline.model.linear_start import start_linear, supports_linear_start
 from pipeline.train.ranks import is_finite
-from pipeline.train.row_adam import BETAS
+from pipeline.train.schedule import BETAS
+from pipeline.train.settings import AutoencoderRecipe
 from pipeline.train.training_views import over_white
 from storage.errors import ConfigError
 
@@ -46,29 +46,6 @@ class ViewSource(Protocol):
 
     def __getitem__(self, rows: npt.NDArray[np.int64], /) -> npt.NDArray[np.uint8]:
         """Views [len(rows), H, W, 4]: straight-alpha sRGB RGBA."""
-
-
-@dataclass(frozen=True)
-class AutoencoderRecipe:
-    """How an autoencoder is trained.
-
-    Attributes:
-        steps: Optimiser steps in all.
-        batch_size: Crops per step.
-        learning_rate: Peak of the schedule.
-        seed: Of the batches.
-        dtype: ``float32`` or ``bfloat16``: autocast, 20 times slower on processors that only emulate it.
-        crop_px: Side of the square crops; 0 for whole views.
-        latent_noise: Standard deviation of noise on raw latents in training; the decoder learns to bear it.
-    """
-
-    steps: int = 600
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-    seed: int = 0
-    dtype: str = "float32"
-    crop_px: int = 64
-    latent_noise: float = 0.0
 
 
 class AutoencoderTrainer:

@@ -7,9 +7,8 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.model.config import GeometryConfig
-from pipeline.train.autoencoder import AutoencoderRecipe
 from pipeline.train.schedule import Decay, Rates
-from pipeline.train.settings import JointSettings
+from pipeline.train.settings import AutoencoderRecipe, JointSettings
 from storage.content import ContentConfig
 
 

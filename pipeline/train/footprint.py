@@ -20,8 +20,8 @@ import torch
 
 from pipeline.fit.settings import FitSettings
 from pipeline.model.autoencoder import Autoencoder, new_autoencoder
+from pipeline.model.geometry import Geometry
 from pipeline.model.identity import IdentityAutoencoder
-from pipeline.model.renderer import Geometry
 from pipeline.train.autoencoder import STATISTICS_VIEWS
 from pipeline.train.joint import JointTrainer
 from pipeline.train.latent_cache import ENCODE_BATCH

@@ -32,8 +32,8 @@ from pipeline.train.losses import Rendered, latent_error, paste_pixels, render_p
 from pipeline.train.object_codes import Leaves, ObjectCodes
 from pipeline.train.ranks import OtherRankError, Ranks, gather_from_all, is_finite
 from pipeline.train.ray_bank import RayBank, build_ray_bank
-from pipeline.train.row_adam import BETAS, EPSILON
-from pipeline.train.schedule import Rates
+from pipeline.train.row_adam import EPSILON
+from pipeline.train.schedule import BETAS, Rates
 from pipeline.train.scratch_arrays import ScratchArrays
 from pipeline.train.settings import JointSettings
 from pipeline.train.training_views import AllViews, TrainingViews

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.model.compositing import stratified_depths
-from pipeline.model.renderer import Geometry, PlaneTable, Renderer, render_rays, render_rays_twice
+from pipeline.model.geometry import Geometry
+from pipeline.model.renderer import PlaneTable, Renderer, render_rays, render_rays_twice
 from pipeline.model.shapes import Bool, Float, Int
 from pipeline.train.batches import RayBatch, ViewBatch
 from pipeline.train.ray_bank import RayBank

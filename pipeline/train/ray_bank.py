@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.model.geometry import Geometry
 from pipeline.model.occupancy import GRID, grow, is_occupied, latent_masks, occupied_span, visual_hull
 from pipeline.model.rays import ray_span, view_rays
-from pipeline.model.renderer import Geometry
 from pipeline.train.scratch_arrays import ScratchArrays
 from pipeline.train.training_views import TrainingViews
 from storage.errors import FpipeError

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-BETAS = (0.9, 0.99)  # of every Adam in training, and of fits that say nothing else
+from pipeline.train.schedule import BETAS
+
 # Micro-plane gradients (~1e-9) lie below Adam's usual epsilon of 1e-8, which would then act as a learning
 # rate.
 EPSILON = 1e-15

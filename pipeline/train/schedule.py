@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+BETAS = (0.9, 0.99)  # of every Adam in training, and of fits that say nothing else
+
 
 @dataclass(frozen=True)
 class Rates:

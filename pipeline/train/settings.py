@@ -4,9 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipeline.model.renderer import Geometry
-from pipeline.train.autoencoder import AutoencoderRecipe
+from pipeline.model.geometry import Geometry
 from pipeline.train.schedule import Decay, Rates
+
+
+@dataclass(frozen=True)
+class AutoencoderRecipe:
+    """How an autoencoder is trained.
+
+    Attributes:
+        steps: Optimiser steps in all.
+        batch_size: Crops per step.
+        learning_rate: Peak of the schedule.
+        seed: Of the batches.
+        dtype: ``float32`` or ``bfloat16``: autocast, 20 times slower on processors that only emulate it.
+        crop_px: Side of the square crops; 0 for whole views.
+        latent_noise: Standard deviation of noise on raw latents in training; the decoder learns to bear it.
+    """
+
+    steps: int = 600
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    seed: int = 0
+    dtype: str = "float32"
+    crop_px: int = 64
+    latent_noise: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ import numpy.typing as npt
 import torch
 
 from pipeline.model.autoencoder import Autoencoder, new_autoencoder
-from pipeline.train.autoencoder import AutoencoderRecipe, AutoencoderTrainer
+from pipeline.train.autoencoder import AutoencoderTrainer
+from pipeline.train.settings import AutoencoderRecipe
 from pipeline.train.training_views import over_white
 from storage.plan import read_plan
 from storage.store import Store

@@ -27,7 +27,8 @@ from pipeline.fit.batch import FitBatch
 from pipeline.fit.resources import FitResources, planned_batch
 from pipeline.fit.settings import FitSettings
 from pipeline.model.autoencoder import Autoencoder, new_autoencoder
-from pipeline.model.renderer import Geometry, Renderer
+from pipeline.model.geometry import Geometry
+from pipeline.model.renderer import Renderer
 from pipeline.model.shared import SharedComponents
 from pipeline.train.training_views import TrainingViews
 from tests.benchmarks.fit_fixture import preset_settings

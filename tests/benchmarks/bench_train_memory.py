@@ -28,12 +28,11 @@ import torch
 from pipeline.config import load_config, read_preset
 from pipeline.forecast_memory import worker_memory
 from pipeline.model.autoencoder import new_autoencoder
-from pipeline.model.renderer import Geometry
-from pipeline.train.autoencoder import AutoencoderRecipe
+from pipeline.model.geometry import Geometry
 from pipeline.train.footprint import WorkerLoad, architecture, training_footprint
 from pipeline.train.joint import JointTrainer
 from pipeline.train.scratch_arrays import ScratchArrays
-from pipeline.train.settings import JointSettings
+from pipeline.train.settings import AutoencoderRecipe, JointSettings
 from pipeline.train.training_views import TrainingViews
 from tests.test_pipeline.toy import toy_object, toy_trainer, trained_shared
 

@@ -25,12 +25,11 @@ import numpy as np
 import torch
 
 from pipeline.model.autoencoder import new_autoencoder
+from pipeline.model.geometry import Geometry
 from pipeline.model.rays import view_rays
-from pipeline.model.renderer import Geometry
-from pipeline.train.autoencoder import AutoencoderRecipe
 from pipeline.train.joint import JointTrainer
 from pipeline.train.row_adam import RowAdam
-from pipeline.train.settings import JointSettings
+from pipeline.train.settings import AutoencoderRecipe, JointSettings
 from pipeline.train.training_views import TrainingViews
 from render_jobs.cameras import hemisphere_cameras
 from tests.benchmarks.plain_warmup import PlainWarmup

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from pipeline.fit.pace import Stopping
 from pipeline.fit.settings import FitSettings
 from pipeline.model.autoencoder import Autoencoder
-from pipeline.model.renderer import Geometry, Renderer
+from pipeline.model.geometry import Geometry
+from pipeline.model.renderer import Renderer
 from pipeline.model.shared import SharedComponents
 from pipeline.train.schedule import Decay, Rates
 from pipeline.train.training_views import TrainingViews

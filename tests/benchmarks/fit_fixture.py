@@ -24,11 +24,10 @@ import torch
 
 from pipeline.fit.settings import FitSettings
 from pipeline.model.autoencoder import Autoencoder, load_autoencoder, new_autoencoder
-from pipeline.model.renderer import Geometry
-from pipeline.train.autoencoder import AutoencoderRecipe
+from pipeline.model.geometry import Geometry
 from pipeline.train.joint import JointTrainer
 from pipeline.train.schedule import Rates
-from pipeline.train.settings import JointSettings
+from pipeline.train.settings import AutoencoderRecipe, JointSettings
 from tests.benchmarks.fit_case import VIEW_ARRAYS, CaseObject, FitCase, save_case
 from tests.benchmarks.plain_vae import STABLE_DIFFUSION, random_vae
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.model.compositing import composite, midpoint_weights, stratified_depths
+from pipeline.model.geometry import Geometry
 from pipeline.model.kernel_choice import Kernel
 from pipeline.model.planes import plane_cells, plane_table, rows_per_object, sample_planes
-from pipeline.model.renderer import Geometry, PlaneTable, Renderer, ray_points, render_rays
+from pipeline.model.renderer import PlaneTable, Renderer, ray_points, render_rays
 
 BOX_HALF, SIGMA_SCALE, CHANNELS = 0.55, 10.0, 4
 PLANES = ((0, 1), (0, 2), (1, 2))

@@ -11,9 +11,10 @@ from torch import Tensor
 from pipeline.model import kernel_choice
 from pipeline.model import renderer as renderer_module
 from pipeline.model.fused_kernel import fused_decode
+from pipeline.model.geometry import Axes, Geometry
 from pipeline.model.kernel_choice import torch_decode
-from pipeline.model.planes import Axes, fuse, plane_table
-from pipeline.model.renderer import Geometry, PlaneTable, Renderer, render_rays, render_rays_twice
+from pipeline.model.planes import fuse, plane_table
+from pipeline.model.renderer import PlaneTable, Renderer, render_rays, render_rays_twice
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from pipeline.model.compositing import stratified_depths
-from pipeline.model.renderer import Geometry, PlaneTable, Renderer, render_rays_twice
+from pipeline.model.geometry import Geometry
+from pipeline.model.renderer import PlaneTable, Renderer, render_rays_twice
 from pipeline.train.by_object import sum_by_object
 
 N_OBJECTS, RAYS = 3, 5

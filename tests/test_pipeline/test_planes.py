@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.model.planes import PLANE_AXES, Axes, fuse, lookup, plane_cells, sample_planes
+from pipeline.model.geometry import Axes
+from pipeline.model.planes import PLANE_AXES, fuse, lookup, plane_cells, sample_planes
 
 
 def _slow_sample(planes: np.ndarray, point: np.ndarray, box_half: float, axes: str) -> np.ndarray:

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from pipeline.model.shared import RegimeOneCodes
-from pipeline.train.autoencoder import AutoencoderRecipe, AutoencoderTrainer
+from pipeline.train.autoencoder import AutoencoderTrainer
 from pipeline.train.joint import JointTrainer
 from pipeline.train.ranks import Ranks
-from pipeline.train.settings import JointSettings
+from pipeline.train.settings import AutoencoderRecipe, JointSettings
 from tests.test_pipeline.toy import toy_autoencoder, toy_object, toy_settings
 from tests.test_pipeline.two_ranks import both
 

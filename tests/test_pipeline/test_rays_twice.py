@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.model.compositing import importance_depths, merge_depths, stratified_depths
-from pipeline.model.renderer import Geometry, PlaneTable, Renderer, render_rays, render_rays_twice
+from pipeline.model.geometry import Geometry
+from pipeline.model.renderer import PlaneTable, Renderer, render_rays, render_rays_twice
 from pipeline.train.row_adam import RowAdam
 
 Rays = tuple[Tensor, Tensor, Tensor, Tensor]

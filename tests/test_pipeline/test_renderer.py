@@ -8,15 +8,10 @@ import torch
 from torch import nn
 
 from pipeline.model.compositing import midpoint_weights, stratified_depths
+from pipeline.model.geometry import Geometry
 from pipeline.model.planes import sample_planes
 from pipeline.model.rays import view_rays
-from pipeline.model.renderer import (
-    Geometry,
-    PlaneTable,
-    Renderer,
-    render_rays,
-    render_views,
-)
+from pipeline.model.renderer import PlaneTable, Renderer, render_rays, render_views
 from tests.test_pipeline.toy import look_at_origin
 
 RADIUS = 0.3

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.train.row_adam import BETAS, EPSILON, RowAdam
+from pipeline.train.row_adam import EPSILON, RowAdam
+from pipeline.train.schedule import BETAS
 
 
 def _gradients(n: int) -> list[torch.Tensor]:

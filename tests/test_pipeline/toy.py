@@ -9,11 +9,10 @@ import torch
 
 from pipeline.fit.settings import FitSettings
 from pipeline.model.autoencoder import Autoencoder, new_autoencoder
-from pipeline.model.renderer import Geometry
+from pipeline.model.geometry import Geometry
 from pipeline.model.shared import SharedComponents
-from pipeline.train.autoencoder import AutoencoderRecipe
 from pipeline.train.joint import JointTrainer
-from pipeline.train.settings import JointSettings
+from pipeline.train.settings import AutoencoderRecipe, JointSettings
 from pipeline.train.training_views import TrainingViews
 
 SIZE_PX = 32
