@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from typer.testing import CliRunner
 
+from cli.main import app
 from render_jobs.sources.procedural import write_object
 from tests.conftest import TINY, fpipe
 
@@ -101,16 +103,17 @@ def test_plan_without_calibration_prints_counts_and_writes_nothing(tmp_path):
         ("morphable", "face:3", {"face": 3}),
     ],
 )
-def test_every_source_gives_the_numbers_asked_for(source, classes, counts, tmp_path):
+def test_every_source_gives_the_numbers_asked_for(source, classes, counts, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.forecast.worker_memory", lambda config, n_objects: None)  # takes seconds
     arguments = ["--source", source, "--classes", classes, "--no-calibrate", "--json"]
     if source in {"shapenet", "folder"}:
         for name, n in (("car", 3), ("sofa", 2)):
             for k in range(n):
                 write_object(name, k, tmp_path / "meshes")
-        arguments += ["--path", tmp_path / "meshes"]
-    done = fpipe("plan", tmp_path / "dataset", *arguments)
-    assert done.code == 0, done.err
-    assert json.loads(done.out)["classes"] == counts
+        arguments += ["--path", str(tmp_path / "meshes")]
+    done = CliRunner().invoke(app, ["plan", str(tmp_path / "dataset"), *arguments])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["classes"] == counts
 
 
 def test_a_file_in_place_of_the_root(tmp_path):

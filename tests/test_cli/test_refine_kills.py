@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from storage.errors import StaleSnapshotError
 from storage.planes import PlanesStore
@@ -38,6 +39,7 @@ def generations(root: Path) -> list[int]:
     return [planes.sidecar(shard).generation for shard in range(planes.n_shards)]
 
 
+@pytest.mark.slow
 def test_killed_among_its_shards_it_goes_on_and_readers_see_old_or_new(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     _fit_all(_dataset(whole, per_shard=1))

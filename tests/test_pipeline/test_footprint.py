@@ -158,7 +158,13 @@ def test_more_ranks_and_checkpointing_take_less_per_worker() -> None:
     assert files["files"] == one["views"] + one["rays"] + one["latents"]
 
 
-@pytest.mark.parametrize("name", preset_names())
+SLOW_PRESETS = ("paper-code",)  # of the shapes of "paper"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW_PRESETS else name for name in preset_names()],
+)
 def test_every_preset_has_a_forecast(name: str) -> None:
     memory = worker_memory(load_config(read_preset(name)), 40)
     assert memory is not None

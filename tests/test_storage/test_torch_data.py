@@ -154,7 +154,7 @@ def test_stream_over_s3_for_two_epochs_interrupted_and_resumed(remote: str, how:
     assert rows_of(loader_of(again, how)) == epochs[1][5:], "goes on as if nothing had happened"
 
 
-@pytest.mark.parametrize("how", ["fork", "forkserver"])
+@pytest.mark.parametrize("how", ["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
 def test_map_style_over_s3_for_two_epochs_interrupted_and_resumed(remote: str, how: str) -> None:
     dataset = open_remote(remote)
     assert dataset[0].row == 0
