@@ -92,7 +92,7 @@ def ray_session(address: str | None, scratch: Path, cpus: int | None = None) -> 
                     num_cpus=cpus,
                     include_dashboard=False,
                     _temp_dir=str(scratch / "r"),
-                    _system_config=NO_TASK_EVENTS,
+                    _system_config={} if "RAY_ADDRESS" in os.environ else NO_TASK_EVENTS,
                     **common,
                 )
         else:
