@@ -131,7 +131,9 @@ def session_processes() -> dict[str, psutil.Process]:
 def cpu_by_role() -> dict[str, float]:
     """CPU-seconds of this process, of GCS and raylet, and of all other processes below, the dead included."""
     me = psutil.Process()
-    total: dict[str, float] = {"driver": sum(me.cpu_times()[:2]), "workers": 0.0}
+    mine = me.cpu_times()
+    ended = mine.children_user + mine.children_system
+    total: dict[str, float] = {"driver": mine.user + mine.system, "workers": ended}
     for process in me.children(recursive=True):
         with contextlib.suppress(psutil.Error):
             times, role = process.cpu_times(), ROLES.get(process.name(), "workers")
