@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-all test-ceph lint types layers bench-render bench-autoencoder bench-warmup bench-kernels bench-fit bench-scale bench-store chaos doctor check-images clean
+.PHONY: help setup demo test test-all test-ceph lint types layers bench-render bench-autoencoder bench-warmup bench-kernels bench-fit bench-scale bench-driver bench-overhead bench-store chaos doctor check-images clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -58,6 +58,13 @@ bench-kernels: $(STAMP)  ## sampling and decoding of a fit step: our code agains
 bench-scale: $(STAMP)  ## ten million objects: cost of a snapshot, a resume scan, status and verify, and of their requests
 	$(BIN)/python -m tests.benchmarks.bench_scale
 
+bench-driver: $(STAMP)  ## 100,000 shards without work through the Ray driver: shards a second against plain Ray, memory
+	$(BIN)/python -m tests.benchmarks.bench_driver
+
+bench-overhead: $(STAMP)  ## what a shard of the demo costs beside its work, by both executors: JSON lines
+	[ -d bench-overhead/demo/shared ] || $(BIN)/fpipe demo bench-overhead/demo
+	$(BIN)/python -m tests.benchmarks.bench_overhead bench-overhead/demo
+
 chaos: $(STAMP)  ## writers, maintainers and readers under kills and faults, on disk and on S3: counts, and a naive store's
 	$(BIN)/python -m tests.chaos $(CHAOS)
 
@@ -76,4 +83,4 @@ doctor: $(STAMP)  ## check this machine
 	$(BIN)/fpipe doctor
 
 clean:  ## remove what the targets above made
-	rm -rf .venv demo-dataset bench-autoencoder bench-fit bench-store .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+	rm -rf .venv demo-dataset bench-autoencoder bench-fit bench-overhead bench-store .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -101,7 +101,7 @@ class Backlog:
     """Tasks in the order in which they may begin: new ones first, then failed ones when their pause is over.
 
     Args:
-        tasks: new ones.
+        tasks: new ones; each is asked for once, so that they may be made when they are asked for.
         policy: when a failed one gets another attempt.
         draw: gives numbers in [0, 1) for the pauses.
     """
@@ -111,20 +111,26 @@ class Backlog:
     draw: random.Random = field(default_factory=random.Random)
 
     def __post_init__(self) -> None:
-        # A sorted list is a heap; the second entry is unique, so that tasks are never compared.
-        self._waiting = [(0.0, number, 1, task) for number, task in enumerate(self.tasks)]
-        self._number = len(self._waiting)
+        self._next = 0  # new task
+        # A heap of failed ones; the second entry is unique, so that tasks are never compared.
+        self._waiting: list[tuple[float, int, int, Task]] = []
+        self._number = 0
         self._failures: dict[int, collections.Counter[FailureKind]] = {}
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self.tasks) - self._next + len(self._waiting)
 
     def wait_s(self) -> float:
         """Returns the seconds until a task may begin, 0 where one may now; there must be one."""
+        if self._next < len(self.tasks):
+            return 0.0
         return max(0.0, self._waiting[0][0] - time.monotonic())
 
     def pop(self) -> tuple[Task, int]:
         """Returns the next task and the number of its attempt, from 1."""
+        if self._next < len(self.tasks):
+            self._next += 1
+            return self.tasks[self._next - 1], 1
         _, _, attempt, task = heapq.heappop(self._waiting)
         return task, attempt
 

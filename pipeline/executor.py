@@ -341,6 +341,15 @@ def _run_in_process(
     answer = run_task(function, deadline_s, arguments)
     with to_driver.lock or contextlib.nullcontext():
         connection.send(answer)
+    _end_now()
+
+
+def _end_now() -> None:
+    """Ends this process: with torch and diffusers the interpreter takes a CPU-second to clear itself away."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    os._exit(0)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,10 @@ go: the window follows what they offer, and a cluster without a suitable node is
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
 import platform
 import random
-import secrets
 import signal
 import threading
 import time
@@ -32,7 +30,6 @@ from ray.exceptions import (
     RayError,
     TaskUnschedulableError,
 )
-from ray.experimental import internal_kv
 
 from pipeline.backlog import Backlog, FailureKind, RetryPolicy
 from pipeline.cluster_nodes import described, offered, places
@@ -51,12 +48,17 @@ from pipeline.executor import (
     run_task,
     to_outcome,
 )
+from pipeline.ray_notes import Notes, notes, read_note, write_note
 from storage.errors import EnvironmentProblem
 
 LOGGER = logging.getLogger(__name__)
 
 WINDOW_PER_SLOT = 3
 """Tasks submitted per task that can run at once: enough to hide the submission, few enough to stay small."""
+
+NO_TASK_EVENTS: dict[str, Any] = {"task_events_report_interval_ms": 0}
+"""Ray's head keeps what each task went through for its dashboard, 4 KB a task up to 100,000 tasks; the Ray of
+one command has no dashboard."""
 
 
 @contextlib.contextmanager
@@ -86,7 +88,13 @@ def ray_session(address: str | None, scratch: Path, cpus: int | None = None) -> 
     try:
         if address is None:
             with _loopback_only():
-                ray.init(num_cpus=cpus, include_dashboard=False, _temp_dir=str(scratch / "r"), **common)
+                ray.init(
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    _temp_dir=str(scratch / "r"),
+                    _system_config={} if "RAY_ADDRESS" in os.environ else NO_TASK_EVENTS,
+                    **common,
+                )
         else:
             ray.init(address=address, **common)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
@@ -154,12 +162,12 @@ KINDS: tuple[tuple[type[RayError], FailureKind], ...] = (
     (ObjectLostError, "node_lost"),
 )
 """What Ray raises for a task, where it is not its process that died."""
+LARGE_WINDOW = 256
+"""Tasks in Ray's hands from which on all that have ended are taken at once."""
 LOOK_S = 1.0
 """Seconds between two looks at the cluster's nodes."""
 SAY_S = 60.0
 """Seconds between two lines that say that there is no node."""
-NOTES = "fpipe"
-"""Namespace of Ray's key-value store: where and when each attempt has begun, for as long as it runs."""
 
 
 @dataclass
@@ -196,35 +204,23 @@ class RayExecutor:
         Raises:
             EnvironmentProblem: no node can run such a task, and none has come in time.
         """
-        remotes = _Remotes(resources, self.max_calls)
-        shared_function = ray.put(function)
         backlog = Backlog(tasks, self.retry)
         nodes = _Nodes(resources, self.wait_for_nodes_s)
-        running: dict[Any, _Attempt] = {}
-        begun: set[_Attempt] = set()
-        while backlog or running:
-            window = WINDOW_PER_SLOT * max(1, nodes.places())  # tasks that wait make a cluster grow
-            while backlog and len(running) < window and not backlog.wait_s():
-                task, number = backlog.pop()
-                attempt = _Attempt(task.shard, number, task, secrets.token_hex(8))
-                reference = remotes.draw().remote(
-                    shared_function, resources.deadline_s, dict(task.arguments), attempt.note
-                )
-                running[reference] = attempt
-            for attempt in itertools.islice(running.values(), nodes.places()):
-                if attempt not in begun:
-                    begun.add(attempt)
+        with notes() as of_attempts:
+            hands = _Hands(function, resources, self.max_calls, of_attempts)
+            while backlog or hands.running:
+                places = nodes.places()
+                window = WINDOW_PER_SLOT * max(1, places)  # tasks that wait make a cluster grow
+                while backlog and len(hands.running) < window and not backlog.wait_s():
+                    hands.submit(*backlog.pop())
+                for attempt in hands.begun(places):
                     started(attempt.shard, attempt.number)
-            if not running:
-                time.sleep(min(backlog.wait_s(), 0.1))
-                continue
-            ready, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_S)
-            for reference in ready:
-                attempt = running.pop(reference)
-                begun.discard(attempt)
-                outcome = _receive(reference, attempt, resources.deadline_s)
-                if not backlog.again(attempt.task, outcome):
-                    yield ended(outcome, backlog)
+                if not hands.running:
+                    time.sleep(min(backlog.wait_s(), 0.1))
+                    continue
+                for attempt, outcome in hands.ended():
+                    if not backlog.again(attempt.task, outcome):
+                        yield ended(outcome, backlog)
 
 
 @dataclass(frozen=True)
@@ -235,6 +231,54 @@ class _Attempt:
     number: int
     task: Task = field(compare=False)
     note: str
+
+
+class _Hands:
+    """The tasks that are in Ray's hands.
+
+    Attributes:
+        running: those that have not answered, the oldest first.
+    """
+
+    def __init__(self, function: TaskFunction, resources: TaskResources, max_calls: int, keys: Notes) -> None:
+        self.running: dict[Any, _Attempt] = {}
+        self._waiting: dict[_Attempt, None] = {}  # those of them that do not count as begun, in their order
+        self._function, self._deadline_s, self._keys = function, resources.deadline_s, keys
+        self._remotes = _Remotes(resources, max_calls)
+
+    def submit(self, task: Task, number: int) -> None:
+        """Hands a task to Ray."""
+        attempt = _Attempt(task.shard, number, task, self._keys.new_key())
+        # The function goes along by its name: as an object in Ray's store it would cost more per task.
+        reference = self._remotes.draw().remote(
+            self._function, self._deadline_s, dict(task.arguments), attempt.note
+        )
+        self.running[reference] = attempt
+        self._waiting[attempt] = None
+
+    def begun(self, places: int) -> Iterator[_Attempt]:
+        """Yields those that count as begun from now on, where so many have a place."""
+        while self._waiting and len(self.running) - len(self._waiting) < places:
+            attempt = next(iter(self._waiting))
+            del self._waiting[attempt]
+            yield attempt
+
+    def ended(self) -> Iterator[tuple[_Attempt, TaskOutcome]]:
+        """Yields all that have ended; waits for the first, but not longer than LOOK_S."""
+        for reference in self._ready():
+            attempt = self.running.pop(reference)
+            self._waiting.pop(attempt, None)
+            outcome = _receive(reference, attempt, self._deadline_s)
+            self._keys.ended(attempt.note)
+            yield attempt, outcome
+
+    def _ready(self) -> list[Any]:
+        """One in a small window, all in a large one: to look through 3000 takes a millisecond or two."""
+        references = list(self.running)
+        ready, others = ray.wait(references, num_returns=1, timeout=LOOK_S)
+        if ready and len(others) >= LARGE_WINDOW:
+            ready += ray.wait(others, num_returns=len(others), timeout=0)[0]
+        return list(ready)
 
 
 class _Remotes:
@@ -254,8 +298,8 @@ class _Remotes:
             "max_retries": 0,
             "scheduling_strategy": "SPREAD",
         }
-        self._usual = ray.remote(max_calls=2 * max_calls)(_run_task_on_node).options(**options)
-        self._last = ray.remote(max_calls=1)(_run_task_on_node).options(**options)
+        self._usual = ray.remote(max_calls=2 * max_calls, **options)(_run_task_on_node)
+        self._last = ray.remote(max_calls=1, **options)(_run_task_on_node)
         self._chance = 1 / max_calls if max_calls else 0.0
 
     def draw(self) -> Any:
@@ -324,15 +368,11 @@ def _run_task_on_node(
 ) -> tuple[TaskAnswer, str]:
     """Body of a task: run_task's answer, and the node that gave it: host name and the start of Ray's id.
 
-    While it runs, a note in Ray's key-value store holds the node and the time of the start: a process that
-    dies leaves nothing else from which the driver could tell a deadline from a crash.
+    Its note stays for a driver that gets no answer.
     """
     node = f"{platform.node()}/{ray.get_runtime_context().get_node_id()[:8]}"
-    internal_kv._internal_kv_put(note, f"{time.time()} {node}", namespace=NOTES)
-    try:
-        return run_task(function, deadline_s, arguments), node
-    finally:
-        internal_kv._internal_kv_del(note, namespace=NOTES)
+    write_note(note, node)
+    return run_task(function, deadline_s, arguments), node
 
 
 def _receive(reference: Any, attempt: _Attempt, deadline_s: float | None) -> TaskOutcome:
@@ -349,11 +389,9 @@ def _receive(reference: Any, attempt: _Attempt, deadline_s: float | None) -> Tas
 
 def _death(error: RayError, attempt: _Attempt, deadline_s: float | None) -> tuple[TaskFailure, str]:
     """Returns why a task's process gave no answer, and its node, "" where it had not begun."""
-    note = internal_kv._internal_kv_get(attempt.note, namespace=NOTES) or b""
-    internal_kv._internal_kv_del(attempt.note, namespace=NOTES)
-    began, _, node = note.decode().partition(" ")
+    began, node = read_note(attempt.note)
     kind: FailureKind = next((kind for errors, kind in KINDS if isinstance(error, errors)), "died")
-    if kind == "died" and began and overran(time.time() - float(began), deadline_s):
+    if kind == "died" and began is not None and overran(time.time() - began, deadline_s):
         return overrun(deadline_s), node
     message = " ".join(str(error).split())[:500] or type(error).__name__
     return TaskFailure(kind, f"{type(error).__name__}: {message}"), node

@@ -8,7 +8,7 @@ JOB_COMPLETION_INDEX with FPIPE_NUM_SHARDS.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from storage.errors import UsageError
 
@@ -50,6 +50,17 @@ def parse_shards(spec: str, n_shards: int, environment: Mapping[str, str]) -> li
             )
         shards.update(range(first, last + 1))
     return sorted(shards)
+
+
+def shards_text(shards: Iterable[int]) -> str:
+    """Returns the shortest text of `--shard` that selects these shards: "0,4,9-12"."""
+    runs: list[list[int]] = []
+    for shard in sorted(shards):
+        if runs and shard == runs[-1][-1] + 1:
+            runs[-1][1:] = [shard]
+        else:
+            runs.append([shard])
+    return ",".join("-".join(map(str, run)) for run in runs)
 
 
 def _from_environment(environment: Mapping[str, str]) -> str:

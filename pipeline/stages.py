@@ -8,12 +8,13 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, overload
 
 from pipeline.executor import Executor, Task, TaskFailure, TaskFunction, TaskResources
 from pipeline.progress import Progress
 from pipeline.run import Run
+from pipeline.shard_spec import shards_text
 from storage.errors import FpipeError, StoreUnusableError
 
 FAILED_OBJECTS_EXIT_CODE = 42
@@ -28,7 +29,7 @@ class StageResult:
         shards: shards that were asked for.
         skipped: those that were done before.
         done: those done now.
-        failed: shard → failure, for those that could not be done.
+        failed: shard → failure without its trace, for those that could not be done.
         objects_ok: objects completed now.
         objects_failed: objects recorded as failed, now or before.
         seconds: wall time.
@@ -72,7 +73,7 @@ class ShardsFailedError(FpipeError, RuntimeError):
 
     def __init__(self, result: StageResult) -> None:
         shard, failure = next(iter(result.failed.items()))
-        names = ",".join(str(number) for number in sorted(result.failed))
+        names = shards_text(result.failed)
         super().__init__(
             f"{result.stage}: {len(result.failed)} of {result.shards} shards failed (--shard {names}); "
             f"shard {shard}: {failure.message}"
@@ -125,7 +126,8 @@ def run_shards(
     n_done = sum(sizes[shard] for shard in shards if shard in done)
     per_object, work_unit = work_per_object
     progress.start(stage, sum(sizes[shard] for shard in shards), "objects", n_done, work_unit)
-    tasks = [Task(shard, {"shard": shard, "attempt": new_attempt(), **arguments}) for shard in left]
+    tasks = _Tasks(left, arguments)
+    said: set[str] = set()
     outcomes = executor.run(function, tasks, resources, run.live.started)
     try:
         for outcome in outcomes:
@@ -135,10 +137,8 @@ def run_shards(
                 usage["retried"] = dict(outcome.retried)
             if outcome.result is None:
                 assert outcome.failure is not None
-                progress.say(
-                    f"{stage}: shard {outcome.shard} failed: {_said(outcome.failure, result.failed)}"
-                )
-                result.failed[outcome.shard] = outcome.failure
+                progress.say(f"{stage}: shard {outcome.shard} failed: {_text(outcome.failure, said)}")
+                result.failed[outcome.shard] = replace(outcome.failure, trace="")  # it is in the event
                 failure = {
                     "kind": outcome.failure.kind,
                     "error": outcome.failure.message,
@@ -177,11 +177,33 @@ def run_shards(
     return result
 
 
-def _said(failure: TaskFailure, before: Mapping[int, TaskFailure]) -> str:
-    """Returns the message, with its traceback when it is a bug (exit code 1) that was not shown yet."""
-    is_new = all(failure.message != other.message for other in before.values())
-    return (
-        f"{failure.message}\n{failure.trace}".rstrip()
-        if is_new and failure.exit_code == 1
-        else failure.message
-    )
+class _Tasks(Sequence[Task]):
+    """The tasks of shards, each made when its turn comes: a million of them would take half a gigabyte.
+
+    Whoever asks for one again gets another attempt.
+    """
+
+    def __init__(self, shards: Sequence[int], arguments: Mapping[str, Any]) -> None:
+        self._shards, self._arguments = shards, arguments
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    @overload
+    def __getitem__(self, position: int) -> Task: ...
+    @overload
+    def __getitem__(self, position: slice) -> Sequence[Task]: ...
+    def __getitem__(self, position: int | slice) -> Task | Sequence[Task]:
+        """Makes the task of one shard, or says which tasks of some are to be made."""
+        if isinstance(position, slice):
+            return _Tasks(self._shards[position], self._arguments)
+        shard = self._shards[position]
+        return Task(shard, {"shard": shard, "attempt": new_attempt(), **self._arguments})
+
+
+def _text(failure: TaskFailure, said: set[str]) -> str:
+    """Returns the message, with its traceback when it is a bug (exit code 1) that was not said; adds it."""
+    if failure.exit_code != 1 or failure.message in said:
+        return failure.message
+    said.add(failure.message)
+    return f"{failure.message}\n{failure.trace}".rstrip()

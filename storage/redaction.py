@@ -8,6 +8,7 @@ that is named like a secret.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from typing import Any
@@ -82,13 +83,19 @@ def redacted(value: Any) -> Any:
 
 
 def _is_secret(name: str) -> bool:
-    return name in _OPTION_NAMES or _SECRET_NAME.fullmatch(name) is not None
+    return name in _OPTION_NAMES or _is_secret_name(name)
+
+
+@functools.lru_cache(4096)
+def _is_secret_name(name: str) -> bool:
+    return _SECRET_NAME.fullmatch(name) is not None
 
 
 def _of_environment() -> set[str]:
-    """Returns the values of this process's variables that are named like secrets."""
-    return {
-        value
-        for name, value in os.environ.items()
-        if len(value) >= MIN_SECRET_LENGTH and not value.startswith("/") and _SECRET_NAME.fullmatch(name)
-    }
+    """Returns the values of this process's variables that are named like secrets.
+
+    Read anew for every text, because a library may set one at any time; a driver asks a thousand times a
+    second, so that the names, which are always the same, are judged once.
+    """
+    values = {os.environ.get(name, "") for name in os.environ if _is_secret_name(name)}
+    return {value for value in values if len(value) >= MIN_SECRET_LENGTH and not value.startswith("/")}

@@ -87,7 +87,7 @@ class Stub:
     name = "stub"
 
     def run(
-        self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources
+        self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources, *_: Any
     ) -> Iterator[TaskOutcome]:
         for task in tasks:
             yield TaskOutcome(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -77,6 +79,33 @@ def test_shards_that_failed_together_come_back_one_by_one():
     assert 49 < pauses[0] < 55
     assert 95 < pauses[-1] <= 100
     assert len({round(pause) for pause in pauses}) > 40
+
+
+class Made(Sequence[Task]):
+    """Makes tasks, and keeps none."""
+
+    def __init__(self) -> None:
+        self.made: list[int] = []
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, position: Any) -> Any:
+        self.made.append(position)
+        return Task(10 + position, {})
+
+
+def test_a_task_is_made_when_its_turn_comes_and_tried_again_as_it_is():
+    tasks = Made()
+    backlog = Backlog(tasks, QUICK)
+    first, _ = backlog.pop()
+    assert (tasks.made, len(backlog), backlog.wait_s()) == ([0], 4, 0.0)
+    assert backlog.again(first, failed(first.shard, 1, "died"))
+    shards = [backlog.pop()[0].shard for _ in range(4)]
+    assert shards == [11, 12, 13, 14], "new ones come first"
+    again, attempt = backlog.pop()
+    assert again is first
+    assert (attempt, len(backlog), tasks.made) == (2, 0, [0, 1, 2, 3, 4])
 
 
 def test_the_configured_numbers_are_used():

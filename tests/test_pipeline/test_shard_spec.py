@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.shard_spec import parse_shards
+from pipeline.shard_spec import parse_shards, shards_text
 from storage.errors import UsageError
 
 
@@ -22,6 +22,15 @@ from storage.errors import UsageError
 )
 def test_forms(spec, shards):
     assert parse_shards(spec, 10, {}) == shards
+
+
+@pytest.mark.parametrize(
+    ("shards", "text"),
+    [([], ""), ([3], "3"), ([4, 3], "3-4"), ([0, 4, 9, 10, 11, 12], "0,4,9-12"), (range(100_000), "0-99999")],
+)
+def test_the_text_of_many_shards_is_short(shards, text):
+    assert shards_text(shards) == text
+    assert not text or parse_shards(text, 100_000, {}) == sorted(shards)
 
 
 @pytest.mark.parametrize(

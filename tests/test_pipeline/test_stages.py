@@ -86,6 +86,17 @@ def test_a_lost_shard_is_recorded_and_the_others_go_on(tmp_path):
     assert (found[1]["shard"], found[1]["kind"], found[1]["error"]) == (2, "died", lost.message)
 
 
+def test_the_traceback_of_a_bug_is_said_once_and_not_kept(tmp_path):
+    store, progress = Store(tmp_path), Listening()
+    bug = TaskFailure("raised", "KeyError: 'x'", 1, "Traceback of it")
+    with pytest.raises(ShardsFailedError, match=r"\(--shard 1-3\)") as error:
+        run_stage(store, dict.fromkeys((1, 2, 3), bug), progress)
+    said = [message for (message,) in (told for told in progress.told if len(told) == 1)]
+    assert [message.endswith("Traceback of it") for message in said[:3]] == [True, False, False]
+    assert {failure.trace for failure in error.value.result.failed.values()} == {""}
+    assert [event.get("trace") for event in events(store)[:3]] == ["Traceback of it"] * 3
+
+
 def test_a_store_that_refuses_this_machine_ends_the_run(tmp_path):
     refused = TaskFailure("raised", "StoreUnusableError: s3://b/k: ExpiredToken: renew", 3, ends_run=True)
     counts = {"n_ok": 2, "n_failed": 0}
