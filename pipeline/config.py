@@ -136,6 +136,11 @@ class ComputeConfig(BaseModel):
         ge=0,
         description="Seconds to wait while no node of a cluster can run the tasks (autoscaling, lost nodes).",
     )
+    grace_s: float = Field(
+        default=20.0,
+        ge=0,
+        description="Seconds that running shards get after SIGTERM or Ctrl-C; 0 abandons them at once.",
+    )
     fit_deadline_s: float = Field(
         default=86_400.0, gt=0, description="Seconds after which a fit task ends itself."
     )

@@ -85,9 +85,10 @@ class Stub:
     """An executor whose tasks do nothing and commit nothing."""
 
     name = "stub"
+    grace_s = 0.0
 
     def run(
-        self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources
+        self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources, *_: Any
     ) -> Iterator[TaskOutcome]:
         for task in tasks:
             yield TaskOutcome(
