@@ -36,6 +36,7 @@ from ray.experimental import internal_kv
 
 from pipeline.backlog import Backlog, FailureKind, RetryPolicy
 from pipeline.cluster_nodes import described, offered, places
+from pipeline.drain import NEVER, Drain
 from pipeline.executor import (
     Started,
     Task,
@@ -158,6 +159,8 @@ LOOK_S = 1.0
 """Seconds between two looks at the cluster's nodes."""
 SAY_S = 60.0
 """Seconds between two lines that say that there is no node."""
+SETTLE_S = 0.5
+"""Seconds in which a Ray that got the same signal as the driver ends."""
 NOTES = "fpipe"
 """Namespace of Ray's key-value store: where and when each attempt has begun, for as long as it runs."""
 
@@ -170,11 +173,13 @@ class RayExecutor:
         retry: attempts per task, and the pauses between them.
         max_calls: tasks after which a worker process is replaced, on average; 0 for never.
         wait_for_nodes_s: seconds to wait for a node that can run the tasks while there is none.
+        grace_s: see pipeline.executor.Executor.
     """
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     max_calls: int = 0
     wait_for_nodes_s: float = 0.0
+    grace_s: float = 0.0
     name: str = "ray"
 
     def run(
@@ -183,6 +188,7 @@ class RayExecutor:
         tasks: Sequence[Task],
         resources: TaskResources,
         started: Started = nobody,
+        drain: Drain = NEVER,
     ) -> Iterator[TaskOutcome]:
         """See pipeline.executor.Executor.
 
@@ -191,7 +197,8 @@ class RayExecutor:
 
         Abandoned tasks end with the connection to Ray: it kills the workers of a driver that has left. They
         are not cancelled one by one, because Ray 2.60 aborts the driver where a cancel meets the answer of
-        a task that has just ended (ray-project/ray#54798 closed one such race of several).
+        a task that has just ended (ray-project/ray#54798 closed one such race of several). In a drain, those
+        that wait for their turn see a key in Ray's store when it comes, and answer that they have not begun.
 
         Raises:
             EnvironmentProblem: no node can run such a task, and none has come in time.
@@ -202,17 +209,26 @@ class RayExecutor:
         nodes = _Nodes(resources, self.wait_for_nodes_s)
         running: dict[Any, _Attempt] = {}
         begun: set[_Attempt] = set()
-        while backlog or running:
+        stop = secrets.token_hex(8)
+        while running or (backlog and not drain.asked):
+            if drain.asked:
+                if not drain.has_begun:
+                    drain.begin([attempt.shard for attempt in begun])
+                    time.sleep(SETTLE_S)
+                    if not _own_ray_ends():
+                        internal_kv._internal_kv_put(stop, "", namespace=NOTES)
+                if drain.is_over or _own_ray_ends() or not nodes.places():  # those that wait never answer
+                    return
             window = WINDOW_PER_SLOT * max(1, nodes.places())  # tasks that wait make a cluster grow
-            while backlog and len(running) < window and not backlog.wait_s():
+            while backlog and len(running) < window and not drain.asked and not backlog.wait_s():
                 task, number = backlog.pop()
                 attempt = _Attempt(task.shard, number, task, secrets.token_hex(8))
                 reference = remotes.draw().remote(
-                    shared_function, resources.deadline_s, dict(task.arguments), attempt.note
+                    shared_function, resources.deadline_s, dict(task.arguments), attempt.note, stop
                 )
                 running[reference] = attempt
             for attempt in itertools.islice(running.values(), nodes.places()):
-                if attempt not in begun:
+                if attempt not in begun and not drain.asked:
                     begun.add(attempt)
                     started(attempt.shard, attempt.number)
             if not running:
@@ -223,7 +239,9 @@ class RayExecutor:
                 attempt = running.pop(reference)
                 begun.discard(attempt)
                 outcome = _receive(reference, attempt, resources.deadline_s)
-                if not backlog.again(attempt.task, outcome):
+                if outcome is None:
+                    drain.did_not_run(attempt.shard)
+                elif not backlog.again(attempt.task, outcome):
                     yield ended(outcome, backlog)
 
 
@@ -308,6 +326,16 @@ class _Nodes:
             LOGGER.warning("%s. Waiting %.0f s for one", problem, left_s)
 
 
+def _own_ray_ends() -> bool:
+    """Says whether the Ray that this process has started on this machine is going away.
+
+    Some signals reach every process of a job (scancel, systemd). Whoever asks a dead Ray waits for a minute,
+    and then Ray ends the process.
+    """
+    node: Any = ray._private.worker._global_node
+    return node is not None and bool(node.dead_processes())
+
+
 def await_nodes(needs: TaskResources, wait_s: float) -> None:
     """Returns when a node of the cluster can run such a task.
 
@@ -320,14 +348,18 @@ def await_nodes(needs: TaskResources, wait_s: float) -> None:
 
 
 def _run_task_on_node(
-    function: TaskFunction, deadline_s: float | None, arguments: dict[str, Any], note: str
-) -> tuple[TaskAnswer, str]:
+    function: TaskFunction, deadline_s: float | None, arguments: dict[str, Any], note: str, stop: str
+) -> tuple[TaskAnswer | None, str]:
     """Body of a task: run_task's answer, and the node that gave it: host name and the start of Ray's id.
+
+    The answer is None where the driver begins nothing more: there is a key `stop`.
 
     While it runs, a note in Ray's key-value store holds the node and the time of the start: a process that
     dies leaves nothing else from which the driver could tell a deadline from a crash.
     """
     node = f"{platform.node()}/{ray.get_runtime_context().get_node_id()[:8]}"
+    if internal_kv._internal_kv_exists(stop, namespace=NOTES):
+        return None, node
     internal_kv._internal_kv_put(note, f"{time.time()} {node}", namespace=NOTES)
     try:
         return run_task(function, deadline_s, arguments), node
@@ -335,8 +367,8 @@ def _run_task_on_node(
         internal_kv._internal_kv_del(note, namespace=NOTES)
 
 
-def _receive(reference: Any, attempt: _Attempt, deadline_s: float | None) -> TaskOutcome:
-    """Fetches a task's answer, or says why there is none."""
+def _receive(reference: Any, attempt: _Attempt, deadline_s: float | None) -> TaskOutcome | None:
+    """Fetches a task's answer, or says why there is none; None where it did not begin."""
     try:
         answer, node = ray.get(reference)
     except TaskUnschedulableError as error:
@@ -344,6 +376,8 @@ def _receive(reference: Any, attempt: _Attempt, deadline_s: float | None) -> Tas
     except RayError as error:
         failure, node = _death(error, attempt, deadline_s)
         answer = TaskAnswer(failure)
+    if answer is None:
+        return None
     return to_outcome(attempt.task, attempt.number, answer, node)
 
 
