@@ -55,7 +55,7 @@ CACHED_TAILS = 64
 CHUNKS_AT_A_TIME = 1024  # of derived arrays: small, and their reads wait together
 PUBLISH_ATTEMPTS = 5
 
-_MEND = "refresh() and read again"
+_MEND = "refresh() and read again; a command: run it again"
 
 
 class ShardedStore:
