@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-all test-ceph lint types layers bench-render bench-autoencoder bench-warmup bench-kernels bench-fit bench-scale bench-store chaos doctor check-images clean
+.PHONY: help setup demo test test-all test-ceph lint types layers bench-render bench-autoencoder bench-warmup bench-kernels bench-fit bench-scale bench-store conformance chaos doctor check-images clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -57,6 +57,9 @@ bench-kernels: $(STAMP)  ## sampling and decoding of a fit step: our code agains
 
 bench-scale: $(STAMP)  ## ten million objects: cost of a snapshot, a resume scan, status and verify, and of their requests
 	$(BIN)/python -m tests.benchmarks.bench_scale
+
+conformance: $(STAMP)  ## executors x faults: what is lost and how long recovery takes, as a table (half an hour)
+	$(BIN)/python -m tests.conformance
 
 chaos: $(STAMP)  ## writers, maintainers and readers under kills and faults, on disk and on S3: counts, and a naive store's
 	$(BIN)/python -m tests.chaos $(CHAOS)
