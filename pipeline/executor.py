@@ -54,6 +54,7 @@ class TaskResources:
         memory_bytes: memory that Ray reserves per task, 0 for none.
         labels: Ray's label selector: label of a node → value that it must have, "!value", "in(a,b)" or
             "!in(a,b)".
+        custom: amounts of resources that nodes were given names for (`ray start --resources`).
         deadline_s: seconds after which the task's process ends itself, None for never.
     """
 
@@ -61,6 +62,7 @@ class TaskResources:
     gpus: float = 0.0
     memory_bytes: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
+    custom: Mapping[str, float] = field(default_factory=dict)
     deadline_s: float | None = None
 
 

@@ -268,6 +268,7 @@ class _Remotes:
             "num_cpus": resources.cpus,
             "num_gpus": resources.gpus,
             "memory": resources.memory_bytes or None,
+            "resources": dict(resources.custom) or None,
             "label_selector": dict(resources.labels) or None,
             "max_retries": 0,
             "scheduling_strategy": "SPREAD",
