@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-all test-ceph lint types layers bench-render bench-autoencoder bench-warmup bench-kernels bench-fit bench-scale bench-driver bench-overhead bench-store chaos doctor check-images clean
+.PHONY: help setup demo test test-all test-ceph lint types layers bench-render bench-autoencoder bench-warmup bench-kernels bench-fit bench-scale bench-driver bench-overhead bench-store conformance chaos doctor check-images clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -64,6 +64,9 @@ bench-driver: $(STAMP)  ## 100,000 shards without work through the Ray driver: s
 bench-overhead: $(STAMP)  ## what a shard of the demo costs beside its work, by both executors: JSON lines
 	[ -d bench-overhead/demo/shared ] || $(BIN)/fpipe demo bench-overhead/demo
 	$(BIN)/python -m tests.benchmarks.bench_overhead bench-overhead/demo
+
+conformance: $(STAMP)  ## executors x faults: what is lost and how long recovery takes, as a table (half an hour)
+	$(BIN)/python -m tests.conformance
 
 chaos: $(STAMP)  ## writers, maintainers and readers under kills and faults, on disk and on S3: counts, and a naive store's
 	$(BIN)/python -m tests.chaos $(CHAOS)

@@ -81,6 +81,9 @@ def _doing(name: str, doing: dict[str, Any], with_row: list[str]) -> Iterator[st
     facts = []
     if doing["runs"] > 1:
         facts.append(f"{doing['runs']} runs")
+    if doing["draining"]:
+        runs = f"{doing['draining']} of them drain" if doing["runs"] > 1 else "draining"
+        facts.append(f"{runs}: asked to stop, what runs may end within {duration_text(doing['drain_s'])}")
     if doing["nodes"]:
         nodes = sorted(doing["nodes"].items(), key=lambda item: -item[1])
         shown = ", ".join(f"{node} {count}" for node, count in nodes[:MAX_NODES])

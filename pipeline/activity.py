@@ -106,7 +106,8 @@ def activity(runs: Sequence[LiveRun], now: datetime.datetime | None = None) -> d
     Returns:
         Per stage: runs, n_running, workers' nodes (name → shards done), unit, per_s and work_per_s (None
         before the first result), work_unit, figures, retries, failed, slowest (shards done that took
-        longest), stuck (shards that run far longer than those).
+        longest), stuck (shards that run far longer than those), draining (runs that were asked to stop and
+        wait for what runs), drain_s (seconds until the last of them stops waiting).
     """
     now = now or datetime.datetime.now(datetime.UTC)
     found: dict[str, dict[str, Any]] = {}
@@ -142,6 +143,8 @@ def _nothing() -> dict[str, Any]:
         "running": [],
         "slowest": [],
         "stuck": [],
+        "draining": 0,
+        "drain_s": 0.0,
     }
 
 
@@ -155,6 +158,10 @@ def _add(stage: dict[str, Any], values: dict[str, Any], now: datetime.datetime) 
         seconds = round(max(0.0, (now - since).total_seconds()), 1)
         stage["running"].append({**shard, "seconds": seconds, "host": values["host"]})
     stage["slowest"] += values["slowest"]
+    if until := values.get("drain_until"):
+        left_s = (datetime.datetime.fromisoformat(until) - now).total_seconds()
+        stage["draining"] += 1
+        stage["drain_s"] = max(stage["drain_s"], round(left_s, 1))
     progress = values["progress"]
     if progress is None:
         return

@@ -35,6 +35,7 @@ def described(needs: TaskResources) -> str:
         parts.append(f"{needs.gpus:g} GPU")
     if needs.memory_bytes:
         parts.append(f"{needs.memory_bytes / 2**30:.1f} GiB of memory")
+    parts += [f"{amount:g} {name}" for name, amount in sorted(needs.custom.items())]
     parts += [f"label {name}={condition}" for name, condition in sorted(needs.labels.items())]
     return ", ".join(parts)
 
@@ -51,6 +52,7 @@ def offered(nodes: Sequence[Mapping[str, Any]], needs: TaskResources) -> str:
                     has.get("GPU", 0.0) if needs.gpus else 0.0,
                     int(has.get("memory", 0)) if needs.memory_bytes else 0,
                     {name: node["Labels"].get(name, "(none)") for name in needs.labels},
+                    {name: has.get(name, 0.0) for name in needs.custom},
                 )
             )
             counts[text] = counts.get(text, 0) + 1
@@ -61,7 +63,7 @@ def _places_of(node: Mapping[str, Any], needs: TaskResources) -> int:
     if not all(has_label(node["Labels"], name, condition) for name, condition in needs.labels.items()):
         return 0
     has: Mapping[str, float] = node["Resources"]
-    asked = {"CPU": needs.cpus, "GPU": needs.gpus, "memory": float(needs.memory_bytes)}
+    asked = {"CPU": needs.cpus, "GPU": needs.gpus, "memory": float(needs.memory_bytes)} | dict(needs.custom)
     # 1e-9: three tasks of a third of a GPU fit on one
     numbers = [int(has.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items() if amount]
     return min(numbers, default=1)

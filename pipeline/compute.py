@@ -59,14 +59,16 @@ class ComputeSession:
             retry = self.config.retry.policy(self.config.max_attempts)
             if self.config.executor == "local":
                 workers = self.config.workers or usable_cores()
-                self._executor = LocalExecutor(workers, retry)
+                self._executor = LocalExecutor(workers, retry, self.config.grace_s)
             else:
                 from pipeline.ray_executor import RayExecutor, ray_session
 
                 self._resources.enter_context(
                     ray_session(self.config.ray_address, scratch, self.config.workers)
                 )
-                self._executor = RayExecutor(retry, self.config.max_calls, self.wait_for_nodes_s)
+                self._executor = RayExecutor(
+                    retry, self.config.max_calls, self.wait_for_nodes_s, self.config.grace_s
+                )
         return self._executor
 
     @property

@@ -11,10 +11,10 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.backlog import RetryConfig
 from pipeline.executor import TaskResources
@@ -48,6 +48,19 @@ class SourceConfig(SourceSpec):
         return self.model_dump(mode="json", exclude={"classes", "seed"}, exclude_none=True)
 
 
+def _require_custom(amounts: dict[str, float]) -> dict[str, float]:
+    """Refuses what has settings of its own, and what would reserve nothing."""
+    for name, amount in amounts.items():
+        if name in ("CPU", "GPU", "memory"):
+            raise ValueError(f"{name} is no custom resource: set cpus, gpus or memory_bytes")
+        if not amount > 0:
+            raise ValueError(f"{name}: {amount:g} is no amount: give more than 0")
+    return amounts
+
+
+CustomResources = Annotated[dict[str, float], AfterValidator(_require_custom)]
+
+
 class ComputeConfig(BaseModel):
     """Where and with how much the stages run. Never part of a content hash."""
 
@@ -75,6 +88,9 @@ class ComputeConfig(BaseModel):
         default_factory=dict,
         description="Labels that Ray's node must have for a render task; also !value, in(a,b), !in(a,b).",
     )
+    render_resources: CustomResources = Field(
+        default_factory=dict, description="Custom resources that Ray reserves per render task, name: amount."
+    )
     train_workers: int = Field(
         default=1, ge=1, description="Ray Train workers (ranks) of the joint training."
     )
@@ -87,6 +103,9 @@ class ComputeConfig(BaseModel):
     )
     train_labels: dict[str, str] = Field(
         default_factory=dict, description="Labels that Ray's node must have for a training worker."
+    )
+    train_resources: CustomResources = Field(
+        default_factory=dict, description="Custom resources that Ray reserves per training worker."
     )
     checkpoint_every_s: float = Field(
         default=20.0,
@@ -113,6 +132,9 @@ class ComputeConfig(BaseModel):
     fit_labels: dict[str, str] = Field(
         default_factory=dict, description="Labels that Ray's node must have for a fit task."
     )
+    fit_resources: CustomResources = Field(
+        default_factory=dict, description="Custom resources that Ray reserves per fit task."
+    )
     kernel: Literal["torch", "auto", "fused"] = Field(
         default="torch",
         description="What decodes points: torch's operations, or on CUDA the Triton kernel; auto takes it"
@@ -135,6 +157,11 @@ class ComputeConfig(BaseModel):
         default=900.0,
         ge=0,
         description="Seconds to wait while no node of a cluster can run the tasks (autoscaling, lost nodes).",
+    )
+    grace_s: float = Field(
+        default=20.0,
+        ge=0,
+        description="Seconds that running shards get after SIGTERM or Ctrl-C; 0 abandons them at once.",
     )
     fit_deadline_s: float = Field(
         default=86_400.0, gt=0, description="Seconds after which a fit task ends itself."
@@ -160,6 +187,7 @@ class ComputeConfig(BaseModel):
             gpus=self.fit_gpus,
             memory_bytes=self.fit_memory_bytes,
             labels=self.fit_labels,
+            custom=self.fit_resources,
             deadline_s=self.fit_deadline_s,
         )
 

@@ -13,6 +13,7 @@ import faulthandler
 import logging
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
 import platform
 import resource
@@ -26,6 +27,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from pipeline.backlog import Backlog, FailureKind, RetryPolicy
+from pipeline.drain import NEVER, SIGNALS, Drain
 from pipeline.gpus import VARIABLE as CUDA_VISIBLE_DEVICES
 from pipeline.gpus import gpu_slots, visible_gpus
 from storage.errors import FpipeError, StaleSnapshotError, StoreUnusableError, TransientError
@@ -52,6 +54,7 @@ class TaskResources:
         memory_bytes: memory that Ray reserves per task, 0 for none.
         labels: Ray's label selector: label of a node → value that it must have, "!value", "in(a,b)" or
             "!in(a,b)".
+        custom: amounts of resources that nodes were given names for (`ray start --resources`).
         deadline_s: seconds after which the task's process ends itself, None for never.
     """
 
@@ -59,6 +62,7 @@ class TaskResources:
     gpus: float = 0.0
     memory_bytes: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
+    custom: Mapping[str, float] = field(default_factory=dict)
     deadline_s: float | None = None
 
 
@@ -131,9 +135,15 @@ def nobody(shard: int, attempt: int) -> None:
 
 
 class Executor(Protocol):
-    """Runs tasks and yields their outcomes in the order in which they end."""
+    """Runs tasks and yields their outcomes in the order in which they end.
+
+    Attributes:
+        name: as in compute.executor.
+        grace_s: seconds that running tasks are given to end when the command is asked to stop.
+    """
 
     name: str
+    grace_s: float
 
     def run(
         self,
@@ -141,10 +151,12 @@ class Executor(Protocol):
         tasks: Sequence[Task],
         resources: TaskResources,
         started: Started = nobody,
+        drain: Drain = NEVER,
     ) -> Iterator[TaskOutcome]:
         """Yields one outcome per task. Closing the iterator abandons what is still running.
 
-        `started` is told of every attempt that begins.
+        `started` is told of every attempt that begins. None begins once `drain` is asked for: the iterator
+        ends when none runs any more, or abandons those that do when the time of the drain is over.
         """
         ...
 
@@ -225,10 +237,12 @@ class LocalExecutor:
     Attributes:
         workers: processes at a time.
         retry: attempts per task, and the pauses between them.
+        grace_s: see Executor.
     """
 
     workers: int
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    grace_s: float = 0.0
     name: str = "local"
 
     def run(
@@ -237,6 +251,7 @@ class LocalExecutor:
         tasks: Sequence[Task],
         resources: TaskResources,
         started: Started = nobody,
+        drain: Drain = NEVER,
     ) -> Iterator[TaskOutcome]:
         """See Executor."""
         context = multiprocessing.get_context("spawn")
@@ -244,8 +259,12 @@ class LocalExecutor:
         slots = gpu_slots(resources.gpus, visible_gpus() if resources.gpus else (), self.workers)
         running: dict[multiprocessing.connection.Connection, _Attempt] = {}
         try:
-            while backlog or running:
-                while backlog and slots and not backlog.wait_s():
+            while running or (backlog and not drain.asked):
+                if drain.asked:
+                    drain.begin([attempt.task.shard for attempt in running.values()])
+                    if drain.is_over:
+                        return
+                while backlog and slots and not drain.asked and not backlog.wait_s():
                     task, number = backlog.pop()
                     receiver, sender = context.Pipe(duplex=False)
                     gpus, arguments = slots.pop(), dict(task.arguments)
@@ -253,7 +272,7 @@ class LocalExecutor:
                         target=_run_in_process,
                         args=(sender, function, resources.deadline_s, arguments, os.getpid(), gpus),
                     )
-                    process.start()
+                    _start(process)
                     sender.close()
                     started(task.shard, number)
                     running[receiver] = _Attempt(task, number, process, gpus, time.monotonic())
@@ -267,7 +286,7 @@ class LocalExecutor:
                     slots.append(attempt.gpus)
                     if not backlog.again(attempt.task, outcome):
                         yield ended(outcome, backlog)
-                if not running and backlog:
+                if not running and backlog and not drain.asked:
                     time.sleep(min(backlog.wait_s(), 0.2))
         finally:
             for connection, attempt in running.items():
@@ -285,6 +304,19 @@ class _Attempt:
     process: Any
     gpus: str | None
     began: float
+
+
+def _start(process: Any) -> None:
+    """Starts a process that a signal to the whole group (Ctrl-C, a scheduler's) does not end.
+
+    It ignores them itself, but needs a second until it is so far.
+    """
+    multiprocessing.resource_tracker.ensure_running()  # its start would unblock them (Python before 3.12)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ended(outcome: TaskOutcome, backlog: Backlog) -> TaskOutcome:
@@ -335,7 +367,9 @@ def _run_in_process(
     if gpus is not None:
         os.environ[CUDA_VISIBLE_DEVICES] = gpus
     _end_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
+    for number in SIGNALS:  # they reach the whole group; the driver decides
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     to_driver = _ToDriver(connection)
     logging.basicConfig(level=logging.WARNING, handlers=[to_driver])
     answer = run_task(function, deadline_s, arguments)

@@ -29,6 +29,7 @@ class LiveState:
         self._counts: collections.Counter[str] = collections.Counter()
         self._nodes: collections.Counter[str] = collections.Counter()
         self._slowest: list[tuple[float, int, str]] = []
+        self._drain_until: datetime.datetime | None = None
 
     def begin(self, name: str, total: int, unit: str, done: int, work_unit: str) -> None:
         """A part of the stage begins, see `pipeline.progress.Progress.start`."""
@@ -61,6 +62,11 @@ class LiveState:
                 while len(self._slowest) > MAX_SLOWEST:
                     heapq.heappop(self._slowest)
 
+    def draining(self, grace_s: float) -> None:
+        """The run was asked to stop: what runs may end within that time, nothing more begins."""
+        with self._lock:
+            self._drain_until = _now() + datetime.timedelta(seconds=grace_s)
+
     def as_json(self) -> dict[str, Any]:
         """Returns everything as JSON values; times are ISO 8601 in UTC."""
         with self._lock:
@@ -76,6 +82,7 @@ class LiveState:
                     for shard, (attempt, since) in oldest[:MAX_RUNNING]
                 ],
                 **{name: self._counts[name] for name in ("done", "failed", "retries")},
+                "drain_until": self._drain_until and self._drain_until.isoformat(timespec="seconds"),
                 "nodes": dict(self._nodes),
                 "slowest": [
                     {"shard": shard, "seconds": round(seconds, 1), "node": node}

@@ -33,6 +33,7 @@ from ray.exceptions import (
 
 from pipeline.backlog import Backlog, FailureKind, RetryPolicy
 from pipeline.cluster_nodes import described, offered, places
+from pipeline.drain import NEVER, Drain
 from pipeline.executor import (
     Started,
     Task,
@@ -48,7 +49,7 @@ from pipeline.executor import (
     run_task,
     to_outcome,
 )
-from pipeline.ray_notes import Notes, notes, read_note, write_note
+from pipeline.ray_notes import Notes, forbid_note, notes, read_note, write_note
 from storage.errors import EnvironmentProblem
 
 LOGGER = logging.getLogger(__name__)
@@ -168,6 +169,8 @@ LOOK_S = 1.0
 """Seconds between two looks at the cluster's nodes."""
 SAY_S = 60.0
 """Seconds between two lines that say that there is no node."""
+SETTLE_S = 0.5
+"""Seconds in which a Ray that got the same signal as the driver ends."""
 
 
 @dataclass
@@ -178,11 +181,13 @@ class RayExecutor:
         retry: attempts per task, and the pauses between them.
         max_calls: tasks after which a worker process is replaced, on average; 0 for never.
         wait_for_nodes_s: seconds to wait for a node that can run the tasks while there is none.
+        grace_s: see pipeline.executor.Executor.
     """
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     max_calls: int = 0
     wait_for_nodes_s: float = 0.0
+    grace_s: float = 0.0
     name: str = "ray"
 
     def run(
@@ -191,6 +196,7 @@ class RayExecutor:
         tasks: Sequence[Task],
         resources: TaskResources,
         started: Started = nobody,
+        drain: Drain = NEVER,
     ) -> Iterator[TaskOutcome]:
         """See pipeline.executor.Executor.
 
@@ -199,7 +205,8 @@ class RayExecutor:
 
         Abandoned tasks end with the connection to Ray: it kills the workers of a driver that has left. They
         are not cancelled one by one, because Ray 2.60 aborts the driver where a cancel meets the answer of
-        a task that has just ended (ray-project/ray#54798 closed one such race of several).
+        a task that has just ended (ray-project/ray#54798 closed one such race of several). In a drain, those
+        that wait for their turn find when it comes that they must not begin, and answer so.
 
         Raises:
             EnvironmentProblem: no node can run such a task, and none has come in time.
@@ -208,18 +215,29 @@ class RayExecutor:
         nodes = _Nodes(resources, self.wait_for_nodes_s)
         with notes() as of_attempts:
             hands = _Hands(function, resources, self.max_calls, of_attempts)
-            while backlog or hands.running:
+            while hands.running or (backlog and not drain.asked):
+                if drain.asked:
+                    if not drain.has_begun:
+                        drain.begin(hands.begun_shards())
+                        time.sleep(SETTLE_S)
+                        if not _own_ray_ends():
+                            hands.forbid_others()
+                    if drain.is_over or _own_ray_ends() or not nodes.places():  # those that wait never answer
+                        return
                 places = nodes.places()
                 window = WINDOW_PER_SLOT * max(1, places)  # tasks that wait make a cluster grow
-                while backlog and len(hands.running) < window and not backlog.wait_s():
+                while backlog and len(hands.running) < window and not drain.asked and not backlog.wait_s():
                     hands.submit(*backlog.pop())
-                for attempt in hands.begun(places):
-                    started(attempt.shard, attempt.number)
+                if not drain.asked:
+                    for attempt in hands.begun(places):
+                        started(attempt.shard, attempt.number)
                 if not hands.running:
                     time.sleep(min(backlog.wait_s(), 0.1))
                     continue
                 for attempt, outcome in hands.ended():
-                    if not backlog.again(attempt.task, outcome):
+                    if outcome is None:
+                        drain.did_not_run(attempt.shard)
+                    elif not backlog.again(attempt.task, outcome):
                         yield ended(outcome, backlog)
 
 
@@ -263,8 +281,20 @@ class _Hands:
             del self._waiting[attempt]
             yield attempt
 
-    def ended(self) -> Iterator[tuple[_Attempt, TaskOutcome]]:
-        """Yields all that have ended; waits for the first, but not longer than LOOK_S."""
+    def begun_shards(self) -> list[int]:
+        """Returns the shards of those that count as begun."""
+        return [attempt.shard for attempt in self.running.values() if attempt not in self._waiting]
+
+    def forbid_others(self) -> None:
+        """Keeps those that have not begun from beginning."""
+        for attempt in self.running.values():
+            forbid_note(attempt.note)
+
+    def ended(self) -> Iterator[tuple[_Attempt, TaskOutcome | None]]:
+        """Yields all that have ended, without an outcome those that were kept from beginning.
+
+        Waits for the first, but not longer than LOOK_S.
+        """
         for reference in self._ready():
             attempt = self.running.pop(reference)
             self._waiting.pop(attempt, None)
@@ -294,6 +324,7 @@ class _Remotes:
             "num_cpus": resources.cpus,
             "num_gpus": resources.gpus,
             "memory": resources.memory_bytes or None,
+            "resources": dict(resources.custom) or None,
             "label_selector": dict(resources.labels) or None,
             "max_retries": 0,
             "scheduling_strategy": "SPREAD",
@@ -352,6 +383,16 @@ class _Nodes:
             LOGGER.warning("%s. Waiting %.0f s for one", problem, left_s)
 
 
+def _own_ray_ends() -> bool:
+    """Says whether the Ray that this process has started on this machine is going away.
+
+    Some signals reach every process of a job (scancel, systemd). Whoever asks a dead Ray waits for a minute,
+    and then Ray ends the process.
+    """
+    node: Any = ray._private.worker._global_node
+    return node is not None and bool(node.dead_processes())
+
+
 def await_nodes(needs: TaskResources, wait_s: float) -> None:
     """Returns when a node of the cluster can run such a task.
 
@@ -365,18 +406,18 @@ def await_nodes(needs: TaskResources, wait_s: float) -> None:
 
 def _run_task_on_node(
     function: TaskFunction, deadline_s: float | None, arguments: dict[str, Any], note: str
-) -> tuple[TaskAnswer, str]:
+) -> tuple[TaskAnswer | None, str]:
     """Body of a task: run_task's answer, and the node that gave it: host name and the start of Ray's id.
 
-    Its note stays for a driver that gets no answer.
+    Its note stays for a driver that gets no answer. The answer is None where the driver has forbidden the
+    task to begin.
     """
     node = f"{platform.node()}/{ray.get_runtime_context().get_node_id()[:8]}"
-    write_note(note, node)
-    return run_task(function, deadline_s, arguments), node
+    return (run_task(function, deadline_s, arguments) if write_note(note, node) else None), node
 
 
-def _receive(reference: Any, attempt: _Attempt, deadline_s: float | None) -> TaskOutcome:
-    """Fetches a task's answer, or says why there is none."""
+def _receive(reference: Any, attempt: _Attempt, deadline_s: float | None) -> TaskOutcome | None:
+    """Fetches a task's answer, or says why there is none; None where it did not begin."""
     try:
         answer, node = ray.get(reference)
     except TaskUnschedulableError as error:
@@ -384,6 +425,8 @@ def _receive(reference: Any, attempt: _Attempt, deadline_s: float | None) -> Tas
     except RayError as error:
         failure, node = _death(error, attempt, deadline_s)
         answer = TaskAnswer(failure)
+    if answer is None:
+        return None
     return to_outcome(attempt.task, attempt.number, answer, node)
 
 

@@ -21,9 +21,16 @@ PER_BLOCK = 500
 """Notes that are removed together; some 100 bytes each."""
 
 
-def write_note(key: str, node: str) -> None:
-    """Says, in a task, that it begins now on that node."""
-    internal_kv._internal_kv_put(key, f"{time.time()} {node}", namespace=NAMESPACE)
+def write_note(key: str, node: str) -> bool:
+    """Says, in a task, that it begins now on that node; returns False where the driver has forbidden it."""
+    note = f"{time.time()} {node}"
+    is_there: bool = internal_kv._internal_kv_put(key, note, overwrite=False, namespace=NAMESPACE)
+    return not is_there
+
+
+def forbid_note(key: str) -> None:
+    """Takes the place of the note of an attempt that has not begun, which it finds when its turn comes."""
+    internal_kv._internal_kv_put(key, "", overwrite=False, namespace=NAMESPACE)
 
 
 def read_note(key: str) -> tuple[float | None, str]:

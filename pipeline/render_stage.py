@@ -123,6 +123,7 @@ def render_resources(compute: ComputeConfig) -> TaskResources:
         gpus=gpus,
         memory_bytes=compute.render_memory_bytes,
         labels=compute.render_labels,
+        custom=compute.render_resources,
     )
 
 

@@ -66,10 +66,20 @@ class Run:
         self._segment = 0
         self._events: list[str] = []
         self._written = 0  # events of this segment that are in the store
+        self._wake = threading.Event()
 
     def watched(self, progress: Progress) -> Progress:
         """Returns a progress that the run's live state listens to."""
         return WatchedProgress(progress, self.live)
+
+    def beat_soon(self) -> None:
+        """Lets the next beat come at once; returns before it does."""
+        self._wake.set()
+
+    def await_beat(self) -> None:
+        """Returns when it is time for a beat."""
+        self._wake.wait(self.beat_s)
+        self._wake.clear()
 
     def event(self, kind: str, /, **fields: Any) -> None:
         """Appends one event; its `at_s` are seconds since the start of the run."""
@@ -152,6 +162,7 @@ def record_run(store: Store, stage: str, config: dict[str, Any], **about: Any) -
 
     def end(state: str) -> None:
         over.set()
+        run.beat_soon()
         heart.join()
         run.write(state)
 
@@ -182,7 +193,10 @@ def _quietly(end: Callable[[str], None], state: str) -> None:
 def _beat(run: Run, over: threading.Event) -> None:
     """Beats until the run is over; a store that does not take a beat gets the next one."""
     told = False
-    while not over.wait(run.beat_s):
+    while True:
+        run.await_beat()
+        if over.is_set():
+            return
         try:
             run.beat()
             told = False

@@ -6,12 +6,14 @@ A shard that is done is skipped, so that every command is also the command that 
 from __future__ import annotations
 
 import secrets
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, overload
 
-from pipeline.executor import Executor, Task, TaskFailure, TaskFunction, TaskResources
+from pipeline.drain import Drain
+from pipeline.executor import Executor, Task, TaskFailure, TaskFunction, TaskOutcome, TaskResources
 from pipeline.progress import Progress
 from pipeline.run import Run
 from pipeline.shard_spec import shards_text
@@ -102,6 +104,9 @@ def run_shards(
 ) -> StageResult:
     """Runs function(shard=…, attempt=…, **arguments) for the shards that are not done.
 
+    The first SIGTERM or Ctrl-C begins a drain (see `pipeline.drain`); at its end the signal does what the
+    caller's handler makes of it.
+
     Args:
         stage: name for progress and records.
         executor: where the tasks run.
@@ -128,50 +133,27 @@ def run_shards(
     progress.start(stage, sum(sizes[shard] for shard in shards), "objects", n_done, work_unit)
     tasks = _Tasks(left, arguments)
     said: set[str] = set()
-    outcomes = executor.run(function, tasks, resources, run.live.started)
-    try:
-        for outcome in outcomes:
-            run.live.ended(outcome)
-            usage: dict[str, Any] = {} if outcome.usage is None else {"usage": asdict(outcome.usage)}
-            if outcome.retried:
-                usage["retried"] = dict(outcome.retried)
-            if outcome.result is None:
-                assert outcome.failure is not None
-                progress.say(f"{stage}: shard {outcome.shard} failed: {_text(outcome.failure, said)}")
-                result.failed[outcome.shard] = replace(outcome.failure, trace="")  # it is in the event
-                failure = {
-                    "kind": outcome.failure.kind,
-                    "error": outcome.failure.message,
-                    "trace": outcome.failure.trace,
-                }
-                run.event(
-                    "shard_failed",
-                    shard=outcome.shard,
-                    attempts=outcome.attempts,
-                    node=outcome.node,
-                    **usage,
-                    **failure,
-                )
-                if outcome.failure.ends_run:
-                    raise StoreUnusableError(f"{stage}: {outcome.failure.message.partition(': ')[2]}")
-                continue
-            result.done += 1
-            result.objects_ok += int(outcome.result["n_ok"])
-            result.objects_failed += int(outcome.result["n_failed"])
-            run.event(
-                "shard_done",
-                attempts=outcome.attempts,
-                node=outcome.node,
-                **{"shard": outcome.shard, **outcome.result, **usage},
-            )
-            figures = {"failed": result.objects_failed} if result.objects_failed else {}
-            work = 0 if outcome.result.get("skipped") else per_object * int(outcome.result["n_ok"])
-            progress.advance(sizes[outcome.shard], work, **figures)
-    finally:
-        getattr(outcomes, "close", lambda: None)()  # abandons what is still running
-        progress.finish()
-        result.seconds = time.monotonic() - began
-        run.summary = result.as_json()
+    with Drain(executor.grace_s, lambda drain: _tell_drain(drain, stage, progress, run)) as drain:
+        outcomes = executor.run(function, tasks, resources, run.live.started, drain)
+        try:
+            for outcome in outcomes:
+                run.live.ended(outcome)
+                drain.running.discard(outcome.shard)
+                if outcome.result is None:
+                    _take_failure(stage, outcome, result, progress, run, said)
+                    continue
+                _take_done(outcome, outcome.result, result, run)
+                figures = {"failed": result.objects_failed} if result.objects_failed else {}
+                work = 0 if outcome.result.get("skipped") else per_object * int(outcome.result["n_ok"])
+                progress.advance(sizes[outcome.shard], work, **figures)
+        finally:
+            getattr(outcomes, "close", lambda: None)()  # abandons what is still running
+            progress.finish()
+            result.seconds = time.monotonic() - began
+            run.summary = result.as_json()
+    if drain.asked:
+        _tell_drained(drain, stage, progress, run)
+        drain.act()
     if result.failed:
         raise ShardsFailedError(result)
     return result
@@ -199,6 +181,72 @@ class _Tasks(Sequence[Task]):
             return _Tasks(self._shards[position], self._arguments)
         shard = self._shards[position]
         return Task(shard, {"shard": shard, "attempt": new_attempt(), **self._arguments})
+
+
+def _take_failure(
+    stage: str, outcome: TaskOutcome, result: StageResult, progress: Progress, run: Run, said: set[str]
+) -> None:
+    """Counts and records a shard that could not be done.
+
+    Raises:
+        StoreUnusableError: no other shard could be done either.
+    """
+    failure = outcome.failure
+    assert failure is not None
+    progress.say(f"{stage}: shard {outcome.shard} failed: {_text(failure, said)}")
+    result.failed[outcome.shard] = replace(failure, trace="")  # it is in the event
+    run.event(
+        "shard_failed",
+        shard=outcome.shard,
+        kind=failure.kind,
+        error=failure.message,
+        trace=failure.trace,
+        **_attempts(outcome),
+    )
+    if failure.ends_run:
+        raise StoreUnusableError(f"{stage}: {failure.message.partition(': ')[2]}")
+
+
+def _take_done(outcome: TaskOutcome, counts: Mapping[str, Any], result: StageResult, run: Run) -> None:
+    """Counts and records a shard that is done."""
+    result.done += 1
+    result.objects_ok += int(counts["n_ok"])
+    result.objects_failed += int(counts["n_failed"])
+    run.event("shard_done", **{"shard": outcome.shard, **counts, **_attempts(outcome)})
+
+
+def _attempts(outcome: TaskOutcome) -> dict[str, Any]:
+    """Returns what an event says of a shard's attempts."""
+    facts: dict[str, Any] = {"attempts": outcome.attempts, "node": outcome.node}
+    if outcome.usage is not None:
+        facts["usage"] = asdict(outcome.usage)
+    if outcome.retried:
+        facts["retried"] = dict(outcome.retried)
+    return facts
+
+
+def _tell_drain(drain: Drain, stage: str, progress: Progress, run: Run) -> None:
+    """Says, in the terminal and in the run's records, that the run was asked to stop."""
+    assert drain.number is not None
+    name = "Ctrl-C" if drain.number == signal.SIGINT else drain.number.name
+    progress.say(
+        f"{stage}: draining, {drain.n_running} shards running, up to {drain.grace_s:g} s; "
+        f"{name} again to stop now"
+    )
+    run.event("drain", signal=drain.number.name, shards=sorted(drain.running), grace_s=drain.grace_s)
+    run.live.draining(drain.grace_s)
+    run.beat_soon()
+
+
+def _tell_drained(drain: Drain, stage: str, progress: Progress, run: Run) -> None:
+    """Says what came of the shards that were running; those whose attempt failed are left, too."""
+    abandoned = sorted(drain.running)
+    names = f" ({','.join(map(str, abandoned[:20]))}{'…' * (len(abandoned) > 20)})" * bool(abandoned)
+    ended = drain.n_running - len(abandoned)
+    progress.say(
+        f"{stage}: drained: {ended} shards that were running ended, {len(abandoned)} abandoned{names}"
+    )
+    run.event("drained", ended=ended, abandoned=abandoned)
 
 
 def _text(failure: TaskFailure, said: set[str]) -> str:

@@ -144,6 +144,7 @@ def _run(
         gpus=compute.train_gpus,
         memory_bytes=compute.train_reserved_bytes,
         labels=compute.train_labels,
+        custom=compute.train_resources,
     )
     executor = session.executor
     if executor.name == "ray":

@@ -48,7 +48,11 @@ def main(arguments: list[str]) -> int:
     request_fd, answer_fd, parent_pid = (int(a) for a in arguments[:3])
     die_with_parent(parent_pid)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is an ordinary event here, and a core is large
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which then closes the pipe
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # sent to the whole group: the parent decides, and closes the pipe
+        signal.signal(number, signal.SIG_IGN)
     server = _Server(cast("Device", arguments[3]))
     send(answer_fd, {"ok": True, "info": server.versions})
     while True:

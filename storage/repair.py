@@ -133,7 +133,10 @@ def _give_up_all(group: ShardedStore, builder: ShardBuilder, current: Round) -> 
         check_lease(store, current.token)
         store.swap(key, data, version)
     if read_shard_tail(store, key, group.spec.chunks_per_shard).sidecar.attempt != builder.attempt:
-        raise StaleSnapshotError(f"{key}: somebody else was faster; verify again")
+        raise StaleSnapshotError(
+            f"{key}: somebody else has replaced the shard since it was verified, so it was left as it is;"
+            " run fpipe verify again"
+        )
     check_lease(store, current.token)
     group.publish(builder.shard, overwrite=True)
     group.refresh()

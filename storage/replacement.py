@@ -200,7 +200,10 @@ def replace_shard(
         if found == old.tail.sidecar.attempt:
             raise TransientError(f"{old.key}: could not be replaced")
         if found != builder.attempt:
-            raise StaleSnapshotError(f"{old.key}: attempt {found} was faster")
+            raise StaleSnapshotError(
+                f"{old.key}: attempt {found} was faster: somebody else has replaced the shard meanwhile, and"
+                " this attempt was left out; the same command begins from what is there now"
+            )
     check_lease(store, current.token)
     group.publish(builder.shard, overwrite=True)
     group.refresh()

@@ -18,7 +18,7 @@ from .shards import TAIL_BYTES, ShardTail, Sidecar, TailTooShort, read_shard_tai
 from .store import Store
 
 CACHED_TAILS = 64
-MEND = "refresh() and read again"
+MEND = "refresh() and read again; a command: run it again"
 
 
 class Snapshot:

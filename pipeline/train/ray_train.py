@@ -67,7 +67,7 @@ def train_with_ray(
     """
     await_nodes(needs, wait_for_nodes_s)
     board = _Board.remote()  # type: ignore[attr-defined]  # ray.remote adds it
-    amounts = {"CPU": needs.cpus, "GPU": needs.gpus, "memory": needs.memory_bytes}
+    amounts = {"CPU": needs.cpus, "GPU": needs.gpus, "memory": needs.memory_bytes} | dict(needs.custom)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={

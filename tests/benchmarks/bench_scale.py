@@ -85,6 +85,7 @@ class Stub:
     """An executor whose tasks do nothing and commit nothing."""
 
     name = "stub"
+    grace_s = 0.0
 
     def run(
         self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources, *_: Any

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.conformance.cells import EXECUTORS, FAULTS, NODE_LOST, run_cell, run_lost_node, write_dataset
+from tests.conformance.cells import EXECUTORS, FAULTS, exists, run_cell, write_dataset
 from tests.conformance.check import Cell
 
 
@@ -18,18 +18,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="also write the table here")
     parser.add_argument("--executors", nargs="+", choices=EXECUTORS, default=list(EXECUTORS))
+    parser.add_argument("--faults", nargs="+", choices=FAULTS, default=list(FAULTS))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="c-", dir="/tmp") as name:
         folder = Path(name)
         write_dataset(folder / "views")
         cells: dict[tuple[str, str], str] = {}
         for executor in options.executors:
-            for fault in FAULTS:
-                cells[fault, executor] = _run(folder, executor, fault)
-        if "ray" in options.executors:
-            cells[NODE_LOST, "ray"] = _run(folder, "ray", NODE_LOST)
+            for fault in options.faults:
+                if exists(executor, fault):
+                    cells[fault, executor] = _run(folder, executor, fault)
     rows = [["fault", *options.executors], ["---"] * (1 + len(options.executors))]
-    for fault in (*FAULTS, NODE_LOST):
+    for fault in options.faults:
         rows.append([fault, *(cells.get((fault, executor), "") for executor in options.executors)])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     sys.stdout.write(table + "\n")
@@ -41,11 +41,7 @@ def main() -> None:
 def _run(folder: Path, executor: str, fault: str) -> str:
     own = Path(tempfile.mkdtemp(dir=folder))
     try:
-        cell = (
-            run_lost_node(folder / "views", own)
-            if fault == NODE_LOST
-            else run_cell(executor, fault, folder / "views", own)
-        )
+        cell = run_cell(executor, fault, folder / "views", own)
     except AssertionError as error:
         text = f"FAILED: {error}"
     else:

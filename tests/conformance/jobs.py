@@ -29,29 +29,36 @@ class Job:
 
     Attributes:
         root: The dataset.
+        folder: For what the drivers say.
         plot: What goes wrong, as JSON.
         options: Of the command line, beside those of the stage.
-        processes: Drivers that were started, in order.
+        environment: Of the drivers, beside this process's own.
+        processes: Drivers that were started, in order; each leads a process group.
+        lost: Those that went away with their node.
         ends: Member (0 where there is one driver) → the code of its last end.
     """
 
-    root: Path
+    root: Path | str
+    folder: Path
     plot: str
     options: Sequence[str] = ()
+    environment: dict[str, str] = field(default_factory=dict)
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
+    lost: list[subprocess.Popen[str]] = field(default_factory=list)
     ends: dict[int, int] = field(default_factory=dict)
 
     def start(self, shard: str = "all", **environment: str) -> subprocess.Popen[str]:
         """Start one driver."""
         settings = ["--shared", SHARED_VERSION, "--preset", str(TINY), "--name", "made", "--shard", shard]
         command = [sys.executable, "-m", "tests.conformance.driver", self.plot, "fit-objects", str(self.root)]
-        with (self.root.parent / "said.txt").open("a") as said:
+        with (self.folder / "said.txt").open("a") as said:
             process = subprocess.Popen(
                 [*command, *settings, *self.options],
                 stdout=subprocess.DEVNULL,
                 stderr=said,
                 text=True,
-                env=clean_environment(**environment),
+                env=clean_environment(**self.environment, **environment),
+                start_new_session=True,
             )
         self.processes.append(process)
         return process
@@ -63,7 +70,10 @@ class Job:
 
 
 class SlurmArray(Job):
-    """`sbatch --array=0-2`: a member that was drained (75) is queued again, any other one has failed."""
+    """`sbatch --array=0-2`: a member that was drained (75) or whose node went is queued again (--requeue).
+
+    Any other one that does not end with 0 has failed.
+    """
 
     def run(self) -> list[int]:
         def environment(index: int) -> dict[str, str]:
@@ -87,14 +97,16 @@ class SlurmArray(Job):
                 codes.append(process.returncode)
                 self.ends[index] = process.returncode
                 failures[index] += process.returncode not in (0, DRAINED)
-                if process.returncode and again(process.returncode, failures[index]):
+                if process in self.lost or (
+                    process.returncode and again(process.returncode, failures[index])
+                ):
                     members[index] = self.start("auto", **environment(index))
             time.sleep(0.05)
         return codes
 
 
 class IndexedJob(SlurmArray):
-    """Kubernetes: an index is tried again up to its limit; 42 fails it at once, a drained pod is free."""
+    """Kubernetes: an index is tried again up to its limit; 42 fails it, drained or lost pods do not count."""
 
     def run(self) -> list[int]:
         def environment(index: int) -> dict[str, str]:
@@ -106,7 +118,7 @@ class IndexedJob(SlurmArray):
         return self._run(environment, again)
 
 
-def plot(fault: str, shard: int, folder: Path) -> str:
-    """What goes wrong, as JSON for the driver."""
+def plot(fault: str, shard: int, folder: Path, **others: float) -> str:
+    """What goes wrong, as JSON for the driver; others are fields of `work.Plot`."""
     folder.mkdir(parents=True, exist_ok=True)
-    return json.dumps({"fault": fault, "shard": shard, "folder": str(folder)})
+    return json.dumps({"fault": fault, "shard": shard, "folder": str(folder), **others})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import signal
 import time
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ from storage.store import Store
 
 WORK_S = 0.3
 """A shard takes so long, so that others run while one goes wrong."""
+BLOCK_BYTES = 64 * 2**20
+LIMIT_BLOCKS = 8
+SWOLLEN_BLOCKS = 72
+"""Blocks that a task may take at most; and those that it takes where something else ends it (4.5 GiB)."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,13 @@ class Plot:
         fault: One of `FAULTS`, or "" for nothing.
         shard: In this shard.
         folder: For the attempts' own log, and for the mark that it has happened.
+        work_s: How long a shard takes.
     """
 
     fault: str
     shard: int
     folder: str
+    work_s: float = WORK_S
 
     def strike(self, shard: int) -> None:
         """Go wrong, once."""
@@ -47,7 +54,7 @@ class Plot:
             (Path(self.folder) / "struck").touch(exist_ok=False)
         except FileExistsError:
             return
-        FAULTS[self.fault]()
+        (_swell if self.fault == SWELL else FAULTS[self.fault])()
 
 
 def code_of(row: int, header: Any) -> ObjectFit:
@@ -74,7 +81,7 @@ def fit_shard(
         with planes.builder(shard, f"{attempt}-{os.getpid()}-{time.time_ns()}") as builder:
             for row in planes.shard_rows(shard):
                 builder.add(row, code_of(row, planes.header))
-            time.sleep(WORK_S)
+            time.sleep(plot.work_s)
             plot.strike(shard)
             builder.commit()
     status = planes.sidecar(shard).status
@@ -115,6 +122,33 @@ def _memory() -> None:
     raise MemoryError("no memory left")
 
 
+def _fill_to_limit() -> None:
+    """Take memory until the system refuses more: `ulimit -v` as a user or a batch system sets it."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    size = pages * resource.getpagesize() + LIMIT_BLOCKS * BLOCK_BYTES
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size, before[1]))
+    try:
+        _fill(2 * LIMIT_BLOCKS)
+    finally:  # the process may go on with other tasks
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def _swell() -> None:
+    """Take memory and keep it until somebody ends this process."""
+    blocks = _fill(SWOLLEN_BLOCKS)
+    time.sleep(60)
+    raise AssertionError(f"nobody minded {len(blocks)} blocks of {BLOCK_BYTES} bytes")
+
+
+def _fill(n_blocks: int) -> list[bytes]:
+    blocks = []
+    for _ in range(n_blocks):
+        blocks.append(b"1" * BLOCK_BYTES)  # every page is written
+        time.sleep(0.02)
+    return blocks
+
+
 def _hang() -> None:
     time.sleep(3600)
 
@@ -126,5 +160,7 @@ FAULTS = {
     "SIGSEGV": _segv,
     "SIGKILL (also the kernel's when memory ends)": _kill,
     "MemoryError": _memory,
+    "memory up to ulimit -v": _fill_to_limit,
     "hang": _hang,
 }
+SWELL = "Ray's memory monitor"

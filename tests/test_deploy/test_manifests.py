@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from cli.main import Stopped
-from pipeline.config import load_config
+from pipeline.config import ComputeConfig, load_config
+from pipeline.run import STOP_S
 from pipeline.shard_spec import parse_shards
 from pipeline.stages import FAILED_OBJECTS_EXIT_CODE
 from storage.errors import ConfigError, EnvironmentProblem, UsageError
@@ -280,6 +281,8 @@ def test_the_indexed_job_means_our_exit_codes() -> None:
     }
     assert EnvironmentProblem.exit_code not in set().union(*by_action.values()), "it is tried again"
     assert Stopped(75).exit_code == 75
+    grace_s = job["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert grace_s >= ComputeConfig().grace_s + STOP_S, "shards may end, and the record of the run, too"
     # What the API server asks of these fields beyond the schema.
     assert job["template"]["spec"]["restartPolicy"] == "Never"
     assert job["completionMode"] == "Indexed"

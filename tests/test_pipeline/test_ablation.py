@@ -55,6 +55,7 @@ class Inline:
     """Runs tasks where they are."""
 
     name = "inline"
+    grace_s = 0.0
 
     def run(
         self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources, *_: Any

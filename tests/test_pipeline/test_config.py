@@ -41,6 +41,8 @@ def test_later_sources_win_over_earlier_ones():
         (["render.views.more=3"], "views is a value, not a section"),
         (["render.views"], "section.key=value"),
         (["source.kind=shapenet"], "path"),
+        (["compute.fit_resources.GPU=1"], "GPU is no custom resource: set cpus, gpus or memory_bytes"),
+        (["compute.fit_resources.licence=0"], "licence: 0 is no amount"),
         (["train.autoencoder.pretrained=a/b", "train.autoencoder.factor=4"], "factor is for .* from scratch"),
     ],
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections
 import logging
+import os
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,7 @@ import pytest
 import ray
 
 from pipeline.backlog import RetryPolicy
+from pipeline.drain import Drain
 from pipeline.executor import Task, TaskOutcome, TaskResources
 from pipeline.ray_executor import RayExecutor, await_nodes, ray_session
 from storage.errors import EnvironmentProblem
@@ -119,3 +122,37 @@ def test_lost_nodes_cost_no_tries_and_are_waited_for(cluster: Any, caplog: pytes
         found = work.result()
     assert all(outcome.failure is None for outcome in found.values()), found
     assert sum(outcome.retried.get("node_lost", 0) for outcome in found.values()) >= 1
+
+
+def test_a_drain_lets_what_runs_end_and_begins_nothing_more(cluster: Any, tmp_path: Path) -> None:
+    """One place, three tasks in Ray's hands: the two that wait for it answer at once when it is free."""
+    cluster.add_node(num_cpus=1, **SMALL)
+    tasks = [Task(shard, {"shard": shard, "folder": str(tmp_path)}) for shard in range(6)]
+    begun: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with Drain(60.0) as drain, ThreadPoolExecutor(1) as thread:
+
+            def strike() -> None:
+                while not list(tmp_path.glob("*.pid")):
+                    time.sleep(0.05)
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(2.0)
+                (tmp_path / "go").touch()
+
+            struck = thread.submit(strike)
+            outcomes = list(
+                RayExecutor().run(
+                    faults.write_pid_and_wait,
+                    tasks,
+                    TaskResources(),
+                    lambda shard, _: begun.append(shard),
+                    drain,
+                )
+            )
+            struck.result()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [outcome.shard for outcome in outcomes] == begun == [0]
+    assert len(list(tmp_path.glob("*.pid"))) == 1
+    assert (drain.n_running, drain.running) == (1, {0}), "run_shards takes those out that ended"

@@ -35,6 +35,7 @@ class InProcess:
     """An executor that runs tasks one after the other in this process."""
 
     name = "in process"
+    grace_s = 0.0
 
     def run(
         self, function: TaskFunction, tasks: Sequence[Task], resources: TaskResources, *_: Any
