@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 import subprocess
@@ -20,6 +21,9 @@ from tests.soak.work import Attempt, attempts, begun_again
 
 DRAINED = 75
 SIGTERM_SHARE = 0.25
+EARLY_SHARE = 0.25
+"""Of the drivers die before they have done anything, most of these while Ray starts."""
+EARLY_S = 15.0
 WORKERS = 2
 OPTIONS = ("--executor", "ray", "--workers", str(WORKERS))
 
@@ -30,7 +34,7 @@ class Plan:
 
     Attributes:
         kills: Stage → how often.
-        within_s: Stage → a driver lives at most so long, drawn anew each time.
+        within_s: Stage → a driver works at most so long, drawn anew each time.
     """
 
     kills: dict[str, int]
@@ -38,10 +42,10 @@ class Plan:
 
     @classmethod
     def of(cls, kills: int) -> Plan:
-        """Returns a plan for all stages; the start of Ray takes the first seconds of a driver's life."""
+        """Returns a plan for all stages."""
         render, training = round(0.45 * kills), round(0.15 * kills)
         each = {"render": render, "train-shared": training, "fit-objects": kills - render - training}
-        return cls(each, {"render": 25.0, "train-shared": 25.0, "fit-objects": 20.0})
+        return cls(each, {"render": 12.0, "train-shared": 1.5, "fit-objects": 10.0})
 
 
 @dataclass
@@ -133,20 +137,33 @@ class Killer:
         code = -1
         while code:
             self._report.commands[stage] = self._report.commands.get(stage, 0) + 1
-            life_s = self.draws.uniform(0.0, within_s) if len(moments) < kills else WHOLE_LIMIT_S
+            is_early, share = self.draws.random() < EARLY_SHARE, self.draws.random()
             number = signal.SIGTERM if self.draws.random() < SIGTERM_SHARE else signal.SIGKILL
             start = time.time()
             with self.case.running(stage, self.root, *OPTIONS) as process:
-                try:
-                    code = process.wait(life_s)
-                except subprocess.TimeoutExpired:
-                    if len(moments) >= kills:
-                        raise
-                    moments.append(self._end(process, number, stage, start))
-                    continue
+                if len(moments) < kills:
+                    if not is_early:
+                        self._wait_for_work(process, stage)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(share * (EARLY_S if is_early else within_s))
+                    if process.poll() is None:
+                        moments.append(self._end(process, number, stage, start))
+                        continue
+                code = process.wait(WHOLE_LIMIT_S)
             if code:
                 raise RuntimeError(f"{stage} ended with {code}:\n{self.case.said.read_text()[-3000:]}")
         return moments
+
+    def _wait_for_work(self, process: subprocess.Popen[str], stage: str) -> None:
+        """Waits until the driver has something under way, or has ended."""
+
+        def signs() -> set[tuple[Path, int]]:
+            files = [*self.case.notes(stage).glob("*.json"), *self.root.glob(f"runs/{stage}/*/checkpoint-*")]
+            return {(path, path.stat().st_mtime_ns) for path in files if path.exists()}
+
+        before = signs()
+        while not signs() - before and process.poll() is None:
+            time.sleep(0.05)
 
     def _end(self, process: subprocess.Popen[str], number: signal.Signals, stage: str, start: float) -> _Kill:
         """Ends a driver and waits until nothing of it is left."""

@@ -145,13 +145,12 @@ def _lives(pid: int, start: float) -> bool:
 
 
 def _held(names: set[str]) -> set[str]:
-    """Returns those names in shared memory that some process has open: of other programs, or soon to go."""
+    """Returns those names in shared memory that some process has mapped: of other programs, or soon to go."""
     found: set[str] = set()
-    for folder in Path("/proc").glob("[0-9]*/fd") if names else ():
+    for path in Path("/proc").glob("[0-9]*/maps") if names else ():
         with contextlib.suppress(OSError):
-            for link in folder.iterdir():
-                with contextlib.suppress(OSError):
-                    found.add(link.readlink().name)
+            lines = path.read_text(errors="replace").splitlines()
+            found |= {line.rpartition("/")[2] for line in lines if f" {SHARED_MEMORY}/" in line}
     return found & names
 
 

@@ -58,7 +58,7 @@ def test_drivers_that_are_killed_while_objects_are_rendered(
     killer = Killer(
         Case(SHARDS, tmp_path, leftovers.environment), tmp_path / "dataset", random.Random(SEED), leftovers
     )
-    report = killer.run(Plan({"render": 2}, {"render": 8.0}), tiny_dataset)
+    report = killer.run(Plan({"render": 2}, {"render": 1.0}), tiny_dataset)
     assert report.problems == []
     assert sum(report.kills.values()) == 2
     assert report.begun_again <= report.in_flight
