@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-all test-ceph lint types layers bench-render bench-autoencoder bench-warmup bench-kernels bench-fit bench-scale bench-driver bench-overhead bench-store conformance chaos doctor check-images clean
+.PHONY: help setup demo test test-all test-ceph lint types layers bench-render bench-autoencoder bench-warmup bench-kernels bench-fit bench-scale bench-driver bench-overhead bench-store conformance chaos soak doctor check-images clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -70,6 +70,9 @@ conformance: $(STAMP)  ## executors x faults: what is lost and how long recovery
 
 chaos: $(STAMP)  ## writers, maintainers and readers under kills and faults, on disk and on S3: counts, and a naive store's
 	$(BIN)/python -m tests.chaos $(CHAOS)
+
+soak: $(STAMP)  ## 64 shards on Ray nodes that come and go, and under 20 killed drivers: counts, and what is left
+	$(BIN)/python -m tests.soak $(SOAK)
 
 # Root, mmdebstrap, a network and 12 GB in IMAGES are needed, no container engine. CHECK_IMAGE: further options of the script.
 IMAGES ?= /var/tmp/fpipe-images

@@ -12,8 +12,6 @@ import logging
 import os
 import platform
 import random
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, utils
 from ray.exceptions import (
     LocalRayletDiedError,
     NodeDiedError,
@@ -49,6 +47,7 @@ from pipeline.executor import (
     run_task,
     to_outcome,
 )
+from pipeline.held_signals import held_signals
 from pipeline.ray_notes import Notes, forbid_note, notes, read_note, write_note
 from storage.errors import EnvironmentProblem
 
@@ -84,30 +83,44 @@ def ray_session(address: str | None, scratch: Path, cpus: int | None = None) -> 
     _keep_token_private()
     # One line about token authentication at every start is noise to people who never leave this machine.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    common: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        if address is None:
-            with _loopback_only():
-                ray.init(
-                    num_cpus=cpus,
-                    include_dashboard=False,
-                    _temp_dir=str(scratch / "r"),
-                    _system_config={} if "RAY_ADDRESS" in os.environ else NO_TASK_EVENTS,
-                    **common,
-                )
-        else:
-            ray.init(address=address, **common)
+        _start(address, scratch, cpus)
+        yield
+    finally:
+        with held_signals():
+            ray.shutdown()
+
+
+def _start(address: str | None, scratch: Path, cpus: int | None) -> None:
+    """See ray_session. A signal waits until Ray is there: where an exception meets its code, it aborts."""
+    common: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
+    try:
+        with held_signals(), _without_rays_handlers():
+            if address is None:
+                with _loopback_only():
+                    ray.init(
+                        num_cpus=cpus,
+                        include_dashboard=False,
+                        _temp_dir=str(scratch / "r"),
+                        _system_config={} if "RAY_ADDRESS" in os.environ else NO_TASK_EVENTS,
+                        **common,
+                    )
+            else:
+                ray.init(address=address, **common)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         where = "Ray could not be started here" if address is None else f"no Ray cluster answers at {address}"
         raise EnvironmentProblem(f"{where}: {error}") from error
-    if threading.current_thread() is threading.main_thread():
-        for number, handler in handlers.items():  # Ray puts a handler of its own that aborts on SIGTERM
-            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _without_rays_handlers() -> Iterator[None]:
+    """Keeps Ray from handling SIGTERM in the block: it would end this process with a code of its own."""
+    before = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
-        ray.shutdown()
+        utils.set_sigterm_handler = before
 
 
 def _keep_token_private() -> None:

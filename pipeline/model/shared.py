@@ -14,10 +14,10 @@ so that a version exists whole or not at all)::
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from pipeline.model.geometry import Geometry
 from pipeline.model.identity import load_identity
 from pipeline.model.planes import fuse
 from pipeline.model.renderer import Renderer, render_views
+from render_jobs.swept_folder import SweptFolder
 from storage.documents import canonical_json, check_schema, dump_document, parse_unsealed, plain
 from storage.errors import IntegrityError, UsageError
 from storage.layout import shared_key
@@ -226,12 +227,21 @@ class SharedComponents:
             "regime1/codes.safetensors": save(own),
             "regime1/ids.json": json.dumps(list(codes.ids)).encode(),
         }
-        with tempfile.TemporaryDirectory(prefix="fpipe-vae-") as folder:
+        with _vae_folder() as folder:
             self.autoencoder.save(folder)
-            for path in sorted(Path(folder).rglob("*")):
+            for path in sorted(folder.rglob("*")):
                 if path.is_file():
                     files[f"vae/{path.relative_to(folder).as_posix()}"] = path.read_bytes()
         return files
+
+
+@contextlib.contextmanager
+def _vae_folder() -> Iterator[Path]:
+    """Yields a temporary folder, which goes with this process too: of a lost node it would stay for good."""
+    with SweptFolder(prefix="fpipe-vae-") as swept:
+        folder = swept.path / "vae"
+        folder.mkdir()
+        yield folder
 
 
 def load_shared(store: Store, version: str, device: str | torch.device = "cpu") -> SharedComponents:
@@ -243,10 +253,10 @@ def load_shared(store: Store, version: str, device: str | torch.device = "cpu") 
         IntegrityError: A file does not have the content that ``shared.json`` names.
     """
     meta = read_meta(store, version)
-    with tempfile.TemporaryDirectory(prefix="fpipe-vae-") as folder:
+    with _vae_folder() as folder:
         for name in meta["files"]:
             if name.startswith("vae/"):
-                (Path(folder) / _file_name(name, version)).write_bytes(_read(store, meta, name))
+                (folder / _file_name(name, version)).write_bytes(_read(store, meta, name))
         autoencoder = load_identity(folder) or load_autoencoder(folder)
     renderer = Renderer(meta["f_mic"] + meta["f_mac"], meta["latent_channels"], meta["hidden_width"])
     renderer.load_state_dict(_tensors(store, meta, "renderer.safetensors"))

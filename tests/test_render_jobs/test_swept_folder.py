@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -7,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from render_jobs.swept_folder import SweptFolder, sweep
@@ -31,13 +34,17 @@ def _wait_until_gone(path: Path, timeout_s: float = 10.0) -> bool:
     return not path.exists()
 
 
-def _killed_owner(root: Path, *, janitor_too: bool) -> Path:
+def _killed_owner(root: Path, *, shell_too: bool = False, janitor_too: bool = False) -> Path:
     owner = subprocess.Popen([sys.executable, "-c", OWNER, str(root)], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
     path, janitor = owner.stdout.readline().split()
     assert Path(path).is_dir()
-    if janitor_too:
+    while not (grandchildren := psutil.Process(int(janitor)).children()):
+        time.sleep(0.01)
+    if shell_too or janitor_too:
         os.kill(int(janitor), signal.SIGKILL)
+    if janitor_too:
+        grandchildren[0].kill()
     owner.kill()
     owner.wait()
     owner.stdout.close()
@@ -53,7 +60,24 @@ def test_the_folder_goes_with_its_owner(tmp_path: Path) -> None:
 
 
 def test_the_folder_goes_when_its_owner_is_killed(tmp_path: Path) -> None:
-    assert _wait_until_gone(_killed_owner(tmp_path, janitor_too=False))
+    assert _wait_until_gone(_killed_owner(tmp_path))
+
+
+def test_the_folder_goes_when_its_owners_children_are_killed_too(tmp_path: Path) -> None:
+    """Ray's workers do that to their children when their node is lost."""
+    assert _wait_until_gone(_killed_owner(tmp_path, shell_too=True))
+
+
+def test_the_folder_goes_although_somebody_else_still_writes_into_it(tmp_path: Path) -> None:
+    with SweptFolder(tmp_path) as folder:
+        assert folder._janitor.stdin is not None
+        folder._janitor.stdin.close()  # as if the owner had died
+        end = time.monotonic() + 1.0
+        for number in itertools.takewhile(lambda _: time.monotonic() < end, itertools.count()):
+            with contextlib.suppress(FileNotFoundError):
+                (folder.path / str(number)).mkdir()
+            time.sleep(0.0005)
+        assert _wait_until_gone(folder.path)
 
 
 def test_what_a_dead_owner_and_a_dead_janitor_left_is_swept_later(tmp_path: Path) -> None:
