@@ -18,7 +18,7 @@ from pipeline.config import PipelineConfig
 from pipeline.forecast_costs import Cost, Load, stage_figures
 from pipeline.forecast_history import measured_before
 from pipeline.forecast_memory import worker_memory
-from pipeline.forecast_requests import fit_requests, render_requests
+from pipeline.forecast_requests import fit_command, render_command, train_command
 from pipeline.planned import planned
 from pipeline.render_stage import (
     pass_bytes_per_object,
@@ -30,8 +30,8 @@ from storage.plan import choose_objects_per_shard, shard_count
 from storage.planes import code_bytes
 from storage.store import Store
 
-STATISTICS_BYTES_PER_CHANNEL = 600
-"""Stored bytes of a shard's channel statistics, where nothing was measured; seen: STATS_SEEN."""
+STATISTICS_BYTES_PER_CHANNEL = 500
+"""Stored bytes of a shard's statistics, where nothing was measured; seen with preset demo: 464 to 481."""
 STAGES = ("render", "train_shared", "fit_objects")
 
 
@@ -124,9 +124,10 @@ def _loads(
     passes = sizes["passes"]
     rendered = sizes["views"] + sum(passes.values())
     n_views_shards, n_fits_shards = shard_count(n, views_shard), shard_count(n, fits_shard)
-    rendering = render_requests(n, views_shard, len(passes))
-    fitting = fit_requests(n, fits_shard, views_shard)
+    rendering = render_command(n, views_shard, len(passes))
+    fitting = fit_command(n, fits_shard, views_shard)
     trained, ranks = min(config.train.objects, n), config.compute.train_workers
+    training = train_command(trained, n_views_shards)
     shared = sizes["shared"] or 0
     learned = trained * sizes["views_per_object"]
     read = sizes["views"] + n_fits_shards * shared
@@ -137,7 +138,7 @@ def _loads(
             render_resources(compute).gpus,
         ),
         "train_shared": Load(
-            1, 1, 0, trained + n_views_shards, shared, learned + shared, ranks * compute.train_gpus
+            1, 1, training.puts, training.gets, shared, learned + shared, ranks * compute.train_gpus
         ),
         "fit_objects": Load(
             n, n_fits_shards, fitting.puts, fitting.gets, sizes["planes"], sizes["planes"] + read,

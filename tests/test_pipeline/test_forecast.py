@@ -24,7 +24,10 @@ def test_a_whole_training_from_its_first_steps() -> None:
 
 @pytest.mark.bpy
 def test_rgb_is_measured_without_an_autoencoder() -> None:
-    settings = ["compute.executor=local", "render.views=4", "train.warmup.objects=3", "train.joint.objects=3"]
+    settings = [
+        *("compute.executor=local", "source.classes={car: 2}", "render.views=4"),
+        *("train.warmup.objects=3", "train.joint.objects=3"),
+    ]
     found = forecast(load_config(read_preset("ablation/tri-planes"), settings=settings))
     assert found["seconds"]["train_shared"] > 15
     assert found["seconds"]["fit_objects"] > 0
