@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,9 @@ from cli.options import (
     print_json,
     resolve_config,
 )
+
+if TYPE_CHECKING:
+    from storage.store import Store
 
 SourceName = Annotated[
     str | None,
@@ -109,8 +112,9 @@ def plan(
     settings: Settings = None,
     workers: Workers = None,
     calibrate: Annotated[
-        bool, typer.Option(help="Measure this machine on a few objects to predict times.")
-    ] = True,
+        bool | None,
+        typer.Option(help="Measure this machine on a few objects to predict times; the default."),
+    ] = None,
     price: Annotated[
         list[str] | None,
         typer.Option(
@@ -126,29 +130,65 @@ def plan(
             metavar="ROOT",
         ),
     ] = None,
-    save: Annotated[
-        bool, typer.Option("--save", help="Keep the forecast in ROOT: the report compares it with the runs.")
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--forecast", help="Keep the forecast in ROOT: --compare and the report set it against the runs."
+        ),
+    ] = False,
+    name: Annotated[str, typer.Option(help="Name of the fit that will be made.")] = "default",
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Set the forecast kept in ROOT against what the runs took.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a dataset will hold and cost, before anything runs. Writes nothing without --save."""
+    """Say what a dataset will hold and cost, before anything runs. Writes nothing without --forecast."""
     from cli.plan_text import plan_text
     from pipeline.forecast import forecast
     from pipeline.forecast_kept import save_forecast
     from pipeline.prices import read_prices
+    from storage.errors import UsageError
     from storage.store import Store
 
-    prices = read_prices(price or [])
     store = Store(root)
+    if compare:
+        _compare(store, as_json)
+        return
+    if earlier is not None and calibrate is not None:
+        flag = "--calibrate" if calibrate else "--no-calibrate"
+        raise UsageError(
+            f"{flag} has no effect beside --from {earlier}, which gives all figures: leave one out"
+        )
+    prices = read_prices(price or [])
     overrides = source_overrides(source, path, classes, up, front, views, resolution, seed, poses, cameras)
     config = resolve_config(store, preset, settings, overrides | compute_overrides(None, None, workers))
-    result = forecast(config, calibrate, prices, None if earlier is None else Store(earlier))
-    if save:
+    result = forecast(
+        config, calibrate is not False, prices, None if earlier is None else Store(earlier), name
+    )
+    if keep:
         save_forecast(store, result)
     if as_json:
         print_json("plan", result)
     else:
         print(plan_text(result))
+
+
+def _compare(store: Store, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from cli.plan_text import comparison_text
+    from pipeline.forecast_kept import read_forecast
+    from pipeline.report.forecasts import compared
+    from storage.errors import UsageError
+
+    if read_forecast(store) is None:
+        raise UsageError(f"{store.url} keeps no forecast: fpipe plan {store.url} --forecast makes one")
+    found = compared(store)
+    if as_json:
+        off = {one.stage: one.off for one in found}
+        print_json("forecast", {"stages": [{**asdict(one), "off": off[one.stage]} for one in found]})
+    else:
+        print(comparison_text(found))
 
 
 def render(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from cli.tables import bytes_text, table
 from cli.text import duration_text
 
+if TYPE_CHECKING:
+    from pipeline.report.records import ForecastFigure, StageForecast
+
 STAGES = {
-    "start": "starting Ray",
     "render": "render",
     "train_shared": "train-shared",
     "fit_objects": "fit-objects",
@@ -83,6 +86,23 @@ def _stage_rows(found: dict[str, Any]) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def comparison_text(found: Sequence[StageForecast]) -> str:
+    """One row per stage: forecast, what was, and by how much the forecast was too high."""
+    if not found:
+        return "no stage has run yet"
+    rows = [["stage", "CPU time", "was", "off", "wall", "was", "off", "stored", "was", "off"]]
+    for one in found:
+        times = [_compared(figure, duration_text) for figure in (one.cpu_s, one.wall_s)]
+        name = one.stage if one.complete else f"{one.stage}, so far"
+        rows.append([name, *times[0], *times[1], *_compared(one.stored_bytes, bytes_text)])
+    return table(rows)
+
+
+def _compared(figure: ForecastFigure, text: Callable[[Any], str]) -> list[str]:
+    values = [UNKNOWN if value is None else text(value) for value in (figure.likely, figure.actual)]
+    return [*values, UNKNOWN if figure.off is None else f"{100 * figure.off:+.0f}%"]
 
 
 def _range(figures: dict[str, float] | None) -> str:

@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.calibration import Measured, calibrated
+from pipeline.calibration_fit import FitBytes
 from pipeline.compute import usable_cores
 from pipeline.config import PipelineConfig
 from pipeline.forecast_costs import Cost, Load, stage_figures
 from pipeline.forecast_history import measured_before
 from pipeline.forecast_memory import worker_memory
-from pipeline.forecast_requests import fit_requests, render_requests
+from pipeline.forecast_requests import fit_command, render_command, train_command
 from pipeline.planned import planned
 from pipeline.render_stage import (
     pass_bytes_per_object,
@@ -29,10 +30,8 @@ from storage.plan import choose_objects_per_shard, shard_count
 from storage.planes import code_bytes
 from storage.store import Store
 
-RAY_START_S = 15.0
-"""Seconds for Ray and its worker processes to start, once per command; seen on 2 cores: 6 to 20."""
-MOST_AT_A_TIME = 8
-"""Fits of one step on a processor, see `pipeline.fit.resources`, which needs torch."""
+STATISTICS_BYTES_PER_CHANNEL = 500
+"""Stored bytes of a shard's statistics, where nothing was measured; seen with preset demo: 464 to 481."""
 STAGES = ("render", "train_shared", "fit_objects")
 
 
@@ -41,6 +40,7 @@ def forecast(
     calibrate: bool = True,
     prices: Mapping[str, float] | None = None,
     earlier: Store | None = None,
+    fit: str = "default",
 ) -> dict[str, Any]:
     """Returns counts, bytes and requests and, when calibrated, hours, seconds and money per stage.
 
@@ -49,6 +49,7 @@ def forecast(
         calibrate: measure on a few objects (about a minute on 2 cores); without it no times are given.
         prices: name → price, see `pipeline.prices.read_prices`; None for no money.
         earlier: a finished dataset whose runs say what an object costs; nothing is measured then.
+        fit: name of the fit that will be made.
 
     Raises:
         UsageError: the source's folder is missing, it has too few objects, or the earlier runs do not say.
@@ -56,14 +57,15 @@ def forecast(
     config, entries = planned(config)
     workers = config.compute.workers or usable_cores()
     n, views, train = len(entries), config.render.views, config.train
-    planes_bytes = sum(code_bytes(train.f_mic, train.resolution, train.n_base, config.fit.dtype))
     views_shard = choose_objects_per_shard(n, shard_bytes_per_object(config), workers)
     fits_shard = _fits_per_shard(config, n, workers)
     measured = None
     if earlier is not None:
         measured = measured_before(earlier, config)
     elif calibrate:
-        measured = calibrated(config, entries, min(fits_shard, config.fit.batch or MOST_AT_A_TIME))
+        measured = calibrated(config, entries, fits_shard)
+    planes = (measured and measured.planes) or _planes_bytes(config)
+    planes_bytes = n * planes.per_object + shard_count(n, fits_shard) * planes.per_shard
     object_bytes = measured.views_bytes if measured else views_bytes_per_object(config)
     pass_bytes = measured.pass_bytes if measured else pass_bytes_per_object(config)
     found: dict[str, Any] = {
@@ -77,13 +79,14 @@ def forecast(
         "bytes": {
             "views": n * object_bytes,
             "passes": {name: n * n_bytes for name, n_bytes in pass_bytes.items()},
-            "planes": n * planes_bytes,
+            "planes": planes_bytes,
             "views_per_object": object_bytes,
             "passes_per_object": pass_bytes,
-            "planes_per_object": planes_bytes,
+            "planes_per_object": planes_bytes // n,
             "shared": measured.shared_bytes if measured else None,
         },
         "memory": worker_memory(config, n),
+        "fit": fit,
         "workers": workers,
         "basis": measured.basis if measured else None,
     }
@@ -97,6 +100,14 @@ def forecast(
     found["seconds"] = _seconds(found["stages"])
     found["money"] = _money(found["stages"], dict(prices or {}))
     return found
+
+
+def _planes_bytes(config: PipelineConfig) -> FitBytes:
+    """Returns what follows from the sizes: codes, which are not compressed, and statistics from above."""
+    train = config.train
+    channels = 3 * (train.f_mic + (train.f_mac if train.n_base else 0))
+    own = sum(code_bytes(train.f_mic, train.resolution, train.n_base, config.fit.dtype))
+    return FitBytes(own, channels * STATISTICS_BYTES_PER_CHANNEL)
 
 
 def _fits_per_shard(config: PipelineConfig, n: int, workers: int) -> int:
@@ -113,9 +124,10 @@ def _loads(
     passes = sizes["passes"]
     rendered = sizes["views"] + sum(passes.values())
     n_views_shards, n_fits_shards = shard_count(n, views_shard), shard_count(n, fits_shard)
-    rendering = render_requests(n, views_shard, len(passes))
-    fitting = fit_requests(n, fits_shard, views_shard)
+    rendering = render_command(n, views_shard, len(passes))
+    fitting = fit_command(n, fits_shard, views_shard)
     trained, ranks = min(config.train.objects, n), config.compute.train_workers
+    training = train_command(trained, n_views_shards)
     shared = sizes["shared"] or 0
     learned = trained * sizes["views_per_object"]
     read = sizes["views"] + n_fits_shards * shared
@@ -126,7 +138,7 @@ def _loads(
             render_resources(compute).gpus,
         ),
         "train_shared": Load(
-            1, 1, 0, trained + n_views_shards, shared, learned + shared, ranks * compute.train_gpus
+            1, 1, training.puts, training.gets, shared, learned + shared, ranks * compute.train_gpus
         ),
         "fit_objects": Load(
             n, n_fits_shards, fitting.puts, fitting.gets, sizes["planes"], sizes["planes"] + read,
@@ -147,14 +159,13 @@ def _costs(config: PipelineConfig, measured: Measured | None) -> dict[str, Cost 
 
 
 def _seconds(stages: Mapping[str, Any]) -> dict[str, float | None] | None:
-    """Returns the likely wall seconds per stage, with what starts once; None where nothing was measured."""
+    """Returns the likely wall seconds per stage, each a command; None where nothing was measured."""
     walls = {name: stage["wall_s"] and stage["wall_s"]["likely"] for name, stage in stages.items()}
-    if not any(wall is not None for wall in walls.values()):
+    known = [value for value in walls.values() if value is not None]
+    if not known:
         return None
-    seconds = {"start": RAY_START_S, **walls}
-    known = [value for value in seconds.values() if value is not None]
-    total = sum(known) if len(known) == len(seconds) else None
-    rounded = {name: None if value is None else round(value, 1) for name, value in seconds.items()}
+    total = sum(known) if len(known) == len(walls) else None
+    rounded = {name: None if value is None else round(value, 1) for name, value in walls.items()}
     return {**rounded, "total": None if total is None else round(total, 1)}
 
 

@@ -38,19 +38,21 @@ class Range:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage takes per object, and once more per task.
+    """What a stage takes per object, once more per task, and once more per command.
 
     Attributes:
         object_cpu_s: processor seconds per object.
         object_s: seconds per object of a task that has its cores to itself, or as loaded as the machine was.
         task_cpu_s: processor seconds to start a task.
         task_s: seconds of the same.
+        start_s: seconds until the first task of a command begins.
     """
 
     object_cpu_s: Range
     object_s: Range
     task_cpu_s: float = 0.0
     task_s: float = 0.0
+    start_s: float = 0.0
 
     def cpu_s(self, n_objects: int, n_tasks: int) -> Range:
         """Returns processor seconds of all tasks."""
@@ -101,7 +103,7 @@ def stage_figures(load: Load, cost: Cost | None, workers: int, prices: dict[str,
         gpu_h = seconds.scaled(load.gpus / SECONDS_PER_HOUR)
         # The last round of tasks leaves workers idle: 5 tasks on 2 workers take 3 rounds.
         rounds = math.ceil(load.n_tasks / at_a_time)
-        wall_s = seconds.scaled(rounds / max(1, load.n_tasks))
+        wall_s = seconds.scaled(rounds / max(1, load.n_tasks), cost.start_s)
     return {
         "shards": load.n_tasks,
         "requests": {"puts": load.puts, "gets": load.gets},

@@ -7,29 +7,37 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.calibration import Measured
+from pipeline.calibration_fit import FitBytes
 from pipeline.config import PipelineConfig
 from pipeline.forecast_costs import Cost, Range
 from pipeline.planned import stored_config
-from pipeline.report.collect import read_runs
 from pipeline.report.records import StageRun
+from pipeline.report.run_records import read_runs
 from pipeline.shard_table import shard_rows
 from storage.documents import differences
 from storage.errors import UsageError
 from storage.passes import PassStore
+from storage.planes import PlanesStore, published_fit
 from storage.shared import read_published_shared, rendering_files
 from storage.store import Store
 from storage.views import ViewsStore
 
 IGNORED = {"render": {"seed"}, "train": {"objects", "seed"}, "fit": {"seed"}}
 """Fields that do not change what an object costs."""
+SHARDS_LOOKED_AT = 16
+"""For the bytes of their channel statistics."""
 Shards = dict[str, list[dict[str, Any]]]
 
 
-def finished_shards(store: Store) -> Shards:
-    """Returns stage → rows of the shards that were computed, see `pipeline.shard_table.shard_rows`."""
+def finished_shards(store: Store, fit: str) -> Shards:
+    """Returns stage → rows of the shards that were computed, see `pipeline.shard_table.shard_rows`.
+
+    Of the shards of fits only those of one fit.
+    """
     found: Shards = defaultdict(list)
     for row in shard_rows(store):
-        if row["state"] == "done" and row["n_ok"] and row["cpu_seconds"] is not None:
+        known = row["state"] == "done" and row["n_ok"] and row["cpu_seconds"] is not None
+        if known and row["fit"] in (None, fit):
             found[row["stage"]].append(row)
     return found
 
@@ -46,8 +54,10 @@ def measured_before(store: Store, config: PipelineConfig) -> Measured:
             there: names the settings that differ.
     """
     _require_same(store, config)
-    shards = finished_shards(store)
-    runs = {run.stage: run for run in read_runs(store) if run.seconds}  # the latest of each stage
+    fit = _published_fit(store)
+    shards = finished_shards(store, fit)
+    # The latest of each stage.
+    runs = {run.stage: run for run in read_runs(store) if run.seconds and run.fit in (None, fit)}
     trained = runs.get("train-shared")
     if trained is not None and (
         trained.summary.get("resumed_after_step") or not trained.summary.get("cpu_seconds")
@@ -75,17 +85,26 @@ def measured_before(store: Store, config: PipelineConfig) -> Measured:
         views_bytes=sum(row["n_bytes"] for row in shards["render"]) // n_ok,
         pass_bytes={name: PassStore.open(store, name).n_bytes() // n_ok for name in _passes(views)},
         shared_bytes=sum(rendering_files(store, str(published["shared_version"])).values()),
+        planes=_planes_bytes(store, fit, shards["fit-objects"]),
         render=_per_object(shards["render"]),
-        train=Cost(Range.of([_training_cpu_s(trained)]), whole),
+        train=Cost(Range.of([trained.training_cpu_s]), whole),
         fit=_per_object(shards["fit-objects"]),
         knows_gpus=True,
     )
 
 
-def _training_cpu_s(run: StageRun) -> float:
-    """Returns processor seconds of all ranks, which are as busy as the first."""
-    compute = run.config.get("compute", {})
-    return float(run.summary.get("cpu_seconds") or 0.0) * int(compute.get("train_workers") or 1)
+def _published_fit(store: Store) -> str:
+    try:
+        return published_fit(store)
+    except UsageError:
+        return ""  # there is none, which is said below
+
+
+def _planes_bytes(store: Store, fit: str, rows: list[dict[str, Any]]) -> FitBytes:
+    planes = PlanesStore.open(store, fit)
+    blocks = [planes.sidecar(int(row["shard"])).statistics for row in rows[:SHARDS_LOOKED_AT]]
+    one = sum(block.n_bytes for block in blocks if block) // len(blocks)
+    return FitBytes.of([row["n_bytes"] for row in rows], [row["n_ok"] for row in rows], [one] * len(rows))
 
 
 def _require_same_devices(store: Store, config: PipelineConfig, runs: Mapping[str, StageRun]) -> None:
@@ -108,7 +127,8 @@ def _per_object(rows: list[dict[str, Any]]) -> Cost:
         mean = sum(row[name] for row in rows) / sum(row["n_ok"] for row in rows)
         return Range(min(each), mean, max(each))
 
-    return Cost(spread("cpu_seconds"), spread("seconds"))
+    starts = [row["at_s"] - row["seconds"] for row in rows if row["at_s"] is not None]
+    return Cost(spread("cpu_seconds"), spread("seconds"), start_s=max(0.0, min(starts, default=0.0)))
 
 
 def _require_same(store: Store, config: PipelineConfig) -> None:

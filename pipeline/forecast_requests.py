@@ -1,8 +1,8 @@
-"""How many requests the shards of a stage make of an object store: a property of the code, held by a test.
+"""How many requests a stage makes of an object store: a property of the code, held by tests.
 
-What is written once per dataset (plan, metadata of the arrays, shared components, checkpoints) and the
-heartbeat of a run (two requests in 30 s) are left out: they do not grow with the dataset. Limits: each shard
-is tried once, and requests to the source of the meshes are not counted.
+Limits: each shard is tried once, by one command. Left out are requests to the source of the meshes, and what
+grows with time: the heartbeat of a run (two puts in 30 s) and the checkpoints of a training. A listing of
+more than 1000 shards counts once and takes more.
 """
 
 from __future__ import annotations
@@ -20,7 +20,17 @@ class Requests:
     puts: int
     gets: int
 
+    def plus(self, other: Requests) -> Requests:
+        """Returns the sum."""
+        return Requests(self.puts + other.puts, self.gets + other.gets)
 
+
+RENDER_ONCE = Requests(puts=28, gets=16)
+"""Of the command, besides its shards: plan, metadata of the arrays, record of the run, listings."""
+TRAIN_ONCE = Requests(puts=37, gets=34)
+"""Besides views: shared components, curve, pictures, record of the run, listings."""
+FIT_ONCE = Requests(puts=33, gets=18)
+"""As of rendering."""
 VIEWS_SHARD = Requests(puts=10, gets=9)
 """Puts: the shard, seven derived arrays, the marker, one listing of appends. Gets: header, metadata, marker,
 segment of the plan, conditions, journal, and the shard before, at and after its commit."""
@@ -31,14 +41,14 @@ FIT_SHARD = Requests(puts=9, gets=26)
 
 
 def render_requests(n_objects: int, per_shard: int, n_passes: int) -> Requests:
-    """Returns the requests of the render stage."""
+    """Returns the requests of the tasks of the render stage."""
     n_shards = shard_count(n_objects, per_shard)
     puts = VIEWS_SHARD.puts + n_passes * PASS_SHARD.puts
     return Requests(n_shards * puts, n_shards * (VIEWS_SHARD.gets + n_passes * PASS_SHARD.gets))
 
 
 def fit_requests(n_objects: int, per_shard: int, per_views_shard: int) -> Requests:
-    """Returns the requests of the fit stage.
+    """Returns the requests of the tasks of the fit stage.
 
     A shard reads marker and tail of every shard of views that it needs, and each object's views at once.
     """
@@ -46,3 +56,19 @@ def fit_requests(n_objects: int, per_shard: int, per_views_shard: int) -> Reques
     both = shard_count(n_objects, math.lcm(per_shard, per_views_shard))
     pairs = n_shards + shard_count(n_objects, per_views_shard) - both
     return Requests(n_shards * FIT_SHARD.puts, n_shards * FIT_SHARD.gets + 2 * pairs + n_objects)
+
+
+def render_command(n_objects: int, per_shard: int, n_passes: int) -> Requests:
+    """Returns the requests of one `fpipe render` that does all shards."""
+    return render_requests(n_objects, per_shard, n_passes).plus(RENDER_ONCE)
+
+
+def train_command(n_trained: int, n_views_shards: int) -> Requests:
+    """Returns the requests of one `fpipe train-shared`: each shard's status, views of trained objects."""
+    return Requests(0, 3 * n_views_shards + 2 * n_trained).plus(TRAIN_ONCE)
+
+
+def fit_command(n_objects: int, per_shard: int, per_views_shard: int) -> Requests:
+    """Returns the requests of one `fpipe fit-objects`, ended by status and statistics of all shards."""
+    merged = Requests(0, 4 * shard_count(n_objects, per_shard))
+    return fit_requests(n_objects, per_shard, per_views_shard).plus(merged).plus(FIT_ONCE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pipeline.compute import ComputeSession
 from pipeline.config import ComputeConfig, PipelineConfig
@@ -18,6 +18,7 @@ from pipeline.writers import ONE_AT_A_TIME, require_writers
 from render_jobs.config import RenderConfig
 from render_jobs.job import render_shard
 from render_jobs.poses import stored_key
+from render_jobs.sources.base import ObjectEntry
 from storage import layout
 from storage.documents import content_hash
 from storage.plan import Plan, PlanHeader, choose_objects_per_shard, write_plan
@@ -73,7 +74,7 @@ def make_plan(
     """
     plan = existing_plan(store, config)
     if plan is None:
-        return _new_plan(store, config, workers)
+        return write_new_plan(store, *planned(config), workers)
     header = plan.header
     say(
         f"render: the plan of {header.created} with {plan.n_objects} objects is used; "
@@ -82,8 +83,10 @@ def make_plan(
     return plan
 
 
-def _new_plan(store: Store, config: PipelineConfig, workers: int) -> Plan:
-    config, entries = planned(config)
+def write_new_plan(
+    store: Store, config: PipelineConfig, entries: Sequence[ObjectEntry], workers: int
+) -> Plan:
+    """Writes plan and config of a new dataset of these objects; the rest as for `make_plan`."""
     config, cameras = stored_form(config)
     if not store.settle().create:  # now that the input is known to be good
         LOGGER.warning("%s: %s", store.url, ONE_AT_A_TIME)

@@ -102,6 +102,7 @@ class Run:
             "versions": versions(),
             "hardware": hardware(),
             "git_revision": git_revision(),
+            **self.about,
             "summary": self.summary,
         }
         self._store.replace(self._key(RUN), json.dumps(redacted(record), indent=1).encode())
@@ -151,7 +152,7 @@ def record_run(store: Store, stage: str, config: dict[str, Any], **about: Any) -
         store: The dataset.
         stage: The stage.
         config: Resolved configuration.
-        **about: Further facts for live.json, such as the name of the fit.
+        **about: Further facts for run.json and live.json, such as the name of the fit.
     """
     run = Run(store, stage, config)
     run.about = about

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import datetime
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluate import summarise
 from pipeline.flags import fit_flags
-from pipeline.forecast_kept import compared
 from pipeline.refinements import refinements, times_text
 from pipeline.report.collect_render import collect_render
 from pipeline.report.curves import recorded_losses, training_curves
 from pipeline.report.failures import collect_failures
-from pipeline.report.records import Findings, ObjectRecord, StageRun, StoredPart
+from pipeline.report.forecasts import compared
+from pipeline.report.records import Findings, ObjectRecord, StoredPart
+from pipeline.report.run_records import read_runs
 from pipeline.report.training_gallery import monitor_record
 from pipeline.report.wording import plural
 from pipeline.sidecars import REQUESTS, each_sidecar
 from storage.errors import FpipeError
-from storage.layout import run_folder, shared_key
+from storage.layout import shared_key
 from storage.passes import PassStore, stored_passes
 from storage.plan import Plan
 from storage.planes import PlanesStore
@@ -37,7 +37,6 @@ from storage.store import Store
 from storage.views import ViewsStore
 
 LOGGER = logging.getLogger(__name__)
-_RUNS_PER_STAGE: Final = 200
 
 Statuses = NDArray[np.uint8]
 
@@ -68,7 +67,7 @@ def collect(store: Store, views: ViewsStore, status: Statuses, planes: PlanesSto
         render=collect_render(store, views, status, runs, n_bytes),
         failures=collect_failures(views, status, planes),
         runs=runs,
-        forecasts=compared(store, runs),
+        forecasts=compared(store),
         parts=[
             StoredPart("views, RGBA", n_bytes, int((status == Status.OK).sum())),
             *_pass_parts(store),
@@ -106,47 +105,6 @@ def _with_fit(findings: Findings, store: Store, planes: PlanesStore) -> Findings
 def _published_version(store: Store) -> str:
     found = read_published_shared(store)
     return str(found["shared_version"]) if found else ""
-
-
-def read_runs(store: Store) -> list[StageRun]:
-    """Every recorded run, by stage, oldest first; a folder without a readable run.json is passed over."""
-    runs = []
-    for stage in store.list("runs"):
-        for name in store.list(f"runs/{stage}")[-_RUNS_PER_STAGE:]:
-            try:
-                record = json.loads(store.read(f"{run_folder(stage, name)}/run.json"))
-            except FileNotFoundError:
-                continue  # checkpoints live here, too
-            except ValueError as error:
-                LOGGER.warning(
-                    "runs/%s/%s/run.json cannot be read (%s) and is left out of the report",
-                    stage,
-                    name,
-                    error,
-                )
-                continue
-            if isinstance(record, dict):
-                runs.append(_run(stage, name, record))
-    return sorted(runs, key=lambda run: (run.stage, run.started, run.run_id))
-
-
-def _run(stage: str, name: str, record: Mapping[str, Any]) -> StageRun:
-    def mapping(key: str) -> Mapping[str, Any]:
-        value = record.get(key)
-        return value if isinstance(value, Mapping) else {}
-
-    seconds = record.get("seconds")
-    return StageRun(
-        stage=stage,
-        run_id=name,
-        started=str(record.get("started") or ""),
-        seconds=float(seconds) if isinstance(seconds, int | float) else None,
-        git_revision=str(record.get("git_revision") or ""),
-        config=mapping("config"),
-        versions={key: value for key, value in mapping("versions").items() if value},
-        hardware=mapping("hardware"),
-        summary=mapping("summary"),
-    )
 
 
 def _shared_meta(store: Store, shared_version: str) -> dict[str, Any]:

@@ -64,6 +64,7 @@ class StageRun:
     versions: Mapping[str, Any] = field(default_factory=dict)
     hardware: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
+    fit: str | None = None
 
     @property
     def n_objects(self) -> int:
@@ -71,28 +72,50 @@ class StageRun:
         value = self.summary.get("objects_ok", self.summary.get("objects", 0))
         return value if isinstance(value, int) else 0
 
+    @property
+    def training_cpu_s(self) -> float:
+        """Processor seconds of all ranks of a training, which are as busy as the first; 0 where not known."""
+        ranks = int(self.config.get("compute", {}).get("train_workers") or 1)
+        return float(self.summary.get("cpu_seconds") or 0.0) * ranks
+
+
+@dataclass(frozen=True)
+class ForecastFigure:
+    """A figure as it was forecast, from low to high, and as it was; None for what nobody knows."""
+
+    likely: float | None
+    actual: float | None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def off(self) -> float | None:
+        """By which share of what was, the forecast was too high; negative: too low."""
+        return self.likely / self.actual - 1.0 if self.likely is not None and self.actual else None
+
 
 @dataclass(frozen=True)
 class StageForecast:
-    """One stage as it was forecast and as it was; None for what was not measured or recorded.
+    """One stage as it was forecast and as it was.
 
     Attributes:
-        stage: its name.
-        wall_s: likely seconds, with the workers of the forecast.
-        cpu_s: low, likely and high processor seconds.
-        stored_bytes: bytes of views without passes, of shared components, of planes.
-        actual_wall_s: of all runs of the stage.
-        actual_cpu_s: of all shards, as far as their last attempts lived.
-        actual_bytes: of the shards that were written.
+        stage: its name, with that of the fit.
+        cpu_s: processor seconds of all shards, as far as their last attempts lived.
+        wall_s: seconds of all runs of the stage, with the workers of the forecast.
+        stored_bytes: of views with their passes, of shared components, of planes.
+        complete: whether nothing of the stage is left to do.
     """
 
     stage: str
-    wall_s: float | None
-    cpu_s: tuple[float, float, float] | None
-    stored_bytes: int | None
-    actual_wall_s: float
-    actual_cpu_s: float | None
-    actual_bytes: int | None
+    cpu_s: ForecastFigure
+    wall_s: ForecastFigure
+    stored_bytes: ForecastFigure
+    complete: bool
+
+    @property
+    def off(self) -> dict[str, float | None]:
+        """Figure → by which share of what was, the forecast was too high."""
+        return {name: getattr(self, name).off for name in ("cpu_s", "wall_s", "stored_bytes")}
 
 
 @dataclass(frozen=True)

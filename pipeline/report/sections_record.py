@@ -10,7 +10,7 @@ from typing import Any, Final
 from pipeline.report.markup import Child, Html, el, join
 from pipeline.report.parts import description_list, section, table
 from pipeline.report.records import Findings, StageForecast, StageRun
-from pipeline.report.wording import MISSING, count, duration, size
+from pipeline.report.wording import MISSING, count, duration, signed, size
 
 _STAGE_ORDER: Final = ("render", "train-shared", "fit-objects", "evaluate", "report")
 
@@ -59,25 +59,25 @@ def cost(findings: Findings) -> Html:
 
 
 def _forecast_table(forecasts: Sequence[StageForecast]) -> Html:
-    """What `fpipe plan --save` said, and what all runs of a stage took, also those of other fits."""
+    """What `fpipe plan --forecast` said, and what the runs took; off: by how much it said too much."""
     rows = []
     for one in forecasts:
-        low, likely, high = one.cpu_s or (None, None, None)
-        between = f"{duration(low)} to {duration(high)}" if one.cpu_s else MISSING
+        cpu, wall, stored = one.cpu_s, one.wall_s, one.stored_bytes
+        between = MISSING if cpu.low is None else f"{duration(cpu.low)} to {duration(cpu.high)}"
         rows.append(
             [
-                one.stage,
-                *(duration(likely), between, duration(one.actual_cpu_s), _share(one.actual_cpu_s, likely)),
-                *(duration(one.wall_s), duration(one.actual_wall_s)),
-                *(size(one.stored_bytes), size(one.actual_bytes)),
+                one.stage if one.complete else f"{one.stage}, so far",
+                *(duration(cpu.likely), between, duration(cpu.actual), _off(cpu.off)),
+                *(duration(wall.likely), duration(wall.actual), _off(wall.off)),
+                *(size(stored.likely), size(stored.actual), _off(stored.off)),
             ]
         )
-    header = ["Forecast", "CPU time", "range", "was", "of it", "Wall time", "was", "Bytes", "were"]
-    return table(header, rows)
+    times = ["CPU time", "range", "was", "off", "Wall time", "was", "off"]
+    return table(["Forecast", *times, "Bytes", "were", "off"], rows)
 
 
-def _share(actual: float | None, forecast: float | None) -> str:
-    return f"{100 * actual / forecast:.0f} %" if actual is not None and forecast else MISSING
+def _off(share: float | None) -> str:
+    return f"{signed(100 * share, 0)}\u202f%" if share is not None else MISSING
 
 
 def use(findings: Findings, example: str) -> Html:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.calibration import _training_seconds
+from pipeline.calibration_training import _training_seconds
 from pipeline.config import load_config, read_preset
 from pipeline.forecast import forecast
 from pipeline.forecast_costs import Cost, Load, Range, stage_figures
@@ -24,7 +24,10 @@ def test_a_whole_training_from_its_first_steps() -> None:
 
 @pytest.mark.bpy
 def test_rgb_is_measured_without_an_autoencoder() -> None:
-    settings = ["render.views=4", "train.warmup.objects=3", "train.joint.objects=3"]
+    settings = [
+        *("compute.executor=local", "source.classes={car: 2}", "render.views=4"),
+        *("train.warmup.objects=3", "train.joint.objects=3"),
+    ]
     found = forecast(load_config(read_preset("ablation/tri-planes"), settings=settings))
     assert found["seconds"]["train_shared"] > 15
     assert found["seconds"]["fit_objects"] > 0
@@ -40,13 +43,13 @@ def test_rgb_is_measured_without_an_autoencoder() -> None:
 
 
 def test_a_stage_from_what_an_object_costs() -> None:
-    cost = Cost(Range(1.0, 2.0, 4.0), Range(10.0, 20.0, 40.0), task_cpu_s=3.0, task_s=5.0)
+    cost = Cost(Range(1.0, 2.0, 4.0), Range(10.0, 20.0, 40.0), task_cpu_s=3.0, task_s=5.0, start_s=7.0)
     load = Load(n_objects=30, n_tasks=5, puts=2_000_000, gets=0, stored_bytes=7, moved_bytes=9, gpus=0.5)
     found = stage_figures(load, cost, 2, {"cpu-hour": 36.0, "gpu-hour": 7.2, "million-puts": 5.0})
     # 30 · 2 + 5 · 3 = 75 CPU-seconds; 30 · 20 + 5 · 5 = 625 s of tasks, each with half a GPU.
     assert found["cpu_hours"]["likely"] == pytest.approx(75 / 3600, rel=1e-3)
     assert found["gpu_hours"]["likely"] == pytest.approx(0.5 * 625 / 3600, rel=1e-3)
-    assert found["wall_s"]["likely"] == 375  # three rounds of two workers, the last with one of them
+    assert found["wall_s"]["likely"] == 7 + 375  # three rounds of two workers, the last with one of them
     assert found["money"]["likely"] == pytest.approx(0.75 + 0.625 + 10.0, rel=1e-3)
 
 
