@@ -36,8 +36,8 @@ def read_note(key: str) -> tuple[float | None, str]:
 def notes() -> Iterator[Notes]:
     """Yields the notes of one run of an executor; none is left at its end.
 
-    A run that is abandoned leaves those of its last blocks, some 50 KB, to Ray's head: it may have got the same
-    signal as this process, and who asks a dead one waits for a minute.
+    A run that is abandoned leaves those of its last blocks, some 50 KB, to Ray's head: it may have got the
+    same signal as this process, and who asks a dead one waits for a minute.
     """
     made = Notes()
     yield made
