@@ -13,7 +13,6 @@ import secrets
 import time
 from collections.abc import Iterator
 
-from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
 NAMESPACE = "fpipe"
@@ -42,13 +41,14 @@ def read_note(key: str) -> tuple[float | None, str]:
 
 @contextlib.contextmanager
 def notes() -> Iterator[Notes]:
-    """Yields the notes of one run of an executor; none is left at its end."""
+    """Yields the notes of one run of an executor; none is left at its end.
+
+    A run that is abandoned leaves those of its last blocks, some 50 KB, to Ray's head: it may have got the
+    same signal as this process, and who asks a dead one waits for a minute.
+    """
     made = Notes()
-    try:
-        yield made
-    finally:
-        with contextlib.suppress(RayError):  # the head is gone, and its store with it
-            _remove(made.prefix)
+    yield made
+    _remove(made.prefix)
 
 
 class Notes:

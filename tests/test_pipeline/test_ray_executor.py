@@ -19,6 +19,7 @@ from pipeline.backlog import RetryPolicy
 from pipeline.drain import Drain
 from pipeline.executor import Task, TaskOutcome, TaskResources
 from pipeline.ray_executor import RayExecutor, await_nodes, ray_session
+from pipeline.ray_notes import NAMESPACE, PER_BLOCK
 from storage.errors import EnvironmentProblem
 from tests.conformance import faults
 
@@ -48,6 +49,14 @@ def run(
     return {outcome.shard: outcome for outcome in executor.run(function, tasks, resources)}
 
 
+def await_note() -> None:
+    """Returns when a task has begun: it leaves a note."""
+    deadline = time.monotonic() + 60
+    while not ray.experimental.internal_kv._internal_kv_list("", namespace=NAMESPACE):
+        assert time.monotonic() < deadline, "no task has begun"
+        time.sleep(0.1)
+
+
 def test_deadlines_crashes_and_memory_are_told_apart(cluster: Any, tmp_path: Path) -> None:
     cluster.add_node(num_cpus=1, **SMALL)
     once = RayExecutor(RetryPolicy(1, 1, 1, 1))
@@ -60,8 +69,22 @@ def test_deadlines_crashes_and_memory_are_told_apart(cluster: Any, tmp_path: Pat
     assert crashed.failure.kind == "died"
     full = run(faults.memory_once, RayExecutor(SOON), TaskResources(), 2, folder=str(tmp_path))
     assert (full[1].retried, full[1].failure) == ({"memory": 1}, None)
-    notes = ray.experimental.internal_kv._internal_kv_list("", namespace="fpipe")
+    notes = ray.experimental.internal_kv._internal_kv_list("", namespace=NAMESPACE)
     assert not notes, "tasks leave nothing in Ray's store"
+
+
+def test_notes_are_removed_by_the_block(cluster: Any) -> None:
+    """While the last tasks of many run, those of the first are gone."""
+    cluster.add_node(num_cpus=1, **SMALL)
+    tasks = [Task(shard, {"shard": shard, "seconds": 0.0}) for shard in range(PER_BLOCK + 50)]
+    most = 0
+    for ended, _ in enumerate(RayExecutor().run(faults.where, tasks, TaskResources()), 1):
+        if ended % 25 == 0:
+            left = len(ray.experimental.internal_kv._internal_kv_list("", namespace=NAMESPACE))
+            most = max(most, left)
+            assert ended < PER_BLOCK + 10 or left < 100, "the first block is gone"
+    assert PER_BLOCK / 2 < most <= PER_BLOCK + 10
+    assert not ray.experimental.internal_kv._internal_kv_list("", namespace=NAMESPACE)
 
 
 def test_workers_are_replaced_now_and_then(cluster: Any) -> None:
@@ -111,8 +134,8 @@ def test_lost_nodes_cost_no_tries_and_are_waited_for(cluster: Any, caplog: pytes
     policy = RetryPolicy(1, 1, 1, 1, node_lost=5, pause_s=0.1)
     executor = RayExecutor(policy, wait_for_nodes_s=60.0)
     with caplog.at_level(logging.WARNING), ThreadPoolExecutor(1) as thread:
-        work = thread.submit(run, faults.where, executor, TaskResources(), 8, seconds=1.0)
-        time.sleep(4.0)
+        work = thread.submit(run, faults.where, executor, TaskResources(), 8, seconds=3.0)
+        await_note()
         cluster.remove_node(only_node, allow_graceful=False)
         deadline = time.monotonic() + 60
         while "no node of the cluster can run a task" not in caplog.text:
