@@ -21,7 +21,7 @@ from render_jobs.poses import stored_key
 from storage import layout
 from storage.documents import content_hash
 from storage.plan import Plan, PlanHeader, choose_objects_per_shard, write_plan
-from storage.records import PlanRow, Status
+from storage.records import PlanRow
 from storage.store import Store
 from storage.summary import update_summary
 from storage.views import ViewsStore
@@ -155,7 +155,7 @@ def render(
     done = views.done()
     if all(shard in done for shard in chosen):
         progress.say(f"render: all {len(chosen)} shards are done")
-        n_failed = int((views.status(done) == Status.FAILED).sum())
+        n_failed = views.n_failed(chosen, done)
         left = len(views.shards_left(done))
         return StageResult("render", len(chosen), skipped=len(chosen), objects_failed=n_failed, left=left)
     planned_render = RenderConfig(**plan.header.render_config)
@@ -179,5 +179,6 @@ def render(
             work_per_object=(plan.header.n_views, "views"),
         )
     update_summary(views)
-    result.left = len(views.shards_left())
+    done = views.done()
+    result.objects_failed, result.left = views.n_failed(chosen, done), len(views.shards_left(done))
     return result

@@ -30,7 +30,8 @@ class StageResult:
         done: those done now.
         failed: shard → failure, for those that could not be done.
         objects_ok: objects completed now.
-        objects_failed: objects recorded as failed, now or before.
+        objects_failed: objects of the shards that were asked for which are recorded as failed; while the
+            stage runs, those of the shards done now.
         seconds: wall time.
         left: shards of the whole stage that are not done yet.
     """
@@ -61,9 +62,7 @@ class StageResult:
 
     @property
     def exit_code(self) -> int:
-        """0, 42 when objects are recorded as failed, or what the first failed shard asks for."""
-        for failure in self.failed.values():
-            return failure.exit_code
+        """0, or 42 when objects of these shards are recorded as failed."""
         return FAILED_OBJECTS_EXIT_CODE if self.objects_failed else 0
 
 
