@@ -86,6 +86,8 @@ def _doing(name: str, doing: dict[str, Any], with_row: list[str]) -> Iterator[st
         shown = ", ".join(f"{node} {count}" for node, count in nodes[:MAX_NODES])
         more = f" and {len(nodes) - MAX_NODES} more" if len(nodes) > MAX_NODES else ""
         facts.append(f"shards per node: {shown}{more}")
+    if doing["n_waiting"]:
+        facts.append(f"{doing['n_waiting']} shards wait for another attempt")
     if doing["retries"]:
         facts.append(f"{doing['retries']} attempts were repeated")
     if doing["failed"]:

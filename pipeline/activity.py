@@ -104,9 +104,9 @@ def activity(runs: Sequence[LiveRun], now: datetime.datetime | None = None) -> d
     """Merges the runs that are alive: stage (and fit) → what they do together.
 
     Returns:
-        Per stage: runs, n_running, workers' nodes (name → shards done), unit, per_s and work_per_s (None
-        before the first result), work_unit, figures, retries, failed, slowest (shards done that took
-        longest), stuck (shards that run far longer than those).
+        Per stage: runs, n_running, n_waiting (shards that wait for another attempt), workers' nodes (name →
+        shards done), unit, per_s and work_per_s (None before the first result), work_unit, figures, retries,
+        failed, slowest (shards done that took longest), stuck (shards that run far longer than those).
     """
     now = now or datetime.datetime.now(datetime.UTC)
     found: dict[str, dict[str, Any]] = {}
@@ -128,6 +128,7 @@ def _nothing() -> dict[str, Any]:
     return {
         "runs": 0,
         "n_running": 0,
+        "n_waiting": 0,
         "nodes": Counter(),
         "part": "",
         "unit": "",
@@ -149,6 +150,7 @@ def _add(stage: dict[str, Any], values: dict[str, Any], now: datetime.datetime) 
     stage["runs"] += 1
     for name in ("n_running", "retries", "failed"):
         stage[name] += int(values[name])
+    stage["n_waiting"] += int(values.get("n_waiting", 0))  # runs of earlier versions do not say
     stage["nodes"].update(values["nodes"])
     for shard in values["running"]:
         since = datetime.datetime.fromisoformat(shard["since"])

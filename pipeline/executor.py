@@ -122,12 +122,27 @@ class TaskOutcome:
     retried: Mapping[str, int] = field(default_factory=dict)
 
 
-Started = Callable[[int, int], None]
-"""Is told (shard, attempt) when an attempt begins."""
+class Watcher(Protocol):
+    """Is told what an executor does with its tasks, beside the outcomes that it yields."""
+
+    def started(self, shard: int, attempt: int) -> None:
+        """An attempt begins."""
+
+    def waits(self, shard: int) -> None:
+        """An attempt has failed, and the shard waits for another one."""
 
 
-def nobody(shard: int, attempt: int) -> None:
-    """A `Started` that tells nobody."""
+class Nobody:
+    """A `Watcher` that forgets everything."""
+
+    def started(self, shard: int, attempt: int) -> None:
+        """See Watcher."""
+
+    def waits(self, shard: int) -> None:
+        """See Watcher."""
+
+
+NOBODY = Nobody()
 
 
 class Executor(Protocol):
@@ -140,11 +155,11 @@ class Executor(Protocol):
         function: TaskFunction,
         tasks: Sequence[Task],
         resources: TaskResources,
-        started: Started = nobody,
+        watcher: Watcher = NOBODY,
     ) -> Iterator[TaskOutcome]:
         """Yields one outcome per task. Closing the iterator abandons what is still running.
 
-        `started` is told of every attempt that begins.
+        `watcher` is told of every attempt that begins, and of every shard that waits for another one.
         """
         ...
 
@@ -236,11 +251,11 @@ class LocalExecutor:
         function: TaskFunction,
         tasks: Sequence[Task],
         resources: TaskResources,
-        started: Started = nobody,
+        watcher: Watcher = NOBODY,
     ) -> Iterator[TaskOutcome]:
         """See Executor."""
         context = multiprocessing.get_context("spawn")
-        backlog = Backlog(tasks, self.retry)
+        backlog = Backlog(tasks, self.retry, waits=watcher.waits)
         slots = gpu_slots(resources.gpus, visible_gpus() if resources.gpus else (), self.workers)
         running: dict[multiprocessing.connection.Connection, _Attempt] = {}
         try:
@@ -255,7 +270,7 @@ class LocalExecutor:
                     )
                     process.start()
                     sender.close()
-                    started(task.shard, number)
+                    watcher.started(task.shard, number)
                     running[receiver] = _Attempt(task, number, process, gpus, time.monotonic())
                 for ready in multiprocessing.connection.wait(list(running), timeout=0.2):
                     assert isinstance(ready, multiprocessing.connection.Connection)

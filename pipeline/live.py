@@ -26,6 +26,7 @@ class LiveState:
         self._progress: dict[str, Any] | None = None
         self._pace = Pace(0, 0)
         self._running: dict[int, tuple[int, datetime.datetime]] = {}
+        self._waiting: set[int] = set()
         self._counts: collections.Counter[str] = collections.Counter()
         self._nodes: collections.Counter[str] = collections.Counter()
         self._slowest: list[tuple[float, int, str]] = []
@@ -47,12 +48,20 @@ class LiveState:
         """An attempt of a shard has begun."""
         with self._lock:
             self._counts["retries"] += attempt > 1
+            self._waiting.discard(shard)
             self._running[shard] = (attempt, _now())
+
+    def waits(self, shard: int) -> None:
+        """An attempt has failed, and the shard waits for another one."""
+        with self._lock:
+            self._running.pop(shard, None)
+            self._waiting.add(shard)
 
     def ended(self, outcome: TaskOutcome) -> None:
         """The last attempt of a shard has ended."""
         with self._lock:
             self._running.pop(outcome.shard, None)
+            self._waiting.discard(outcome.shard)
             self._counts["done" if outcome.failure is None else "failed"] += 1
             if outcome.node and (outcome.node in self._nodes or len(self._nodes) < MAX_NODES):
                 self._nodes[outcome.node] += 1
@@ -71,6 +80,7 @@ class LiveState:
                 "progress": self._progress
                 and {**self._progress, "figures": dict(self._progress["figures"]), **amounts, **rates},
                 "n_running": len(oldest),
+                "n_waiting": len(self._waiting),
                 "running": [
                     {"shard": shard, "attempt": attempt, "since": since.isoformat(timespec="seconds")}
                     for shard, (attempt, since) in oldest[:MAX_RUNNING]

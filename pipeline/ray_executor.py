@@ -37,15 +37,15 @@ from ray.experimental import internal_kv
 from pipeline.backlog import Backlog, FailureKind, RetryPolicy
 from pipeline.cluster_nodes import described, offered, places
 from pipeline.executor import (
-    Started,
+    NOBODY,
     Task,
     TaskAnswer,
     TaskFailure,
     TaskFunction,
     TaskOutcome,
     TaskResources,
+    Watcher,
     ended,
-    nobody,
     overran,
     overrun,
     run_task,
@@ -182,7 +182,7 @@ class RayExecutor:
         function: TaskFunction,
         tasks: Sequence[Task],
         resources: TaskResources,
-        started: Started = nobody,
+        watcher: Watcher = NOBODY,
     ) -> Iterator[TaskOutcome]:
         """See pipeline.executor.Executor.
 
@@ -198,7 +198,7 @@ class RayExecutor:
         """
         remotes = _Remotes(resources, self.max_calls)
         shared_function = ray.put(function)
-        backlog = Backlog(tasks, self.retry)
+        backlog = Backlog(tasks, self.retry, waits=watcher.waits)
         nodes = _Nodes(resources, self.wait_for_nodes_s)
         running: dict[Any, _Attempt] = {}
         begun: set[_Attempt] = set()
@@ -214,7 +214,7 @@ class RayExecutor:
             for attempt in itertools.islice(running.values(), nodes.places()):
                 if attempt not in begun:
                     begun.add(attempt)
-                    started(attempt.shard, attempt.number)
+                    watcher.started(attempt.shard, attempt.number)
             if not running:
                 time.sleep(min(backlog.wait_s(), 0.1))
                 continue

@@ -125,7 +125,7 @@ def run_shards(
     per_object, work_unit = work_per_object
     progress.start(stage, sum(sizes[shard] for shard in shards), "objects", n_done, work_unit)
     tasks = [Task(shard, {"shard": shard, "attempt": new_attempt(), **arguments}) for shard in left]
-    outcomes = executor.run(function, tasks, resources, run.live.started)
+    outcomes = executor.run(function, tasks, resources, run.live)
     try:
         for outcome in outcomes:
             run.live.ended(outcome)

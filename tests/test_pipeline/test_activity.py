@@ -14,6 +14,7 @@ import pytest
 
 from cli.prometheus import METRICS, metrics_text
 from cli.status_text import status_text
+from pipeline import live as live_module
 from pipeline import run as run_module
 from pipeline.activity import activity, live_runs
 from pipeline.executor import TaskFailure, TaskOutcome, TaskUsage
@@ -118,6 +119,29 @@ def test_a_shard_far_slower_than_the_others_is_named(tmp_path: Path) -> None:
     (stuck,) = activity(runs, later(100))["fit-objects"]["stuck"]
     assert (stuck["shard"], stuck["attempt"]) == (1, 1)
     assert 99 < stuck["seconds"] < 110
+
+
+def test_shards_that_wait_for_another_attempt_neither_run_nor_are_stuck(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New shards go first, so that those of a lost node may wait for hours."""
+    write_small_dataset(tmp_path)
+    store = Store(tmp_path)
+    run, _ = begun(store, "render")
+    with monkeypatch.context() as an_hour_ago:
+        an_hour_ago.setattr(live_module, "_now", lambda: later(-3600))
+        for shard in range(40):
+            run.live.started(shard, 1)
+            run.live.waits(shard)
+    run.live.started(0, 2)
+    run.live.started(1, 2)
+    run.live.ended(done(1, 1.0))
+    run.beat()
+    doing = activity(live_runs(store))["render"]
+    assert (doing["n_running"], doing["n_waiting"], doing["stuck"]) == (1, 38, [])
+    assert "38 shards wait for another attempt; 2 attempts were repeated" in status_text(
+        dataset_status(store)
+    )
 
 
 def test_time_left_is_that_of_the_whole_stage(tmp_path: Path) -> None:
