@@ -57,14 +57,19 @@ def _row(name: str, stage: dict[str, Any], doing: dict[str, Any] | None) -> list
 
 def _pace(doing: dict[str, Any]) -> tuple[str, str]:
     eta_s = doing["eta_s"]
-    return rate_text(doing["work_per_s"], doing["work_unit"]), "" if eta_s is None else duration_text(eta_s)
+    left = "" if eta_s is None else duration_text(eta_s) if eta_s else "overdue"
+    return rate_text(doing["work_per_s"], doing["work_unit"]), left
 
 
 def _progress(doing: dict[str, Any]) -> str:
     if not doing["total"]:
         return "begins"
     pace, left = _pace(doing)
-    parts = [f"{doing['done']}/{doing['total']} {doing['unit']}", pace, left and f"{left} left"]
+    parts = [
+        f"{doing['done']}/{doing['total']} {doing['unit']}",
+        pace,
+        f"{left} left" if doing["eta_s"] else left,
+    ]
     return ", ".join(filter(None, [*parts, *figures_text(doing["figures"])]))
 
 

@@ -105,8 +105,9 @@ def activity(runs: Sequence[LiveRun], now: datetime.datetime | None = None) -> d
 
     Returns:
         Per stage: runs, n_running, n_waiting (shards that wait for another attempt), workers' nodes (name →
-        shards done), unit, per_s and work_per_s (None before the first result), work_unit, figures, retries,
-        failed, slowest (shards done that took longest), stuck (shards that run far longer than those).
+        shards done), unit, per_s and work_per_s (None before the first result), last_s (seconds since the
+        last result, None before), work_unit, figures, retries, failed, slowest (shards done that took
+        longest), stuck (shards that run far longer than those).
     """
     now = now or datetime.datetime.now(datetime.UTC)
     found: dict[str, dict[str, Any]] = {}
@@ -137,6 +138,7 @@ def _nothing() -> dict[str, Any]:
         "done": 0,
         "per_s": None,
         "work_per_s": None,
+        "last_s": None,
         "figures": {},
         "retries": 0,
         "failed": 0,
@@ -164,6 +166,9 @@ def _add(stage: dict[str, Any], values: dict[str, Any], now: datetime.datetime) 
     stage["figures"].update(progress["figures"])
     for name in ("total", "done"):
         stage[name] += progress[name]
+    if at := progress.get("at"):  # runs of earlier versions do not say
+        last_s = max(0.0, (now - datetime.datetime.fromisoformat(at)).total_seconds())
+        stage["last_s"] = round(last_s if stage["last_s"] is None else min(last_s, stage["last_s"]), 1)
     for name in ("per_s", "work_per_s"):
         if progress[name] is not None:
             stage[name] = (stage[name] or 0.0) + progress[name]

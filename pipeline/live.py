@@ -25,6 +25,7 @@ class LiveState:
         self._lock = threading.Lock()
         self._progress: dict[str, Any] | None = None
         self._pace = Pace(0, 0)
+        self._last_result: datetime.datetime | None = None
         self._running: dict[int, tuple[int, datetime.datetime]] = {}
         self._waiting: set[int] = set()
         self._counts: collections.Counter[str] = collections.Counter()
@@ -34,13 +35,14 @@ class LiveState:
     def begin(self, name: str, total: int, unit: str, done: int, work_unit: str) -> None:
         """A part of the stage begins, see `pipeline.progress.Progress.start`."""
         with self._lock:
-            self._pace = Pace(total, done)
+            self._pace, self._last_result = Pace(total, done), None
             self._progress = {"name": name, "unit": unit, "work_unit": work_unit or unit, "figures": {}}
 
     def advance(self, amount: int, work: float, figures: dict[str, Any]) -> None:
         """Units are done, see `pipeline.progress.Progress.advance`."""
         with self._lock:
             self._pace.advance(amount, work)
+            self._last_result = _now() if work else self._last_result
             if self._progress is not None:
                 self._progress["figures"].update(figures)
 
@@ -76,9 +78,16 @@ class LiveState:
             oldest = sorted(self._running.items(), key=lambda item: item[1][1])
             rates = {"per_s": self._pace.units_per_s(), "work_per_s": self._pace.work_per_s()}
             amounts = {"total": self._pace.total, "done": self._pace.done}
+            last = self._last_result and self._last_result.isoformat(timespec="milliseconds")
             return {
                 "progress": self._progress
-                and {**self._progress, "figures": dict(self._progress["figures"]), **amounts, **rates},
+                and {
+                    **self._progress,
+                    "figures": dict(self._progress["figures"]),
+                    **amounts,
+                    **rates,
+                    "at": last,
+                },
                 "n_running": len(oldest),
                 "n_waiting": len(self._waiting),
                 "running": [

@@ -54,13 +54,16 @@ def dataset_status(store: Store, ended: set[str] | None = None) -> dict[str, Any
 
 
 def _eta_s(what: dict[str, Any], stage: dict[str, Any] | None) -> float | None:
-    """Seconds until the stage is done at the pace of the last minutes; None where that is not known yet."""
+    """Seconds until the stage is done at the pace of the last minutes, 0 where it should be by now.
+
+    None where that is not known yet.
+    """
     if not what["per_s"]:
         return None
     left = what["total"] - what["done"]
     if stage is not None and what["unit"] == "objects":  # the stage, not the shards that somebody asked for
         left = stage["objects"] - stage["objects_done"]
-    return float(round(max(0, left) / what["per_s"], 1))
+    return float(round(max(0.0, left / what["per_s"] - (what["last_s"] or 0.0)), 1))
 
 
 def _silent(run: LiveRun) -> dict[str, Any]:

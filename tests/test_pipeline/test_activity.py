@@ -16,12 +16,13 @@ from cli.prometheus import METRICS, metrics_text
 from cli.status_text import status_text
 from pipeline import live as live_module
 from pipeline import run as run_module
-from pipeline.activity import activity, live_runs
+from pipeline.activity import LiveRun, activity, live_runs
 from pipeline.executor import TaskFailure, TaskOutcome, TaskUsage
+from pipeline.pace import Pace
 from pipeline.progress import Progress
 from pipeline.run import Run, read_events, record_run
 from pipeline.shard_table import shard_table
-from pipeline.status import dataset_status
+from pipeline.status import _eta_s, dataset_status
 from storage.errors import UsageError
 from storage.store import Store
 from tests.test_pipeline.small_dataset import write_small_dataset
@@ -154,8 +155,32 @@ def test_time_left_is_that_of_the_whole_stage(tmp_path: Path) -> None:
     found = dataset_status(store)
     doing, stage = found["activity"]["render"], found["stages"]["render"]
     left = stage["objects"] - stage["objects_done"]
-    assert doing["eta_s"] == pytest.approx(left / doing["per_s"], abs=0.06)
+    assert doing["eta_s"] == pytest.approx(max(0, left / doing["per_s"] - doing["last_s"]), abs=0.12)
     assert found["next"] == f"fpipe status {store.url} --watch"
+
+
+def test_time_left_counts_down_and_grows_when_no_result_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of ten objects in 100 s, then none for ten times as long."""
+    write_small_dataset(tmp_path)
+    store, seconds = Store(tmp_path), [0.0]
+    monkeypatch.setattr(Pace.__init__, "__defaults__", (lambda: seconds[0],))
+    run, progress = begun(store, "refine-fit")  # no stage of the status: its own 12 objects count
+
+    def eta_s(passed_s: float) -> float:
+        seconds[0] += passed_s
+        now = later(seconds[0])
+        run.beat()
+        doing = activity([LiveRun(live.values, 0.0) for live in live_runs(store)], now)["refine-fit"]
+        return _eta_s(doing, None)
+
+    monkeypatch.setattr(live_module, "_now", lambda: later(seconds[0]))
+    seconds[0] = 100.0
+    progress.advance(1)
+    assert eta_s(0) == pytest.approx(1100, abs=5)
+    assert eta_s(90) == pytest.approx(1010, abs=5)
+    assert eta_s(910) == pytest.approx(11 * 1000 - 1000, abs=50)
 
 
 def test_an_event_log_is_cut_into_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
