@@ -86,7 +86,7 @@ def _write(target: str, text: str) -> None:
 def _repeat(store: Store, watch: bool, every: float, show: Callable[[dict[str, Any]], None]) -> None:
     from pipeline.status import dataset_status
 
-    ended: set[str] = set()
+    ended: dict[str, str] = {}
     while True:
         began = time.monotonic()
         found = dataset_status(store, ended)

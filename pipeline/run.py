@@ -39,6 +39,8 @@ STOP_S = 10.0
 SEGMENT_BYTES = 256 * 1024
 """An event log is cut into files of about this size: object stores cannot append, so the last is written
 whole at every beat."""
+RUN_STAMP = "%Y%m%dT%H%M%S"
+"""The time (UTC) at which a run begins, as its id begins with it."""
 RUN, LIVE, EVENTS = "run.json", "live.json", "events"
 
 
@@ -52,7 +54,7 @@ class Run:
 
     def __init__(self, store: Store, stage: str, config: dict[str, Any]) -> None:
         now = datetime.datetime.now(datetime.UTC)
-        self.run_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        self.run_id = f"{now:{RUN_STAMP}}-{secrets.token_hex(3)}"
         self.stage = stage
         self.summary: dict[str, Any] = {}
         self.live = LiveState()

@@ -7,6 +7,7 @@ import datetime
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from pipeline.status import _eta_s, dataset_status
 from storage.errors import UsageError
 from storage.store import Store
 from tests.test_pipeline.small_dataset import write_small_dataset
+from tests.test_storage.builders import full_dataset
 
 
 class Silent:
@@ -89,23 +91,63 @@ def test_a_run_that_ended_is_no_activity(tmp_path: Path) -> None:
 def test_a_run_without_beats_is_silent_and_its_shards_are_named(tmp_path: Path) -> None:
     write_small_dataset(tmp_path)
     store = Store(tmp_path)
-    run, _ = begun(store, "render")
+    run, _ = begun(store, "refine-fit")
     run.live.started(7, 1)
     run.beat()
     assert not live_runs(store, later(19))[0].is_silent
     (live,) = live_runs(store, later(21))
     assert live.is_silent
     assert activity([live]) == {}
-    values = json.loads(store.read(f"runs/render/{run.run_id}/live.json"))
+    values = json.loads(store.read(f"runs/refine-fit/{run.run_id}/live.json"))
     store.replace(
-        f"runs/render/{run.run_id}/live.json", json.dumps({**values, "at": later(-700).isoformat()}).encode()
+        f"runs/refine-fit/{run.run_id}/live.json",
+        json.dumps({**values, "at": later(-700).isoformat()}).encode(),
     )
     found = dataset_status(store)
     assert found["silent"][0]["shards"] == [7]
     assert re.search(
-        r"render: a run on .* no sign of life for 11 min 40 s with shards 7:", status_text(found)
+        r"refine-fit: a run on .* no sign of life for 11 min 40 s with shards 7:", status_text(found)
     )
     assert "fpipe_runs{root=" in metrics_text(found)
+
+
+def set_last_beat(store: Store, run: Run, seconds: float) -> str:
+    """Puts the last beat of a run, and its begin, where a test wants them; returns its key."""
+    began = run.run_id.partition("-")[0]
+    run_id = run.run_id.replace(began, f"{later(seconds):%Y%m%dT%H%M%S}")
+    values = json.loads(store.read(f"runs/{run.stage}/{run.run_id}/live.json"))
+    shutil.rmtree(Path(store.url, f"runs/{run.stage}/{run.run_id}"))
+    key = f"runs/{run.stage}/{run_id}/live.json"
+    store.replace(key, json.dumps({**values, "run_id": run_id, "at": later(seconds).isoformat()}).encode())
+    return key
+
+
+def test_a_silent_run_is_told_until_another_one_has_begun_since(tmp_path: Path) -> None:
+    write_small_dataset(tmp_path)
+    store, ended = Store(tmp_path), {}
+    silences = (-500, -400, -90_000)
+    keys = [set_last_beat(store, begun(store, "refine-fit")[0], seconds) for seconds in silences]
+    (told,) = dataset_status(store, ended)["silent"]
+    assert told["run_id"] in keys[1]
+    assert {key for key in ended if "refine" in key} == {keys[2]}, "one that may come back is looked at again"
+    begun(store, "fit-objects", fit="default")
+    assert len(dataset_status(store, ended)["silent"]) == 1, "that is another stage"
+    with record_run(store, "refine-fit", {}):
+        assert dataset_status(store, ended)["silent"] == []
+    found = dataset_status(store, ended)
+    assert found["silent"] == [], "its end says no less than its begin"
+    assert 'state="silent"' not in metrics_text(found)
+
+
+def test_a_silent_run_of_a_stage_that_is_done_is_not_told(tmp_path: Path) -> None:
+    store, ended = Store(tmp_path), {}
+    full_dataset(tmp_path)
+    assert dataset_status(store)["stages"]["render"]["left"] == []
+    key = set_last_beat(store, begun(store, "render")[0], -90_000)
+    refined = set_last_beat(store, begun(store, "refine-fit")[0], -90_000)
+    (told,) = dataset_status(store, ended)["silent"]
+    assert (told["stage"], set(ended)) == ("refine-fit", {key}), "nobody knows whether a refinement is done"
+    assert told["run_id"] in refined
 
 
 def test_a_shard_far_slower_than_the_others_is_named(tmp_path: Path) -> None:
@@ -172,7 +214,9 @@ def test_time_left_counts_down_and_grows_when_no_result_comes(
         seconds[0] += passed_s
         now = later(seconds[0])
         run.beat()
-        doing = activity([LiveRun(live.values, 0.0) for live in live_runs(store)], now)["refine-fit"]
+        doing = activity([LiveRun(live.values, 0.0, live.key) for live in live_runs(store)], now)[
+            "refine-fit"
+        ]
         return _eta_s(doing, None)
 
     monkeypatch.setattr(live_module, "_now", lambda: later(seconds[0]))
