@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -300,3 +301,22 @@ def test_metrics_are_in_prometheus_format(tmp_path: Path) -> None:
     assert all(line.startswith("# ") or sample.match(line) for line in lines)
     assert named <= set(METRICS)
     assert {"fpipe_shards", "fpipe_objects", "fpipe_stored_bytes", "fpipe_work_per_second"} <= named
+
+
+def test_states_of_a_metric_add_up(tmp_path: Path) -> None:
+    write_small_dataset(tmp_path)
+    store = Store(tmp_path)
+    run, _ = begun(store, "render")
+    for shard in range(3):
+        run.live.started(shard, 1)
+    run.live.waits(2)
+    run.beat()
+    found = dataset_status(store)
+    stage = found["stages"]["render"]
+    stage |= {"done": 1, "left": [1, 2, 3], "shards": 4, "objects": 20, "ok": 3, "failed": 2}
+    totals: Counter[str] = Counter()
+    for line in metrics_text(found).splitlines():
+        if sample := re.match(r'(\w+)\{.*stage="render".*\} ([0-9.]+)$', line):
+            totals[sample[1]] += int(float(sample[2]))
+    assert (totals["fpipe_shards"], totals["fpipe_objects"]) == (4, 20)
+    assert (totals["fpipe_running_shards"], totals["fpipe_waiting_shards"]) == (2, 1)
