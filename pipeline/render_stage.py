@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from pipeline.compute import ComputeSession
 from pipeline.config import ComputeConfig, PipelineConfig
@@ -31,6 +32,8 @@ LOGGER = logging.getLogger(__name__)
 COMPRESSED_BYTES_PER_PIXEL = 0.9
 """Stored bytes per RGBA pixel, from above: rendered cars take 0.35 with zstd-5, textured ones up to 0.9."""
 
+RENDER_MARGIN_S = 1800.0
+"""Seconds for what a render task does beside Blender: fetching meshes, writing the shard."""
 
 PASS_BYTES_PER_PIXEL = {"depth": 2.5, "normals": 3.0}
 """Stored bytes per pixel of a pass, from above; see COMPRESSED_BYTES_PER_PIXEL."""
@@ -126,6 +129,17 @@ def render_resources(compute: ComputeConfig) -> TaskResources:
     )
 
 
+def render_task(compute: ComputeConfig, objects: int) -> TaskResources:
+    """Returns what one render task of so many objects needs, with its deadline.
+
+    Blender's process is bounded per object. The deadline is for the task around it, which may hang in a
+    source or a file system.
+    """
+    limits = compute.limits
+    by_limits_s = objects * (limits.startup_s + limits.deadline_s) + RENDER_MARGIN_S
+    return replace(render_resources(compute), deadline_s=compute.render_deadline_s or by_limits_s)
+
+
 def render(
     store: Store,
     config: PipelineConfig,
@@ -173,7 +187,7 @@ def render(
             chosen,
             views.sizes(chosen),
             done,
-            render_resources(config.compute),
+            render_task(config.compute, plan.header.objects_per_views_shard),
             progress,
             run,
             work_per_object=(plan.header.n_views, "views"),

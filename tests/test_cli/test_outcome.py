@@ -62,6 +62,14 @@ def test_a_failed_object_counts_for_its_own_shard_however_often_that_is_asked_fo
     assert code("--shard", "9/16") == 0, "no shards at all"
 
 
+def test_a_render_task_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    write_nerfstudio(tmp_path / "in/a", 3)
+    limits = ("--set", "compute.render_deadline_s=0.001", "--set", "compute.max_attempts=1")
+    late = fpipe("render", tmp_path / "root", "--source", "nerf", "--path", tmp_path / "in", *LOCAL, *limits)
+    assert late.code == 1
+    assert "shard 0: the task was not done within its deadline of 0.001 s" in late.err
+
+
 def test_shards_of_a_fit_that_are_left_are_those_of_that_fit(capsys: pytest.CaptureFixture[str]) -> None:
     result = StageResult("fit-objects", shards=1, done=1, objects_ok=2, seconds=1.0, left=3)
     assert finish_stage(result, "cars", False, " --name small") == 0
