@@ -17,6 +17,10 @@ from pipeline.run import Run
 from storage.errors import FpipeError, StoreUnusableError
 
 FAILED_OBJECTS_EXIT_CODE = 42
+MAX_NAMED = 20
+"""Failed shards that an error names; the events of the run have all."""
+MAX_SAID = 1000
+"""Different bugs whose traceback is shown; the events of the run have all."""
 
 
 @dataclass
@@ -71,9 +75,11 @@ class ShardsFailedError(FpipeError, RuntimeError):
 
     def __init__(self, result: StageResult) -> None:
         shard, failure = next(iter(result.failed.items()))
-        names = ",".join(str(number) for number in sorted(result.failed))
+        numbers = sorted(result.failed)
+        more = f" and {len(numbers) - MAX_NAMED} more" if len(numbers) > MAX_NAMED else ""
+        names = ",".join(map(str, numbers[:MAX_NAMED]))
         super().__init__(
-            f"{result.stage}: {len(result.failed)} of {result.shards} shards failed (--shard {names}); "
+            f"{result.stage}: {len(numbers)} of {result.shards} shards failed (--shard {names}{more}); "
             f"shard {shard}: {failure.message}"
         )
         self.result = result
@@ -125,6 +131,7 @@ def run_shards(
     per_object, work_unit = work_per_object
     progress.start(stage, sum(sizes[shard] for shard in shards), "objects", n_done, work_unit)
     tasks = [Task(shard, {"shard": shard, "attempt": new_attempt(), **arguments}) for shard in left]
+    said: set[str] = set()
     outcomes = executor.run(function, tasks, resources, run.live)
     try:
         for outcome in outcomes:
@@ -134,9 +141,7 @@ def run_shards(
                 usage["retried"] = dict(outcome.retried)
             if outcome.result is None:
                 assert outcome.failure is not None
-                progress.say(
-                    f"{stage}: shard {outcome.shard} failed: {_said(outcome.failure, result.failed)}"
-                )
+                progress.say(f"{stage}: shard {outcome.shard} failed: {_said(outcome.failure, said)}")
                 result.failed[outcome.shard] = outcome.failure
                 failure = {
                     "kind": outcome.failure.kind,
@@ -176,11 +181,9 @@ def run_shards(
     return result
 
 
-def _said(failure: TaskFailure, before: Mapping[int, TaskFailure]) -> str:
-    """Returns the message, with its traceback when it is a bug (exit code 1) that was not shown yet."""
-    is_new = all(failure.message != other.message for other in before.values())
-    return (
-        f"{failure.message}\n{failure.trace}".rstrip()
-        if is_new and failure.exit_code == 1
-        else failure.message
-    )
+def _said(failure: TaskFailure, said: set[str]) -> str:
+    """Returns the message, with its traceback when it is a bug (exit code 1) that was not said; adds it."""
+    if failure.exit_code != 1 or failure.message in said or len(said) >= MAX_SAID:
+        return failure.message
+    said.add(failure.message)
+    return f"{failure.message}\n{failure.trace}".rstrip()
