@@ -166,13 +166,26 @@ def record_run(store: Store, stage: str, config: dict[str, Any], **about: Any) -
     try:
         yield run
     except BaseException as error:
-        run.event("error", error=f"{type(error).__name__}: {error}")
-        if isinstance(error, Exception):
+        stop = _stop_within(error)
+        run.event("error", error=f"{type(stop or error).__name__}: {stop or error}")
+        if stop is None:
             _quietly(end, "failed")
         else:
             end_soon("stopped")
         raise
     end("done")
+
+
+def _stop_within(error: BaseException) -> BaseException | None:
+    """Returns what asked the run to stop (a signal's exception), None where it failed.
+
+    A signal that arrives in compiled code (ray.wait) leaves its exception as the cause of a SystemError.
+    """
+    found: BaseException | None = error
+    if isinstance(error, SystemError):
+        while found is not None and isinstance(found, Exception):
+            found = found.__cause__ or found.__context__
+    return None if isinstance(found, Exception) else found
 
 
 def _quietly(end: Callable[[str], None], state: str) -> None:
