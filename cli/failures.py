@@ -32,7 +32,6 @@ Kinds = Annotated[
     str | None, typer.Option("--class", help="Only these failure classes: timeout,crash.", metavar="CLASSES")
 ]
 FitOption = Annotated[str | None, typer.Option("--name", help="Which fit; default: the published one.")]
-FAILED_EXIT_CODE = 42
 
 
 def register(app: typer.Typer) -> None:
@@ -139,6 +138,7 @@ def repro(
     What Blender writes to stderr is shown as it comes. Exit code 0 when the object works, 42 when it fails.
     """
     from cli.failure_tables import reproduction_text
+    from pipeline.stages import FAILED_OBJECTS_EXIT_CODE
     from storage.errors import UsageError
     from storage.store import Store
 
@@ -170,7 +170,7 @@ def repro(
         print_json("repro", values)
     else:
         print(reproduction_text(object_id, found))
-    sys.exit(FAILED_EXIT_CODE if found.failure else 0)
+    sys.exit(FAILED_OBJECTS_EXIT_CODE if found.failure else 0)
 
 
 def _names(text: str | None) -> list[str] | None:

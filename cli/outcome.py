@@ -30,8 +30,10 @@ def finish_stage(result: StageResult, root: str, as_json: bool, options: str = "
     if result.done:
         say(f"{result.stage}: {result.objects_ok} objects in {duration_text(result.seconds)}")
     if result.objects_failed:
+        before = f", {result.skipped} of them done before" if result.skipped else ""
         say(
-            f"{result.stage}: {result.objects_failed} objects failed; fpipe failures {root} lists them, "
+            f"{result.stage}: {result.objects_failed} objects failed in {result.shards} shards{before}; "
+            f"fpipe failures {root} lists them, "
             f"fpipe retry {root}{RETRY_STAGE.get(result.stage, '')} tries them again"
         )
     if result.stage == "render":

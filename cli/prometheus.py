@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 METRICS = {
-    "fpipe_shards": ("gauge", "Shards of a stage, by state."),
-    "fpipe_objects": ("gauge", "Objects of a stage, by state."),
+    "fpipe_shards": ("gauge", "Shards of a stage, by state: done or left."),
+    "fpipe_running_shards": ("gauge", "Shards that run at the moment."),
+    "fpipe_waiting_shards": ("gauge", "Shards that wait for another attempt."),
+    "fpipe_objects": ("gauge", "Objects of a stage, by state: ok, failed or left."),
     "fpipe_stored_bytes": ("gauge", "Bytes of the committed shards of a stage."),
     "fpipe_work_per_second": ("gauge", "Pace of the runs that are alive, in the unit of the stage."),
     "fpipe_seconds_left": ("gauge", "Time left at the pace of the last minutes."),
@@ -40,10 +42,12 @@ def metrics_text(found: dict[str, Any]) -> str:
         add("fpipe_shards", len(stage["left"]), stage=name, state="left")
         add("fpipe_objects", stage["ok"], stage=name, state="ok")
         add("fpipe_objects", stage["failed"], stage=name, state="failed")
-        add("fpipe_objects", stage["objects"], stage=name, state="planned")
+        left = max(0, stage["objects"] - stage["ok"] - stage["failed"])
+        add("fpipe_objects", left, stage=name, state="left")
         add("fpipe_stored_bytes", stage["n_bytes"], stage=name)
     for name, doing in found["activity"].items():
-        add("fpipe_shards", doing["n_running"], stage=name, state="running")
+        add("fpipe_running_shards", doing["n_running"], stage=name)
+        add("fpipe_waiting_shards", doing["n_waiting"], stage=name)
         add("fpipe_work_per_second", doing["work_per_s"], stage=name, unit=doing["work_unit"])
         add("fpipe_seconds_left", doing["eta_s"], stage=name)
         add("fpipe_retried_attempts", doing["retries"], stage=name)

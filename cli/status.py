@@ -84,15 +84,29 @@ def _write(target: str, text: str) -> None:
 
 
 def _repeat(store: Store, watch: bool, every: float, show: Callable[[dict[str, Any]], None]) -> None:
+    """Looks once or again and again; after the first look a store that fails is looked at again."""
+    from cli.logs import say
     from pipeline.status import dataset_status
+    from storage.errors import EnvironmentProblem, StaleSnapshotError
 
-    ended: set[str] = set()
+    told: str | None = None
+    has_seen = False
+    ended: dict[str, str] = {}
     while True:
         began = time.monotonic()
-        found = dataset_status(store, ended)
-        show(found)
-        if not watch or _is_over(found):
-            return
+        try:
+            found = dataset_status(store, ended)
+        except (OSError, EnvironmentProblem, StaleSnapshotError) as error:
+            if not watch or not has_seen:
+                raise
+            if str(error) != told:  # once for all looks that fail alike
+                say(f"fpipe: {error}; looking again every {every:g} s")
+            told = str(error)
+        else:
+            has_seen, told = True, None
+            show(found)
+            if not watch or _is_over(found):
+                return
         time.sleep(max(every, LOOK_SHARE * (time.monotonic() - began)))
 
 

@@ -57,14 +57,19 @@ def _row(name: str, stage: dict[str, Any], doing: dict[str, Any] | None) -> list
 
 def _pace(doing: dict[str, Any]) -> tuple[str, str]:
     eta_s = doing["eta_s"]
-    return rate_text(doing["work_per_s"], doing["work_unit"]), "" if eta_s is None else duration_text(eta_s)
+    left = "" if eta_s is None else duration_text(eta_s) if eta_s else "overdue"
+    return rate_text(doing["work_per_s"], doing["work_unit"]), left
 
 
 def _progress(doing: dict[str, Any]) -> str:
     if not doing["total"]:
         return "begins"
     pace, left = _pace(doing)
-    parts = [f"{doing['done']}/{doing['total']} {doing['unit']}", pace, left and f"{left} left"]
+    parts = [
+        f"{doing['done']}/{doing['total']} {doing['unit']}",
+        pace,
+        f"{left} left" if doing["eta_s"] else left,
+    ]
     return ", ".join(filter(None, [*parts, *figures_text(doing["figures"])]))
 
 
@@ -89,6 +94,8 @@ def _doing(name: str, doing: dict[str, Any], with_row: list[str]) -> Iterator[st
         shown = ", ".join(f"{node} {count}" for node, count in nodes[:MAX_NODES])
         more = f" and {len(nodes) - MAX_NODES} more" if len(nodes) > MAX_NODES else ""
         facts.append(f"shards per node: {shown}{more}")
+    if doing["n_waiting"]:
+        facts.append(f"{doing['n_waiting']} shards wait for another attempt")
     if doing["retries"]:
         facts.append(f"{doing['retries']} attempts were repeated")
     if doing["failed"]:

@@ -12,7 +12,7 @@ import heapq
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -104,11 +104,13 @@ class Backlog:
         tasks: new ones; each is asked for once, so that they may be made when they are asked for.
         policy: when a failed one gets another attempt.
         draw: gives numbers in [0, 1) for the pauses.
+        waits: is told the shard of every failed one that gets another attempt.
     """
 
     tasks: Sequence[Task]
     policy: RetryPolicy
     draw: random.Random = field(default_factory=random.Random)
+    waits: Callable[[int], None] = lambda shard: None
 
     def __post_init__(self) -> None:
         self._next = 0  # new task
@@ -158,6 +160,7 @@ class Backlog:
         )
         heapq.heappush(self._waiting, (time.monotonic() + pause_s, self._number, outcome.attempts + 1, task))
         self._number += 1
+        self.waits(task.shard)
         return True
 
     def retried(self, shard: int, last: FailureKind | None) -> dict[str, int]:

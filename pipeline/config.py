@@ -163,6 +163,11 @@ class ComputeConfig(BaseModel):
         ge=0,
         description="Seconds that running shards get after SIGTERM or Ctrl-C; 0 abandons them at once.",
     )
+    render_deadline_s: float | None = Field(
+        default=None,
+        ge=0,
+        description="Seconds after which a render task ends itself; unset or 0: from limits and its objects.",
+    )
     fit_deadline_s: float = Field(
         default=86_400.0, gt=0, description="Seconds after which a fit task ends itself."
     )

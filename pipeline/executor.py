@@ -126,12 +126,27 @@ class TaskOutcome:
     retried: Mapping[str, int] = field(default_factory=dict)
 
 
-Started = Callable[[int, int], None]
-"""Is told (shard, attempt) when an attempt begins."""
+class Watcher(Protocol):
+    """Is told what an executor does with its tasks, beside the outcomes that it yields."""
+
+    def started(self, shard: int, attempt: int) -> None:
+        """An attempt begins."""
+
+    def waits(self, shard: int) -> None:
+        """An attempt has failed, and the shard waits for another one."""
 
 
-def nobody(shard: int, attempt: int) -> None:
-    """A `Started` that tells nobody."""
+class Nobody:
+    """A `Watcher` that forgets everything."""
+
+    def started(self, shard: int, attempt: int) -> None:
+        """See Watcher."""
+
+    def waits(self, shard: int) -> None:
+        """See Watcher."""
+
+
+NOBODY = Nobody()
 
 
 class Executor(Protocol):
@@ -150,13 +165,14 @@ class Executor(Protocol):
         function: TaskFunction,
         tasks: Sequence[Task],
         resources: TaskResources,
-        started: Started = nobody,
+        watcher: Watcher = NOBODY,
         drain: Drain = NEVER,
     ) -> Iterator[TaskOutcome]:
         """Yields one outcome per task. Closing the iterator abandons what is still running.
 
-        `started` is told of every attempt that begins. None begins once `drain` is asked for: the iterator
-        ends when none runs any more, or abandons those that do when the time of the drain is over.
+        `watcher` is told of every attempt that begins, and of every shard that waits for another one. None
+        begins once `drain` is asked for: the iterator ends when none runs any more, or abandons those that do
+        when the time of the drain is over.
         """
         ...
 
@@ -250,12 +266,12 @@ class LocalExecutor:
         function: TaskFunction,
         tasks: Sequence[Task],
         resources: TaskResources,
-        started: Started = nobody,
+        watcher: Watcher = NOBODY,
         drain: Drain = NEVER,
     ) -> Iterator[TaskOutcome]:
         """See Executor."""
         context = multiprocessing.get_context("spawn")
-        backlog = Backlog(tasks, self.retry)
+        backlog = Backlog(tasks, self.retry, waits=watcher.waits)
         slots = gpu_slots(resources.gpus, visible_gpus() if resources.gpus else (), self.workers)
         running: dict[multiprocessing.connection.Connection, _Attempt] = {}
         try:
@@ -274,7 +290,7 @@ class LocalExecutor:
                     )
                     _start(process)
                     sender.close()
-                    started(task.shard, number)
+                    watcher.started(task.shard, number)
                     running[receiver] = _Attempt(task, number, process, gpus, time.monotonic())
                 for ready in multiprocessing.connection.wait(list(running), timeout=0.2):
                     assert isinstance(ready, multiprocessing.connection.Connection)

@@ -19,7 +19,6 @@ from storage.documents import content_hash
 from storage.errors import IntegrityError, UsageError
 from storage.plan import Plan, choose_objects_per_shard, read_plan
 from storage.planes import FitHeader, PlanesStore, code_bytes, publish_fit, published_fit
-from storage.records import Status
 from storage.shared import read_published_shared, read_shared_meta
 from storage.store import Store
 from storage.summary import update_summary
@@ -92,7 +91,7 @@ def fit_objects(
         store_statistics(planes, progress)
         if publish:
             _publish_when_complete(store, planes, name)
-        n_failed = int((planes.status(done) == Status.FAILED).sum())
+        n_failed = planes.n_failed(chosen, done)
         left = len(planes.shards_left(done))
         return StageResult(
             "fit-objects", len(chosen), skipped=len(chosen), objects_failed=n_failed, left=left
@@ -120,7 +119,8 @@ def fit_objects(
     store_statistics(planes, progress)
     if publish:
         _publish_when_complete(store, planes, name)
-    result.left = len(planes.shards_left())
+    done = planes.done()
+    result.objects_failed, result.left = planes.n_failed(chosen, done), len(planes.shards_left(done))
     return result
 
 

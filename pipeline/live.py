@@ -25,7 +25,9 @@ class LiveState:
         self._lock = threading.Lock()
         self._progress: dict[str, Any] | None = None
         self._pace = Pace(0, 0)
+        self._last_result: datetime.datetime | None = None
         self._running: dict[int, tuple[int, datetime.datetime]] = {}
+        self._waiting: set[int] = set()
         self._counts: collections.Counter[str] = collections.Counter()
         self._nodes: collections.Counter[str] = collections.Counter()
         self._slowest: list[tuple[float, int, str]] = []
@@ -34,13 +36,14 @@ class LiveState:
     def begin(self, name: str, total: int, unit: str, done: int, work_unit: str) -> None:
         """A part of the stage begins, see `pipeline.progress.Progress.start`."""
         with self._lock:
-            self._pace = Pace(total, done)
+            self._pace, self._last_result = Pace(total, done), None
             self._progress = {"name": name, "unit": unit, "work_unit": work_unit or unit, "figures": {}}
 
     def advance(self, amount: int, work: float, figures: dict[str, Any]) -> None:
         """Units are done, see `pipeline.progress.Progress.advance`."""
         with self._lock:
             self._pace.advance(amount, work)
+            self._last_result = _now() if work else self._last_result
             if self._progress is not None:
                 self._progress["figures"].update(figures)
 
@@ -48,12 +51,20 @@ class LiveState:
         """An attempt of a shard has begun."""
         with self._lock:
             self._counts["retries"] += attempt > 1
+            self._waiting.discard(shard)
             self._running[shard] = (attempt, _now())
+
+    def waits(self, shard: int) -> None:
+        """An attempt has failed, and the shard waits for another one."""
+        with self._lock:
+            self._running.pop(shard, None)
+            self._waiting.add(shard)
 
     def ended(self, outcome: TaskOutcome) -> None:
         """The last attempt of a shard has ended."""
         with self._lock:
             self._running.pop(outcome.shard, None)
+            self._waiting.discard(outcome.shard)
             self._counts["done" if outcome.failure is None else "failed"] += 1
             if outcome.node and (outcome.node in self._nodes or len(self._nodes) < MAX_NODES):
                 self._nodes[outcome.node] += 1
@@ -73,10 +84,18 @@ class LiveState:
             oldest = sorted(self._running.items(), key=lambda item: item[1][1])
             rates = {"per_s": self._pace.units_per_s(), "work_per_s": self._pace.work_per_s()}
             amounts = {"total": self._pace.total, "done": self._pace.done}
+            last = self._last_result and self._last_result.isoformat(timespec="milliseconds")
             return {
                 "progress": self._progress
-                and {**self._progress, "figures": dict(self._progress["figures"]), **amounts, **rates},
+                and {
+                    **self._progress,
+                    "figures": dict(self._progress["figures"]),
+                    **amounts,
+                    **rates,
+                    "at": last,
+                },
                 "n_running": len(oldest),
+                "n_waiting": len(self._waiting),
                 "running": [
                     {"shard": shard, "attempt": attempt, "since": since.isoformat(timespec="seconds")}
                     for shard, (attempt, since) in oldest[:MAX_RUNNING]

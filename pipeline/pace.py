@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import collections
+import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 SAMPLE_EVERY_S = 10.0
 SAMPLES = 60
@@ -15,7 +17,8 @@ class Pace:
     """Counts what is done, and tells rate and time left.
 
     Shards end in bursts, one per worker, often half a minute or more apart: a rate over seconds would jump
-    between nothing and many times the truth.
+    between nothing and many times the truth. Where the next results take longer than usual, the rate falls
+    from then on.
 
     Args:
         total: Units of work in all.
@@ -65,5 +68,10 @@ class Pace:
 
     def _per_s(self, column: int) -> float | None:
         first, last = self._samples[0], self._samples[-1]
-        seconds = last[0] - first[0]
-        return (last[column] - first[column]) / seconds if seconds > 0 else None
+        seconds = max(last[0], self._clock() - self._usual_gap_s()) - first[0]
+        return (last[column] - first[column]) / seconds if seconds > 0 and last is not first else None
+
+    def _usual_gap_s(self) -> float:
+        """Seconds between two bursts; the last sample may fall into the one before it."""
+        gaps = [later[0] - earlier[0] for earlier, later in pairwise(self._samples)]
+        return statistics.median(gaps[:-1] or gaps or [0.0])

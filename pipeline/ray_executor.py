@@ -33,15 +33,15 @@ from pipeline.backlog import Backlog, FailureKind, RetryPolicy
 from pipeline.cluster_nodes import described, offered, places
 from pipeline.drain import NEVER, Drain
 from pipeline.executor import (
-    Started,
+    NOBODY,
     Task,
     TaskAnswer,
     TaskFailure,
     TaskFunction,
     TaskOutcome,
     TaskResources,
+    Watcher,
     ended,
-    nobody,
     overran,
     overrun,
     run_task,
@@ -208,7 +208,7 @@ class RayExecutor:
         function: TaskFunction,
         tasks: Sequence[Task],
         resources: TaskResources,
-        started: Started = nobody,
+        watcher: Watcher = NOBODY,
         drain: Drain = NEVER,
     ) -> Iterator[TaskOutcome]:
         """See pipeline.executor.Executor.
@@ -224,7 +224,7 @@ class RayExecutor:
         Raises:
             EnvironmentProblem: no node can run such a task, and none has come in time.
         """
-        backlog = Backlog(tasks, self.retry)
+        backlog = Backlog(tasks, self.retry, waits=watcher.waits)
         nodes = _Nodes(resources, self.wait_for_nodes_s)
         with notes() as of_attempts:
             hands = _Hands(function, resources, self.max_calls, of_attempts)
@@ -243,7 +243,7 @@ class RayExecutor:
                     hands.submit(*backlog.pop())
                 if not drain.asked:
                     for attempt in hands.begun(places):
-                        started(attempt.shard, attempt.number)
+                        watcher.started(attempt.shard, attempt.number)
                 if not hands.running:
                     time.sleep(min(backlog.wait_s(), 0.1))
                     continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from pipeline.compute import ComputeSession
 from pipeline.config import ComputeConfig, PipelineConfig
@@ -22,7 +23,7 @@ from render_jobs.sources.base import ObjectEntry
 from storage import layout
 from storage.documents import content_hash
 from storage.plan import Plan, PlanHeader, choose_objects_per_shard, write_plan
-from storage.records import PlanRow, Status
+from storage.records import PlanRow
 from storage.store import Store
 from storage.summary import update_summary
 from storage.views import ViewsStore
@@ -32,6 +33,8 @@ LOGGER = logging.getLogger(__name__)
 COMPRESSED_BYTES_PER_PIXEL = 0.9
 """Stored bytes per RGBA pixel, from above: rendered cars take 0.35 with zstd-5, textured ones up to 0.9."""
 
+RENDER_MARGIN_S = 1800.0
+"""Seconds for what a render task does beside Blender: fetching meshes, writing the shard."""
 
 PASS_BYTES_PER_PIXEL = {"depth": 2.5, "normals": 3.0}
 """Stored bytes per pixel of a pass, from above; see COMPRESSED_BYTES_PER_PIXEL."""
@@ -130,6 +133,17 @@ def render_resources(compute: ComputeConfig) -> TaskResources:
     )
 
 
+def render_task(compute: ComputeConfig, objects: int) -> TaskResources:
+    """Returns what one render task of so many objects needs, with its deadline.
+
+    Blender's process is bounded per object. The deadline is for the task around it, which may hang in a
+    source or a file system.
+    """
+    limits = compute.limits
+    by_limits_s = objects * (limits.startup_s + limits.deadline_s) + RENDER_MARGIN_S
+    return replace(render_resources(compute), deadline_s=compute.render_deadline_s or by_limits_s)
+
+
 def render(
     store: Store,
     config: PipelineConfig,
@@ -159,7 +173,7 @@ def render(
     done = views.done()
     if all(shard in done for shard in chosen):
         progress.say(f"render: all {len(chosen)} shards are done")
-        n_failed = int((views.status(done) == Status.FAILED).sum())
+        n_failed = views.n_failed(chosen, done)
         left = len(views.shards_left(done))
         return StageResult("render", len(chosen), skipped=len(chosen), objects_failed=n_failed, left=left)
     planned_render = RenderConfig(**plan.header.render_config)
@@ -177,11 +191,12 @@ def render(
             chosen,
             views.sizes(chosen),
             done,
-            render_resources(config.compute),
+            render_task(config.compute, plan.header.objects_per_views_shard),
             progress,
             run,
             work_per_object=(plan.header.n_views, "views"),
         )
     update_summary(views)
-    result.left = len(views.shards_left())
+    done = views.done()
+    result.objects_failed, result.left = views.n_failed(chosen, done), len(views.shards_left(done))
     return result

@@ -15,7 +15,7 @@ from pipeline.compute import ComputeSession
 from pipeline.config import PipelineConfig
 from pipeline.executor import TaskFunction, TaskResources
 from pipeline.progress import Progress
-from pipeline.render_stage import render_resources
+from pipeline.render_stage import render_task
 from pipeline.run import record_run
 from pipeline.stages import FAILED_OBJECTS_EXIT_CODE, ShardsFailedError, run_shards
 from pipeline.statistics_stage import store_statistics
@@ -136,7 +136,7 @@ def retry_render(
             "root_url": store.url,
             "limits": compute.limits.model_dump(mode="json"),
         },
-        render_resources(compute),
+        render_task(compute, views.spec.objects_per_shard),
         pass_stores(views),
         lambda row, failure: True,
     )

@@ -39,6 +39,8 @@ STOP_S = 10.0
 SEGMENT_BYTES = 256 * 1024
 """An event log is cut into files of about this size: object stores cannot append, so the last is written
 whole at every beat."""
+RUN_STAMP = "%Y%m%dT%H%M%S"
+"""The time (UTC) at which a run begins, as its id begins with it."""
 RUN, LIVE, EVENTS = "run.json", "live.json", "events"
 
 
@@ -52,7 +54,7 @@ class Run:
 
     def __init__(self, store: Store, stage: str, config: dict[str, Any]) -> None:
         now = datetime.datetime.now(datetime.UTC)
-        self.run_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        self.run_id = f"{now:{RUN_STAMP}}-{secrets.token_hex(3)}"
         self.stage = stage
         self.summary: dict[str, Any] = {}
         self.live = LiveState()
@@ -176,13 +178,26 @@ def record_run(store: Store, stage: str, config: dict[str, Any], **about: Any) -
     try:
         yield run
     except BaseException as error:
-        run.event("error", error=f"{type(error).__name__}: {error}")
-        if isinstance(error, Exception):
+        stop = _stop_within(error)
+        run.event("error", error=f"{type(stop or error).__name__}: {stop or error}")
+        if stop is None:
             _quietly(end, "failed")
         else:
             end_soon("stopped")
         raise
     end("done")
+
+
+def _stop_within(error: BaseException) -> BaseException | None:
+    """Returns what asked the run to stop (a signal's exception), None where it failed.
+
+    A signal that arrives in compiled code (ray.wait) leaves its exception as the cause of a SystemError.
+    """
+    found: BaseException | None = error
+    if isinstance(error, SystemError):
+        while found is not None and isinstance(found, Exception):
+            found = found.__cause__ or found.__context__
+    return None if isinstance(found, Exception) else found
 
 
 def _quietly(end: Callable[[str], None], state: str) -> None:

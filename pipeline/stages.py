@@ -20,6 +20,10 @@ from pipeline.shard_spec import shards_text
 from storage.errors import FpipeError, StoreUnusableError
 
 FAILED_OBJECTS_EXIT_CODE = 42
+MAX_NAMED = 20
+"""Failed shards that an error names; the events of the run have all."""
+MAX_SAID = 1000
+"""Different bugs whose traceback is shown; the events of the run have all."""
 
 
 @dataclass
@@ -33,7 +37,8 @@ class StageResult:
         done: those done now.
         failed: shard → failure without its trace, for those that could not be done.
         objects_ok: objects completed now.
-        objects_failed: objects recorded as failed, now or before.
+        objects_failed: objects of the shards that were asked for which are recorded as failed; while the
+            stage runs, those of the shards done now.
         seconds: wall time.
         left: shards of the whole stage that are not done yet.
     """
@@ -64,9 +69,7 @@ class StageResult:
 
     @property
     def exit_code(self) -> int:
-        """0, 42 when objects are recorded as failed, or what the first failed shard asks for."""
-        for failure in self.failed.values():
-            return failure.exit_code
+        """0, or 42 when objects of these shards are recorded as failed."""
         return FAILED_OBJECTS_EXIT_CODE if self.objects_failed else 0
 
 
@@ -75,7 +78,8 @@ class ShardsFailedError(FpipeError, RuntimeError):
 
     def __init__(self, result: StageResult) -> None:
         shard, failure = next(iter(result.failed.items()))
-        names = shards_text(result.failed)
+        parts = shards_text(result.failed).split(",")
+        names = ",".join(parts[:MAX_NAMED]) + ",…" * (len(parts) > MAX_NAMED)
         super().__init__(
             f"{result.stage}: {len(result.failed)} of {result.shards} shards failed (--shard {names}); "
             f"shard {shard}: {failure.message}"
@@ -134,7 +138,7 @@ def run_shards(
     tasks = _Tasks(left, arguments)
     said: set[str] = set()
     with Drain(executor.grace_s, lambda drain: _tell_drain(drain, stage, progress, run)) as drain:
-        outcomes = executor.run(function, tasks, resources, run.live.started, drain)
+        outcomes = executor.run(function, tasks, resources, run.live, drain)
         try:
             for outcome in outcomes:
                 run.live.ended(outcome)
@@ -251,7 +255,7 @@ def _tell_drained(drain: Drain, stage: str, progress: Progress, run: Run) -> Non
 
 def _text(failure: TaskFailure, said: set[str]) -> str:
     """Returns the message, with its traceback when it is a bug (exit code 1) that was not said; adds it."""
-    if failure.exit_code != 1 or failure.message in said:
+    if failure.exit_code != 1 or failure.message in said or len(said) >= MAX_SAID:
         return failure.message
     said.add(failure.message)
     return f"{failure.message}\n{failure.trace}".rstrip()

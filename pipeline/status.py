@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
-from pipeline.activity import LiveRun, activity, live_runs
+from pipeline.activity import LiveRun, activity, forget, live_runs
 from storage.errors import UsageError
 from storage.lease import lease_holder
 from storage.plan import Plan, read_plan, shards_with_objects
@@ -20,8 +20,12 @@ MAX_FAILURES = 1000
 """Failures listed at most; the counts are complete."""
 
 
-def dataset_status(store: Store, ended: set[str] | None = None) -> dict[str, Any]:
+def dataset_status(store: Store, ended: dict[str, str] | None = None) -> dict[str, Any]:
     """Returns, per stage, the shards and objects done, failed and left, the failures, and the next command.
+
+    Args:
+        store: The dataset.
+        ended: See `pipeline.activity.live_runs`.
 
     Raises:
         UsageError: there is no dataset.
@@ -32,10 +36,15 @@ def dataset_status(store: Store, ended: set[str] | None = None) -> dict[str, Any
     fits = {name: _shards_status(PlanesStore.open(store, name), plan) for name in list_fits(store)}
     trained = read_published_shared(store)
     holder = lease_holder(store)
+    by_name = stages | {f"fit-objects {name}": fit for name, fit in fits.items()}
+    ended = {} if ended is None else ended
     runs = live_runs(store, ended=ended)
     doing = activity(runs)
     for name, what in doing.items():
-        what["eta_s"] = _eta_s(what, stages.get(name) or fits.get(name.removeprefix("fit-objects ")))
+        what["eta_s"] = _eta_s(what, by_name.get(name))
+    silent = [run for run in runs if run.is_silent]
+    over = [run for run in silent if run.name in by_name and not by_name[run.name]["left"]]
+    forget(over, ended)
     return {
         "root": store.url,
         "objects": plan.n_objects,
@@ -44,7 +53,7 @@ def dataset_status(store: Store, ended: set[str] | None = None) -> dict[str, Any
         "fits": fits,
         "changed_by": holder,
         "activity": doing,
-        "silent": [_silent(run) for run in runs if run.is_silent],
+        "silent": [_silent(run) for run in silent if run not in over],
         "next": (f"fpipe status {store.url} --watch" if doing else None)
         or (None if holder else _interrupted(store, views, fits))
         or _next_command(store, stages["render"], trained is not None, fits)
@@ -54,13 +63,16 @@ def dataset_status(store: Store, ended: set[str] | None = None) -> dict[str, Any
 
 
 def _eta_s(what: dict[str, Any], stage: dict[str, Any] | None) -> float | None:
-    """Seconds until the stage is done at the pace of the last minutes; None where that is not known yet."""
+    """Seconds until the stage is done at the pace of the last minutes, 0 where it should be by now.
+
+    None where that is not known yet.
+    """
     if not what["per_s"]:
         return None
     left = what["total"] - what["done"]
     if stage is not None and what["unit"] == "objects":  # the stage, not the shards that somebody asked for
         left = stage["objects"] - stage["objects_done"]
-    return float(round(max(0, left) / what["per_s"], 1))
+    return float(round(max(0.0, left / what["per_s"] - (what["last_s"] or 0.0)), 1))
 
 
 def _silent(run: LiveRun) -> dict[str, Any]:

@@ -179,6 +179,18 @@ class ShardedStore:
         status = self.sidecar(shard).status
         return {"n_ok": int((status == Status.OK).sum()), "n_failed": int((status == Status.FAILED).sum())}
 
+    def n_failed(self, shards: Collection[int], done: frozenset[int]) -> int:
+        """Return how many objects of some shards are recorded as failed, whoever recorded it.
+
+        Args:
+            shards: The shards; those that are not done count nothing.
+            done: What `done` returned.
+
+        Raises:
+            IntegrityError, StaleSnapshotError: see `derived`.
+        """
+        return int((self.status(done.intersection(shards)) == Status.FAILED).sum())
+
     def is_done(self, shard: int) -> bool:
         """Say whether one shard is committed and published; one request, where `done` lists all markers."""
         return self.store.exists(self.marker_key(shard))

@@ -41,6 +41,35 @@ def test_a_part_of_the_shards_is_followed_by_the_rest(tmp_path: Path) -> None:
     assert f"fpipe failures {root} says why" in exported.err
 
 
+def test_a_failed_object_counts_for_its_own_shard_however_often_that_is_asked_for(tmp_path: Path) -> None:
+    """One object in three, each a shard; the members of a job array are started again after they ended."""
+    for name in "abc":
+        write_nerfstudio(tmp_path / "in" / name, 3)
+    (tmp_path / "in/c/transforms.json").write_text("{")
+    root = tmp_path / "root"
+    source = ("--source", "nerf", "--path", tmp_path / "in")
+
+    def code(*options: str | Path) -> int:
+        return fpipe("render", root, *options, *LOCAL).code
+
+    assert code(*source, "--shard", "2") == 42
+    assert code("--shard", "0") == 0
+    assert code("--shard", "0") == 0, "the failed object is another shard's"
+    resumed = fpipe("render", root, *LOCAL)
+    assert (resumed.code, resumed.err.count("1 objects failed in 3 shards, 2 of them done before")) == (42, 1)
+    again = fpipe("render", root, *LOCAL, "--shard", "1-2", "--json")
+    assert (again.code, again.json()["objects_failed"]) == (42, 1)
+    assert code("--shard", "9/16") == 0, "no shards at all"
+
+
+def test_a_render_task_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    write_nerfstudio(tmp_path / "in/a", 3)
+    limits = ("--set", "compute.render_deadline_s=0.001", "--set", "compute.max_attempts=1")
+    late = fpipe("render", tmp_path / "root", "--source", "nerf", "--path", tmp_path / "in", *LOCAL, *limits)
+    assert late.code == 1
+    assert "shard 0: the task was not done within its deadline of 0.001 s" in late.err
+
+
 def test_shards_of_a_fit_that_are_left_are_those_of_that_fit(capsys: pytest.CaptureFixture[str]) -> None:
     result = StageResult("fit-objects", shards=1, done=1, objects_ok=2, seconds=1.0, left=3)
     assert finish_stage(result, "cars", False, " --name small") == 0

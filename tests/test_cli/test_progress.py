@@ -39,11 +39,34 @@ def test_time_left_of_a_resumed_run_comes_from_the_work_done_now() -> None:
     resumed.advance(10, 1600)  # 10 objects in 40 s, 90 to go: 360 s; counting all 910 it would be 4 s
     assert resumed.left_s() == pytest.approx(360)
     assert resumed.work_per_s() == pytest.approx(40)
-    clock.now += 60
-    assert resumed.left_s() == pytest.approx(300), "counts down while nothing comes"
-    clock.now += 1000
-    assert resumed.left_s() == 0
-    assert left_text(resumed) == "taking longer than expected"
+    clock.now += 40
+    assert resumed.left_s() == pytest.approx(320), "counts down while nothing comes"
+    clock.now += 960  # 10 objects in 1000 s, the last 40 of which may be those of the next ones
+    assert resumed.units_per_s() == pytest.approx(0.01)
+    assert resumed.left_s() == pytest.approx(90 / 0.01 - 1000)
+    nearly_done = Pace(12, done=0, clock=clock)
+    clock.now += 40
+    nearly_done.advance(10, 10)
+    clock.now += 30
+    assert nearly_done.left_s() == 0
+    assert left_text(nearly_done) == "taking longer than expected"
+
+
+def test_the_pace_falls_while_results_fail_to_come_and_recovers() -> None:
+    clock = Clock()
+    stalled = Pace(1000, done=0, clock=clock)
+    for _ in range(100):
+        clock.now += 10
+        stalled.advance(1, 1)
+    assert stalled.units_per_s() == pytest.approx(0.1)
+    clock.now += 10
+    assert stalled.units_per_s() == pytest.approx(0.1), "the next one may come now"
+    clock.now += 3600  # the window holds 600 s with 60 results
+    assert stalled.units_per_s() == pytest.approx(60 / 4200)
+    for _ in range(61):
+        clock.now += 10
+        stalled.advance(1, 1)
+    assert stalled.work_per_s() == pytest.approx(0.1)
 
 
 def test_bursts_and_results_far_apart_give_a_steady_rate() -> None:

@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from cli import status as cli_status
+from pipeline import status as status_module
+from storage.errors import TransientError
+from storage.store import Store
 from tests.conftest import TINY, clean_environment, command, fpipe
 
 pytestmark = pytest.mark.bpy
@@ -46,6 +50,31 @@ def test_status_sees_a_run_from_outside_and_a_killed_one_as_killed(tmp_path: Pat
     killed = fpipe("status", root)
     assert f"process {driver.pid}) was killed with shards" in killed.out
     assert killed.out.rstrip().endswith(f"next: fpipe render {root}")
+
+
+def test_watching_goes_on_after_a_store_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second and third looks fail; the fourth sees that all is done. A first look that fails ends it."""
+    over = {"activity": {}, "stages": {}, "fits": {"default": {"left": []}}}
+    busy = {**over, "activity": {"render": {}}}
+    refused = TransientError("s3://b: SlowDown")
+    looks: list[Any] = [busy, refused, refused, over]
+
+    def look(*_: Any) -> Any:
+        if isinstance(found := looks.pop(0), Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(status_module, "dataset_status", look)
+    monkeypatch.setattr(cli_status.time, "sleep", lambda seconds: None)
+    shown: list[Any] = []
+    cli_status._repeat(Store(tmp_path), True, 5.0, shown.append)
+    assert shown == [busy, over]
+    assert capsys.readouterr().err == "fpipe: s3://b: SlowDown; looking again every 5 s\n"
+    looks.append(refused)
+    with pytest.raises(TransientError):
+        cli_status._repeat(Store(tmp_path), True, 5.0, shown.append)
 
 
 def test_watching_ends_when_all_is_done(tiny_dataset: Path, tmp_path: Path) -> None:

@@ -43,6 +43,32 @@ def test_a_killed_process_is_tried_again(tmp_path):
     assert outcomes[1].attempts == 2
 
 
+class Watching:
+    """Keeps what an executor tells."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int]] = []
+
+    def started(self, shard: int, attempt: int) -> None:
+        self.told.append((f"attempt {attempt}", shard))
+
+    def waits(self, shard: int) -> None:
+        self.told.append(("waits", shard))
+
+
+def test_whoever_watches_is_told_of_a_shard_that_waits_for_another_attempt(tmp_path):
+    tasks = [Task(shard, {"shard": shard, "folder": str(tmp_path)}) for shard in range(3)]
+    watching = Watching()
+    assert len(list(LocalExecutor(1).run(faults.die_once, tasks, TaskResources(), watching))) == 3
+    assert watching.told == [
+        ("attempt 1", 0),
+        ("attempt 1", 1),
+        ("waits", 1),
+        ("attempt 1", 2),
+        ("attempt 2", 1),
+    ]
+
+
 def test_a_task_that_always_dies_is_given_up():
     outcomes = run(faults.die, count=1)
     assert outcomes[0].failure.kind == "died"

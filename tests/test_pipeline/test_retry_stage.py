@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.config import PipelineConfig
+from pipeline.config import ComputeConfig, PipelineConfig
 from pipeline.executor import Task, TaskFunction, TaskOutcome, TaskResources, run_task, to_outcome
 from pipeline.fit.repro import repro_fit
 from pipeline.retry_stage import Selection, retry_fit, retry_render
@@ -117,6 +117,28 @@ def test_only_failed_objects_are_rendered_and_only_their_shards_change(
     assert verify(store, full=True) == []
     again = render_again(store)
     assert (again.tried, again.mended, again.exit_code) == (0, [], 0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "deadline_s"),
+    [({"render_deadline_s": 90.0}, 90.0), ({}, 1800 + 4 * 480), ({"render_deadline_s": 0.0}, 1800 + 4 * 480)],
+)
+def test_a_render_task_has_a_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: dict[str, float], deadline_s: float
+) -> None:
+    """Unset, it is four objects of 300 s and a start of 180 s each, and half an hour for all else."""
+    asked: list[TaskResources] = []
+
+    def run(_: Any, function: Any, tasks: Any, resources: TaskResources, *__: Any) -> Iterator[TaskOutcome]:
+        asked.append(resources)
+        return iter(())
+
+    store = write_small_dataset(tmp_path)
+    assert ViewsStore.open(store).spec.objects_per_shard == 4
+    monkeypatch.setattr(InProcess, "run", run)
+    config = PipelineConfig(compute=ComputeConfig(**setting))
+    retry_render(store, config, Selection(), Session(), Silent(), "fpipe retry")
+    assert [resources.deadline_s for resources in asked] == [deadline_s]
 
 
 def test_what_still_fails_is_recorded_anew(tmp_path: Path, works: set[str]) -> None:

@@ -39,3 +39,24 @@ def test_a_failing_run_says_so(tmp_path):
     found = record(store)
     assert found["state"] == "failed"
     assert "boom" in store.read(f"runs/render/{found['run_id']}/events-0000.jsonl").decode()
+
+
+def test_a_signal_in_compiled_code_stops_a_run(tmp_path):
+    """What ray.wait makes of a handler that raises."""
+    store = Store(tmp_path)
+    with pytest.raises(SystemError), record_run(store, "render", {}):
+        try:
+            raise KeyboardInterrupt("SIGTERM")
+        except KeyboardInterrupt as signalled:
+            raise SystemError("returned a result with an exception set") from signalled
+    found = record(store)
+    assert found["state"] == "stopped"
+    events = store.read(f"runs/render/{found['run_id']}/events-0000.jsonl").decode()
+    assert json.loads(events)["error"] == "KeyboardInterrupt: SIGTERM"
+
+
+def test_a_system_error_of_its_own_fails_a_run(tmp_path):
+    store = Store(tmp_path)
+    with pytest.raises(SystemError), record_run(store, "render", {}):
+        raise SystemError("bad call") from ValueError("x")
+    assert record(store)["state"] == "failed"

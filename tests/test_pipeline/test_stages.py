@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from pipeline.executor import Task, TaskFailure, TaskFunction, TaskOutcome, TaskResources
 from pipeline.run import record_run
-from pipeline.stages import ShardsFailedError, StageResult, run_shards
+from pipeline.stages import MAX_SAID, ShardsFailedError, StageResult, _text, run_shards
 from storage.errors import StoreUnusableError
 from storage.store import Store
 
@@ -96,6 +97,30 @@ def test_the_traceback_of_a_bug_is_said_once_and_not_kept(tmp_path):
     assert [message.endswith("Traceback of it") for message in said[:3]] == [True, False, False]
     assert {failure.trace for failure in error.value.result.failed.values()} == {""}
     assert [event.get("trace") for event in events(store)[:3]] == ["Traceback of it"] * 3
+
+
+def test_the_traceback_of_a_bug_is_said_once(tmp_path):
+    progress = Listening()
+    bugs = [TaskFailure("raised", f"KeyError: '{name}'", 1, "Traceback of it") for name in "xyx"]
+    with pytest.raises(ShardsFailedError):
+        run_stage(Store(tmp_path), dict(enumerate(bugs, 1)), progress)
+    said = [told[0] for told in progress.told if len(told) == 1 and "KeyError" in told[0]]
+    assert [message.endswith("Traceback of it") for message in said] == [True, True, False]
+
+
+def test_many_failures_cost_little_and_make_a_short_error():
+    said: set[str] = set()
+    failures = [TaskFailure("died", f"the process of shard {n} ended", 1, "trace") for n in range(100_000)]
+    began = time.monotonic()
+    shown = sum(_text(failure, said).endswith("trace") for failure in failures)
+    assert time.monotonic() - began < 5, "it was minutes when each was compared with all before"
+    assert shown == len(said) == MAX_SAID
+    every_other = dict(zip(range(0, 200_000, 2), failures, strict=True))
+    error = ShardsFailedError(StageResult("render", 200_000, failed=every_other))
+    assert str(error) == (
+        "render: 100000 of 200000 shards failed (--shard 0,2,4,6,8,10,12,14,16,18,20,22,24,26,28,"
+        "30,32,34,36,38,…); shard 0: the process of shard 0 ended"
+    )
 
 
 def test_a_store_that_refuses_this_machine_ends_the_run(tmp_path):
