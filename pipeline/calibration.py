@@ -75,8 +75,8 @@ def calibrated(config: PipelineConfig, entries: list[ObjectEntry], fits_at_a_tim
         entries: objects of the source.
         fits_at_a_time: objects that are fitted together.
     """
-    with scratch_folder() as folder:
-        store = Store(folder / "calibration")
+    with scratch_folder() as scratch:
+        store = Store(scratch.folder / "calibration")
         render, views_bytes, pass_bytes = _measure_render(store, config, entries)
         train, fit, shared_bytes = _measure_learning(store, config, len(entries), fits_at_a_time)
     return Measured(BASIS, views_bytes, pass_bytes, shared_bytes, render, train, fit)

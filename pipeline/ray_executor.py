@@ -308,6 +308,11 @@ class _Nodes:
             LOGGER.warning("%s. Waiting %.0f s for one", problem, left_s)
 
 
+def cluster_places(needs: TaskResources) -> int:
+    """Returns how many such tasks the cluster's nodes of now can run at once."""
+    return places(ray.nodes(), needs)  # type: ignore[no-untyped-call]
+
+
 def await_nodes(needs: TaskResources, wait_s: float) -> None:
     """Returns when a node of the cluster can run such a task.
 
