@@ -22,6 +22,8 @@ from tests.test_deploy.commands import parse, ray_start_options
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 JOBS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 RAY_JOBS = sorted((DEPLOY / "kuberay").glob("*.yaml"))
+GRACE_S = 20
+"""The default of compute.grace_s: how long a driver that is told to stop waits for what runs."""
 VERSIONS = ("1.31", "1.37")
 """backoffLimitPerIndex and podReplacementPolicy are beta from 1.29 on; the newest that the schemas know."""
 
@@ -162,6 +164,9 @@ def test_ray_jobs_have_kuberay_fields(path: Path) -> None:
 def test_ray_jobs_survive_what_they_are_for(path: Path) -> None:
     job = load(path)["spec"]
     cluster = job["rayClusterSpec"]
+    _, options = parse(commands_of(load(path)))
+    waits_s = load_config({}, settings=options["settings"] or ()).compute.wait_for_nodes_s
+    assert waits_s >= 86_400, "a day without spot nodes does not use up the backoffLimit"
     assert cluster["rayVersion"] == metadata.version("ray")
     assert cluster["authOptions"] == {"mode": "token"}
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
@@ -235,6 +240,7 @@ def commands_of(job: dict[str, Any]) -> list[str]:
 def test_commands_are_understood(path: Path) -> None:
     job = load(path)
     name, options = parse(commands_of(job))
+    assert options["workers"] or name == "train-shared", "shards are cut for all machines"
     assert path.stem.startswith(name)
     assert options["root"].startswith("s3://"), "no state on a pod's disk"
     if job["kind"] == "RayJob":
@@ -307,3 +313,11 @@ def test_a_read_only_root_leaves_what_is_written_writable() -> None:
     home = re.search(r"HOME=(\S+)", (DEPLOY / "Dockerfile.render").read_text())
     assert home is not None
     assert mounts == {"/tmp", home[1], "/dev/shm"}
+
+
+@pytest.mark.parametrize("path", [*JOBS, *RAY_JOBS], ids=lambda path: path.name)
+def test_a_driver_may_end_what_runs_before_it_is_killed(path: Path) -> None:
+    job = load(path)
+    driver = job["spec"]["rayClusterSpec"]["headGroupSpec"] if job["kind"] == "RayJob" else job["spec"]
+    # twice: what is abandoned then has to end, and the run's end be recorded (pipeline.run.STOP_S)
+    assert driver["template"]["spec"]["terminationGracePeriodSeconds"] >= 2 * GRACE_S
