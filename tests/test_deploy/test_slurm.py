@@ -201,6 +201,9 @@ def test_a_cluster_of_two_nodes_is_told_to_stop_and_comes_again(cluster: Cluster
     said, _ = process.communicate(timeout=400)
     assert process.returncode == 0, said
     views = ViewsStore.open(Store(str(data)))
+    assert views.n_shards == 9, (
+        "60 // (4 · 2) objects in each: the script names no --workers, the nodes have two cores"
+    )
     assert views.done() == frozenset(range(views.n_shards))
     (run, *_) = sorted((data / "runs/render").iterdir(), reverse=True)
     events = [json.loads(line) for path in run.glob("events-*") for line in path.read_text().splitlines()]
