@@ -29,10 +29,14 @@ Shard = Annotated[str, typer.Option(help="3, 0..7 (inclusive), 0,4,9-12, i/n, al
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 ExecutorName = Annotated[str | None, typer.Option("--executor", help="ray or local.")]
 RayAddress = Annotated[
-    str | None, typer.Option(help="Address of a Ray cluster; without it Ray starts on this machine.")
+    str | None,
+    typer.Option(
+        help="Address of a Ray cluster, default: RAY_ADDRESS; without one Ray starts on this machine."
+    ),
 ]
 Workers = Annotated[
-    int | None, typer.Option(help="Tasks at a time; default: the cores of this machine.", min=1)
+    int | None,
+    typer.Option(help="Tasks at a time; default: the cores of this machine, or all of a cluster.", min=1),
 ]
 
 
@@ -76,7 +80,8 @@ def resolve_config(
 
     A dataset remembers the configuration that it was planned with: it is the base of every later command,
     and a preset given to one replaces only the sections that the command uses. Resources ("compute") are
-    never remembered.
+    never remembered. RAY_ADDRESS, which Ray would obey behind our back, is the default of
+    compute.ray_address.
 
     Args:
         store: the dataset, which need not exist yet.
@@ -96,12 +101,21 @@ def resolve_config(
         if preset is not None:
             chosen = read_preset(preset)
             values.update({section: chosen.get(section, {}) for section in (*sections, "compute")})
+    values["compute"] = _with_address(values.get("compute", {}))
     config = load_config(values, overrides, settings or (), os.environ)
     ours = (preset or "default") in preset_names() and (preset is not None or stored is None)
     if ours and "render" in sections and (undecided := open_sizes(config) & set(values.get("render", {}))):
         render = {name: value for name, value in values["render"].items() if name not in undecided}
         config = load_config({**values, "render": render}, overrides, settings or (), os.environ)
+    if config.compute.ray_address is None:
+        os.environ.pop("RAY_ADDRESS", None)
     return config
+
+
+def _with_address(compute: dict[str, Any]) -> dict[str, Any]:
+    """Returns the values of a section with the cluster that RAY_ADDRESS names ("local" names none)."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return compute if address in {"", "local"} else {"ray_address": address, **compute}
 
 
 def print_json(kind: str, values: dict[str, Any]) -> None:

@@ -67,8 +67,8 @@ def calibrated(config: PipelineConfig, entries: list[ObjectEntry], fits_per_shar
     began = time.monotonic()
     at_a_time = min(config.compute.workers or usable_cores(), usable_cores())
     here = config.compute.model_copy(update={"ray_address": None, "workers": at_a_time})
-    with scratch_folder() as folder, ComputeSession(here) as session:
-        store = Store(folder / "calibration")
+    with scratch_folder() as scratch, ComputeSession(here) as session:
+        store = Store(scratch.folder / "calibration")
         executor = session.executor
         # A process that computes is started once per task by the local executor, and else once per command.
         once_s = time.monotonic() - began

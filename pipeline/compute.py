@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pipeline.cluster_nodes import described
 from pipeline.config import ComputeConfig
-from pipeline.executor import Executor, LocalExecutor
-from pipeline.scratch import scratch_folder
+from pipeline.executor import Executor, LocalExecutor, TaskResources
+from pipeline.scratch import Scratch, scratch_folder
+from storage.errors import UsageError
 from storage.store import Store
 
 
@@ -36,7 +37,7 @@ class ComputeSession:
         self.config = config
         self._resources = contextlib.ExitStack()
         self._executor: Executor | None = None
-        self._scratch: Path | None = None
+        self._scratch: Scratch | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +65,7 @@ class ComputeSession:
                 from pipeline.ray_executor import RayExecutor, ray_session
 
                 self._resources.enter_context(
-                    ray_session(self.config.ray_address, scratch, self.config.workers)
+                    ray_session(self.config.ray_address, scratch.ray, self.config.workers)
                 )
                 self._executor = RayExecutor(
                     retry, self.config.max_calls, self.wait_for_nodes_s, self.config.grace_s
@@ -80,10 +81,36 @@ class ComputeSession:
         """Returns a folder that all nodes see: scratch here, inside the dataset on a cluster."""
         assert self._scratch is not None, "the executor comes first"
         return (
-            str(self._scratch / "train") if self.config.ray_address is None else f"{store.url}/runs/ray-train"
+            str(self._scratch.folder / "train")
+            if self.config.ray_address is None
+            else f"{store.url}/runs/ray-train"
         )
 
-    @property
-    def planned_workers(self) -> int:
-        """Tasks at a time that shard sizes are planned for."""
-        return self.config.workers or usable_cores()
+    def planned_workers(self, needs: TaskResources, members: int = 1) -> int:
+        """Returns the tasks at a time that shard sizes are planned for.
+
+        They are those of all machines that will work: of every member of a job array, of a whole cluster.
+
+        Args:
+            needs: What one task needs.
+            members: Commands like this one that share the shards, each on a machine of its own.
+
+        Raises:
+            EnvironmentProblem: Ray is not installed or does not answer.
+            UsageError: No node of the cluster can run such a task yet, and `--workers` is not given.
+        """
+        config = self.config
+        if config.workers is not None:
+            return config.workers * members
+        if config.executor == "local" or config.ray_address is None:
+            return usable_cores() * members
+        assert self.executor.name == "ray"  # connects
+        from pipeline.ray_executor import cluster_places
+
+        if not (found := cluster_places(needs)):
+            raise UsageError(
+                f"the cluster at {config.ray_address} has no node yet for a task, which needs "
+                f"{described(needs)}, and shards are cut for the tasks that will run at a time, once and for "
+                "all: give their number with --workers"
+            )
+        return found

@@ -73,7 +73,9 @@ class ComputeConfig(BaseModel):
         default=None, description="A cluster's address; unset starts Ray on this machine."
     )
     workers: int | None = Field(
-        default=None, ge=1, description="Tasks at a time that shard sizes are planned for; unset: cores."
+        default=None,
+        ge=1,
+        description="Tasks at a time, for which shards are cut; unset: cores, or as many as a cluster runs.",
     )
     render_cpus: float = Field(
         default=1.0, gt=0, description="Cores per render task (Blender renders on one)."
@@ -245,6 +247,10 @@ class PipelineConfig(BaseModel):
                         f"render.{name} says how to render, but source {self.source.kind} has views"
                     )
         return self
+
+    def least_fit_objects(self) -> int:
+        """Returns the objects that a fit shard has at least: a GPU's batch, where its size is set."""
+        return max(1, self.fit.batch) if self.compute.fit_gpus else 1
 
     def content(self, section: Literal["source", "render", "train", "fit"]) -> dict[str, Any]:
         """Returns one section as plain JSON values."""

@@ -11,10 +11,11 @@ from pipeline.fit.job import fit_shard
 from pipeline.fit.resources import FitResources
 from pipeline.progress import Progress
 from pipeline.run import record_run
-from pipeline.shard_spec import parse_shards
+from pipeline.shard_spec import members, parse_shards
 from pipeline.stages import StageResult, run_shards
 from pipeline.statistics_stage import store_statistics
 from pipeline.writers import require_writers
+from storage import layout
 from storage.documents import content_hash
 from storage.errors import IntegrityError, UsageError
 from storage.plan import Plan, choose_objects_per_shard, read_plan
@@ -28,7 +29,16 @@ from storage.views import ViewsStore
 def fit_header(
     store: Store, plan: Plan, config: PipelineConfig, name: str, shared_version: str, workers: int
 ) -> FitHeader:
-    """Returns the header of a fit: what its arrays look like and how they are cut into shards."""
+    """Returns the header of a fit: what its arrays look like and how they are cut into shards.
+
+    Args:
+        store: The dataset.
+        plan: Its plan.
+        config: Resolved configuration.
+        name: Of the fit.
+        shared_version: Of the shared components.
+        workers: Fit tasks at a time, on all machines together.
+    """
     meta = read_shared_meta(store, shared_version)
     fit = config.content("fit")
     resolution, f_mic = int(meta["plane_resolution"]), int(meta["f_mic"])
@@ -45,7 +55,9 @@ def fit_header(
         n_base=int(meta["n_base"]),
         dtype=config.fit.dtype,
         plane_order=tuple(meta["plane_order"]),
-        objects_per_shard=choose_objects_per_shard(plan.n_objects, object_bytes, workers),
+        objects_per_shard=choose_objects_per_shard(
+            plan.n_objects, object_bytes, workers, at_least=config.least_fit_objects()
+        ),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
@@ -82,7 +94,11 @@ def fit_objects(
     plan = read_plan(store)
     require_writers(store, config.compute, shards)
     version = shared_version or _default_version(store)
-    header = fit_header(store, plan, config, name, version, session.planned_workers)
+    is_new = not store.exists(layout.fit_header(name))  # else its shards are cut already
+    workers = (
+        session.planned_workers(config.compute.fit_task(), members(shards, environment)) if is_new else 1
+    )
+    header = fit_header(store, plan, config, name, version, workers)
     planes = PlanesStore.create_or_open(store, plan, header)
     chosen = planes.with_objects(parse_shards(shards, planes.n_shards, environment))
     done = planes.done()

@@ -114,7 +114,7 @@ def _fits_per_shard(config: PipelineConfig, n: int, workers: int) -> int:
     """Returns S of the fits, see `pipeline.fit_stage.fit_header`."""
     train = config.train
     micro_bytes, _ = code_bytes(train.f_mic, train.resolution, train.n_base, config.fit.dtype)
-    return choose_objects_per_shard(n, micro_bytes + 4096, workers)
+    return choose_objects_per_shard(n, micro_bytes + 4096, workers, at_least=config.least_fit_objects())
 
 
 def _loads(

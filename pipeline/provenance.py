@@ -47,10 +47,14 @@ def _cpu_model() -> str:
 
 
 def git_revision() -> str | None:
-    """Returns the commit of the source tree, with "+" when files differ from it, None outside a checkout."""
+    """Returns the commit of the source tree, with "+" when files differ from it.
+
+    Outside a checkout it is what FPIPE_REVISION says, as in the images, else None.
+    """
     tree = Path(__file__).resolve().parents[1]
     if not (tree / ".git").exists():
-        return None
+        said = os.environ.get("FPIPE_REVISION", "")
+        return None if said in {"", "unknown"} else said
     try:
         head = subprocess.run(
             ["git", "-C", str(tree), "rev-parse", "HEAD"],

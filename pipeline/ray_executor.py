@@ -406,6 +406,11 @@ def _own_ray_ends() -> bool:
     return node is not None and bool(node.dead_processes())
 
 
+def cluster_places(needs: TaskResources) -> int:
+    """Returns how many such tasks the cluster's nodes of now can run at once."""
+    return places(ray.nodes(), needs)  # type: ignore[no-untyped-call]
+
+
 def await_nodes(needs: TaskResources, wait_s: float) -> None:
     """Returns when a node of the cluster can run such a task.
 

@@ -13,7 +13,7 @@ from pipeline.executor import TaskResources
 from pipeline.planned import existing_plan, planned, stored_form, write_config
 from pipeline.progress import Progress
 from pipeline.run import record_run
-from pipeline.shard_spec import parse_shards
+from pipeline.shard_spec import members, parse_shards
 from pipeline.stages import StageResult, run_shards
 from pipeline.writers import ONE_AT_A_TIME, require_writers
 from render_jobs.config import RenderConfig
@@ -68,7 +68,7 @@ def make_plan(
     Args:
         store: the dataset.
         config: resolved configuration.
-        workers: tasks at a time that shard sizes are planned for.
+        workers: tasks at a time, on all machines together, that shard sizes are planned for.
         say: is told that an existing plan is used.
 
     Raises:
@@ -166,7 +166,10 @@ def render(
         UsageError, StoreMismatchError: see make_plan.
         ShardsFailedError: some shards could not be done.
     """
-    plan = make_plan(store, config, session.planned_workers, progress.say)
+    is_new = not store.exists(layout.PLAN_HEADER)  # else its shards are cut already
+    needs = render_resources(config.compute)
+    workers = session.planned_workers(needs, members(shards, environment)) if is_new else 1
+    plan = make_plan(store, config, workers, progress.say)
     require_writers(store, config.compute, shards)
     views = ViewsStore.create_or_open(store, plan)
     chosen = views.with_objects(parse_shards(shards, views.n_shards, environment))

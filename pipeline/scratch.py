@@ -1,8 +1,9 @@
-"""Owns the private scratch folder of one driver, and the guardian process that removes it whatever happens.
+"""Owns the private scratch of one driver, and the guardian process that removes it whatever happens.
 
-Temporary files of the driver and of everything that it starts (Ray, Blender) go into one folder: `TMPDIR`
-points there, so that code which knows nothing of fpipe follows. Limits: processes on other nodes clean up
-after themselves.
+Temporary files of the driver and of everything that it starts (Ray, Blender) go into one folder below the
+user's `TMPDIR`: `TMPDIR` points there, so that code which knows nothing of fpipe follows. Only what Ray keeps
+for itself (sockets, logs) lies elsewhere where that path is too long for sockets. Limits: processes on other
+nodes clean up after themselves.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from storage.errors import EnvironmentProblem
@@ -24,21 +26,35 @@ MAX_BASE_LENGTH = 28
 SHORT_BASE = "/tmp"
 
 
-@contextlib.contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """Yields a fresh private folder; it and all processes that use it go when the block or driver ends.
+@dataclass(frozen=True)
+class Scratch:
+    """Private folders of one driver.
 
-    The path is short, because Ray puts Unix sockets below it and their paths may have 107 bytes at most.
+    Attributes:
+        folder: For everything, in the user's temporary folder.
+        ray: For Ray's sockets, whose paths may have 107 bytes at most: the same, or one in /tmp where the
+            user's is too long (as the node disks of many clusters are).
+    """
+
+    folder: Path
+    ray: Path
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Scratch]:
+    """Yields fresh private folders; they and all processes that use them go when the block or driver ends.
 
     Raises:
         EnvironmentProblem: the temporary folder is not writable.
     """
+    usual = tempfile.gettempdir()
     try:
-        folder = Path(tempfile.mkdtemp(prefix="fpipe-", dir=_short_base()))
+        folder = Path(tempfile.mkdtemp(prefix="fpipe-", dir=usual))
+        is_long = len(usual) > MAX_BASE_LENGTH and os.access(SHORT_BASE, os.W_OK)
+        ray = Path(tempfile.mkdtemp(prefix="fpipe-", dir=SHORT_BASE)) if is_long else folder
     except OSError as error:
         raise EnvironmentProblem(
-            f"no temporary folder could be made in {tempfile.gettempdir()} ({error}); "
-            "set TMPDIR to a writable folder"
+            f"no temporary folder could be made in {usual} ({error}); set TMPDIR to a writable folder"
         ) from error
     token = f"fpipe-{secrets.token_hex(12)}"
     guardian = subprocess.Popen(
@@ -49,6 +65,7 @@ def scratch_folder() -> Iterator[Path]:
             token,
             str(folder),
             str(os.getpid()),
+            *([str(ray)] if is_long else []),
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -60,18 +77,11 @@ def scratch_folder() -> Iterator[Path]:
     temporary.mkdir()
     try:
         with _environment({TOKEN_VARIABLE: token, "TMPDIR": str(temporary)}):
-            yield folder
+            yield Scratch(folder, ray)
     finally:
         assert guardian.stdin is not None
         guardian.stdin.close()
         guardian.wait()
-
-
-def _short_base() -> str:
-    """Returns the temporary folder, or /tmp where its path is too long for sockets (as on many clusters)."""
-    usual = tempfile.gettempdir()
-    is_long = len(usual) > MAX_BASE_LENGTH and Path(SHORT_BASE).is_dir() and os.access(SHORT_BASE, os.W_OK)
-    return SHORT_BASE if is_long else usual
 
 
 @contextlib.contextmanager

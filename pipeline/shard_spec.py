@@ -52,6 +52,19 @@ def parse_shards(spec: str, n_shards: int, environment: Mapping[str, str]) -> li
     return sorted(shards)
 
 
+def members(spec: str, environment: Mapping[str, str]) -> int:
+    """Returns how many commands share the shards: n of i/n, the size of a job array for `auto`, else 1.
+
+    Raises:
+        UsageError: `auto`, and the environment does not say.
+    """
+    spec = spec.strip()
+    if spec == "auto":
+        spec = _from_environment(environment)
+    match = re.fullmatch(r"\d+/(\d+)", spec)
+    return max(1, int(match[1])) if match else 1
+
+
 def shards_text(shards: Iterable[int]) -> str:
     """Returns the shortest text of `--shard` that selects these shards: "0,4,9-12"."""
     runs: list[list[int]] = []
@@ -69,10 +82,7 @@ def _from_environment(environment: Mapping[str, str]) -> str:
         return value
     try:
         if "SLURM_ARRAY_TASK_ID" in environment:
-            first = int(environment.get("SLURM_ARRAY_TASK_MIN", "0"))
-            step = int(environment.get("SLURM_ARRAY_TASK_STEP", "1"))
-            index = (int(environment["SLURM_ARRAY_TASK_ID"]) - first) // step
-            return f"{index}/{int(environment['SLURM_ARRAY_TASK_COUNT'])}"
+            return _from_slurm(environment)
         if "JOB_COMPLETION_INDEX" in environment:
             return f"{int(environment['JOB_COMPLETION_INDEX'])}/{int(environment['FPIPE_NUM_SHARDS'])}"
     except (KeyError, ValueError) as error:
@@ -83,3 +93,20 @@ def _from_environment(environment: Mapping[str, str]) -> str:
         "--shard auto: none of FPIPE_SHARD (i/n), SLURM_ARRAY_TASK_ID or "
         "JOB_COMPLETION_INDEX with FPIPE_NUM_SHARDS is set"
     )
+
+
+def _from_slurm(environment: Mapping[str, str]) -> str:
+    """Returns "i/n" for this member of a Slurm array, whose numbers have no gaps."""
+    number, count = int(environment["SLURM_ARRAY_TASK_ID"]), int(environment["SLURM_ARRAY_TASK_COUNT"])
+    first = int(environment.get("SLURM_ARRAY_TASK_MIN", "0"))
+    last = int(environment.get("SLURM_ARRAY_TASK_MAX", number))
+    step = int(environment.get("SLURM_ARRAY_TASK_STEP", "1"))
+    index = (number - first) // step
+    if index >= count or (last - first) // step >= count:
+        raise UsageError(
+            f"--shard auto: the {count} members of this Slurm array have numbers from {first} to {last}, "
+            "with gaps, so which shards are whose? What is done is skipped, so to do again what some members "
+            "did not, submit any array without gaps (--array=0-1), or name a member's share: "
+            f"FPIPE_SHARD={number}/16 sbatch --array=0, where the array had 16"
+        )
+    return f"{index}/{count}"

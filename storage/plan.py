@@ -194,7 +194,11 @@ def shard_rows(n_objects: int, objects_per_shard: int, shard: int) -> range:
 
 
 def choose_objects_per_shard(
-    n_objects: int, bytes_per_object: int, workers: int, max_bytes: int = MAX_SHARD_BYTES
+    n_objects: int,
+    bytes_per_object: int,
+    workers: int,
+    max_bytes: int = MAX_SHARD_BYTES,
+    at_least: int = 1,
 ) -> int:
     """Choose S so that a shard stays below `max_bytes` and every worker gets at least four shards.
 
@@ -203,10 +207,11 @@ def choose_objects_per_shard(
         bytes_per_object: Expected stored (compressed) size of one object.
         workers: Processes that will work at the same time.
         max_bytes: Largest shard file; one object may exceed it.
+        at_least: Objects that a worker does at once, so that fewer in a shard would leave it half idle.
     """
     by_size = max_bytes // max(1, bytes_per_object)
     by_workers = n_objects // (SHARDS_PER_WORKER * max(1, workers))
-    return max(1, min(by_size, by_workers))
+    return max(1, min(by_size, max(by_workers, at_least), n_objects))
 
 
 def write_plan(store: Store, header: PlanHeader, rows: Iterable[PlanRow]) -> Plan:

@@ -163,6 +163,9 @@ def test_ray_jobs_have_kuberay_fields(path: Path) -> None:
 def test_ray_jobs_survive_what_they_are_for(path: Path) -> None:
     job = load(path)["spec"]
     cluster = job["rayClusterSpec"]
+    _, options = parse(commands_of(load(path)))
+    waits_s = load_config({}, settings=options["settings"] or ()).compute.wait_for_nodes_s
+    assert waits_s >= 86_400, "a day without spot nodes does not use up the backoffLimit"
     assert cluster["rayVersion"] == metadata.version("ray")
     assert cluster["authOptions"] == {"mode": "token"}
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
@@ -236,6 +239,7 @@ def commands_of(job: dict[str, Any]) -> list[str]:
 def test_commands_are_understood(path: Path) -> None:
     job = load(path)
     name, options = parse(commands_of(job))
+    assert options["workers"] or name == "train-shared", "shards are cut for all machines"
     assert path.stem.startswith(name)
     assert options["root"].startswith("s3://"), "no state on a pod's disk"
     if job["kind"] == "RayJob":
@@ -310,3 +314,11 @@ def test_a_read_only_root_leaves_what_is_written_writable() -> None:
     home = re.search(r"HOME=(\S+)", (DEPLOY / "Dockerfile.render").read_text())
     assert home is not None
     assert mounts == {"/tmp", home[1], "/dev/shm"}
+
+
+@pytest.mark.parametrize("path", [*JOBS, *RAY_JOBS], ids=lambda path: path.name)
+def test_a_driver_may_end_what_runs_before_it_is_killed(path: Path) -> None:
+    job = load(path)
+    driver = job["spec"]["rayClusterSpec"]["headGroupSpec"] if job["kind"] == "RayJob" else job["spec"]
+    # twice: what is abandoned then has to end, and the run's end be recorded (pipeline.run.STOP_S)
+    assert driver["template"]["spec"]["terminationGracePeriodSeconds"] >= 2 * ComputeConfig().grace_s

@@ -19,7 +19,13 @@ from tests.test_deploy.commands import parse, parse_ray, quoted_commands, shell_
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 BATCH = sorted((DEPLOY / "slurm").glob("*.sbatch"))
-SCRIPTS = [*BATCH, DEPLOY / "setup.sh", DEPLOY / "kuberay/fpipe-job", ROOT / ".ci/run"]
+SCRIPTS = [
+    *BATCH,
+    DEPLOY / "setup.sh",
+    DEPLOY / "kuberay/fpipe-job",
+    ROOT / ".ci/run",
+    Path(__file__).with_name("two_nodes.sh"),
+]
 DOCKERFILES = sorted(DEPLOY.glob("Dockerfile.*"))
 WITH_COMMANDS = [*BATCH, DEPLOY / "ray-cluster.yaml", DEPLOY / "kubernetes/render-indexed-job.yaml"]
 
@@ -91,7 +97,7 @@ def test_commands_are_understood(path: Path) -> None:
     ):  # what a script adds; numbers stand for its variables
         parse(shlex.split("fpipe render root " + re.sub(r"\$\(\(.*?\)\)|\$\{.*?\}", "1", rest)))
     for stage, rest in re.findall(r"sbatch [^\n]*\.sbatch (\S+) (.*)", text):
-        parse(["fpipe", stage, *rest.split()])
+        parse(["fpipe", stage, *shlex.split(rest, comments=True)])
         found.append([stage])
     assert found
 
@@ -110,7 +116,11 @@ def test_commands_of_the_documents_are_understood(path: Path) -> None:
 def test_slurm_scripts_stop_in_time_and_may_come_again() -> None:
     for path in BATCH:
         options = re.findall(r"^#SBATCH (.*)$", path.read_text(), flags=re.MULTILINE)
-        assert {"--signal=B:TERM@120", "--requeue", "--open-mode=append"} <= set(options), path
+        assert {"--requeue", "--open-mode=append"} <= set(options), path
+        (notice,) = (int(o.rpartition("@")[2]) for o in options if o.startswith("--signal=B:TERM@"))
+        # compute.grace_s is 20; a cluster has to stop Ray besides, for which the script waits 30 s
+        assert notice >= (300 if "--exclusive" in options else 120)
+        assert ("--exclusive" in options) == ("--mem=0" in options), "whole nodes, with all their memory"
     # The options that the script gives to symmetric-run are its own or ray start's.
     words = re.search(r"ray symmetric-run (.*?) -- ", BATCH[1].read_text().replace("\\\n", " "))
     assert words is not None
@@ -121,6 +131,8 @@ def test_slurm_scripts_stop_in_time_and_may_come_again() -> None:
     own = {option for parameter in symmetric_run.params for option in parameter.opts}
     for option in re.findall(r"(--[a-z-]+)", words[1]):
         assert option in own or option.removeprefix("--") in ray_start_options(), option
+    # What only a head's start takes is not among those of every node.
+    assert not re.search("dashboard|temp-dir", words[1])
 
 
 def test_the_cluster_file_has_rays_schema_and_a_token(monkeypatch: pytest.MonkeyPatch) -> None:

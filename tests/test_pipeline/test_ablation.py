@@ -80,7 +80,7 @@ def _config(name: str, *settings: str) -> PipelineConfig:
 
 
 def _run(store: Store, configs: dict[str, PipelineConfig]) -> list[Any]:
-    session: Any = SimpleNamespace(executor=Inline(), planned_workers=1)
+    session: Any = SimpleNamespace(executor=Inline(), planned_workers=lambda *_: 1)
     return run_ablation(store, configs, "ablation", session, Listening(), {})
 
 

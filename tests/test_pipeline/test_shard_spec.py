@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.shard_spec import parse_shards, shards_text
+from pipeline.shard_spec import members, parse_shards, shards_text
 from storage.errors import UsageError
 
 
@@ -91,3 +91,27 @@ def test_members_of_a_job_array_share_the_shards_without_overlap():
 def test_an_incomplete_job_array_is_refused(environment):
     with pytest.raises(UsageError, match="incomplete or not numeric"):
         parse_shards("auto", 10, environment)
+
+
+@pytest.mark.parametrize("number", ["3", "7"])
+def test_the_members_of_an_array_with_gaps_are_told_what_to_do_instead(number):
+    some = {"MIN": "3", "MAX": "7", "STEP": "1", "COUNT": "2", "ID": number}  # sbatch --array=3,7
+    environment = {f"SLURM_ARRAY_TASK_{name}": value for name, value in some.items()}
+    with pytest.raises(UsageError, match=rf"from 3 to 7, with gaps.*--array=0-1.*FPIPE_SHARD={number}/16"):
+        parse_shards("auto", 10, environment)
+    assert parse_shards("auto", 10, {**environment, "FPIPE_SHARD": "7/8"}) == [7]
+
+
+@pytest.mark.parametrize(
+    ("spec", "environment", "count"),
+    [
+        ("all", {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "4"}, 1),
+        ("0..7", {}, 1),
+        ("2/16", {}, 16),
+        ("auto", {"FPIPE_SHARD": "2/5"}, 5),
+        ("auto", {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "4"}, 4),
+        ("auto", {"JOB_COMPLETION_INDEX": "0", "FPIPE_NUM_SHARDS": "6"}, 6),
+    ],
+)
+def test_how_many_commands_share_the_shards(spec, environment, count):
+    assert members(spec, environment) == count

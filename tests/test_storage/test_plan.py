@@ -137,3 +137,19 @@ def test_every_worker_gets_four_shards_below_the_size_limit(n: int, n_bytes: int
     assert size >= 1
     assert size == 1 or size * n_bytes <= 32 * 2**20
     assert shard_count(n, size) >= min(n, 4 * workers)
+
+
+@pytest.mark.parametrize(
+    ("n", "workers", "at_least", "size"),
+    [
+        (1000, 4, 8, 62),  # 1000 / (4 · 4): a GPU's batch of 8 is in it seven times
+        (1000, 256, 8, 8),  # else 1: every GPU would fit one object at a time
+        (1000, 256, 1, 1),
+        (5, 4, 8, 5),  # no more than there are
+        (1000, 4, 400, 166),  # 32 MiB / 202,000 bytes
+    ],
+)
+def test_a_worker_that_does_several_at_once_gets_as_many(
+    n: int, workers: int, at_least: int, size: int
+) -> None:
+    assert choose_objects_per_shard(n, 202_000, workers, at_least=at_least) == size
