@@ -1,14 +1,23 @@
-"""Holds SIGTERM and Ctrl-C back while code runs that must not be interrupted by an exception."""
+"""Holds SIGTERM and Ctrl-C back while code runs that must not be interrupted by an exception.
+
+Compiled code may install handlers of its own, below Python's: Ray's aborts the process on SIGTERM. Python's
+own are put back every few milliseconds as long as the block lasts, by a thread, with sigaction itself:
+`signal.signal` is for the main thread, which is in the block.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
+PUT_BACK_S = 0.005
+SIGACTION_BYTES = 256
+"""Room for libc's struct sigaction, which takes 152 bytes on Linux."""
 
 
 @contextlib.contextmanager
@@ -33,7 +42,8 @@ def held_signals() -> Iterator[None]:
     for number in STOPS:
         signal.signal(number, hold)
     try:
-        yield
+        with _kept_installed():
+            yield
     finally:
         _restore(before)
         if pending:
@@ -43,3 +53,25 @@ def held_signals() -> Iterator[None]:
 def _restore(handlers: dict[signal.Signals, signal._HANDLER]) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _kept_installed() -> Iterator[None]:
+    """Puts the handlers that libc has now back, again and again, until the block is over."""
+    sigaction, over = ctypes.CDLL(None).sigaction, threading.Event()
+    kept = {number: ctypes.create_string_buffer(SIGACTION_BYTES) for number in STOPS}
+    for number, room in kept.items():
+        sigaction(int(number), None, room)
+
+    def keep() -> None:
+        while not over.wait(PUT_BACK_S):
+            for number, room in kept.items():
+                sigaction(int(number), room, None)
+
+    thread = threading.Thread(target=keep, daemon=True, name="fpipe-held-signals")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -36,6 +36,7 @@ def leftovers() -> Iterator[Leftovers]:
         yield found
 
 
+@pytest.mark.slow
 def test_nodes_that_come_and_go_while_objects_are_fitted(
     tiny_dataset: Path, leftovers: Leftovers, tmp_path: Path
 ) -> None:
