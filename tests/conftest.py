@@ -14,9 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import hypothesis
 import pytest
 
 from tests.s3_server import S3Server, Shim
+
+# Machines that run tests are shared: how long an example takes says nothing.
+hypothesis.settings.register_profile(
+    "shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("shared")
 
 TINY = Path(__file__).with_name("tiny.yaml")
 
