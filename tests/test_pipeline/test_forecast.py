@@ -29,7 +29,7 @@ def test_rgb_is_measured_without_an_autoencoder() -> None:
         *("train.warmup.objects=3", "train.joint.objects=3"),
     ]
     found = forecast(load_config(read_preset("ablation/tri-planes"), settings=settings))
-    assert found["seconds"]["train_shared"] > 15
+    assert found["seconds"]["train_shared"] > 0  # no start is guessed any more: what it takes is measured
     assert found["seconds"]["fit_objects"] > 0
     assert found["memory"]["train"]["total"] > 0
     # All that renderings need, as in the ablation's table: renderer, and the background's 64 × 64 RGB pixels.
