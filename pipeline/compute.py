@@ -62,7 +62,8 @@ class ComputeSession:
                 workers = self.config.workers or usable_cores()
                 self._executor = LocalExecutor(workers, retry, self.config.grace_s)
             else:
-                from pipeline.ray_executor import RayExecutor, ray_session
+                from pipeline.ray_executor import RayExecutor
+                from pipeline.ray_session import ray_session
 
                 self._resources.enter_context(
                     ray_session(self.config.ray_address, scratch.ray, self.config.workers)
@@ -105,7 +106,7 @@ class ComputeSession:
         if config.executor == "local" or config.ray_address is None:
             return usable_cores() * members
         assert self.executor.name == "ray"  # connects
-        from pipeline.ray_executor import cluster_places
+        from pipeline.ray_nodes import cluster_places
 
         if not (found := cluster_places(needs)):
             raise UsageError(

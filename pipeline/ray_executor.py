@@ -7,19 +7,14 @@ go: the window follows what they offer, and a cluster without a suitable node is
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
 import platform
 import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants, utils
 from ray.exceptions import (
     LocalRayletDiedError,
     NodeDiedError,
@@ -30,7 +25,6 @@ from ray.exceptions import (
 )
 
 from pipeline.backlog import Backlog, FailureKind, RetryPolicy
-from pipeline.cluster_nodes import described, offered, places
 from pipeline.drain import NEVER, Drain
 from pipeline.executor import (
     NOBODY,
@@ -47,127 +41,13 @@ from pipeline.executor import (
     run_task,
     to_outcome,
 )
-from pipeline.held_signals import held_signals
+from pipeline.ray_nodes import LOOK_S, ClusterNodes
 from pipeline.ray_notes import Notes, forbid_note, notes, read_note, write_note
+from pipeline.ray_session import own_ray_ends
 from storage.errors import EnvironmentProblem
-
-LOGGER = logging.getLogger(__name__)
 
 WINDOW_PER_SLOT = 3
 """Tasks submitted per task that can run at once: enough to hide the submission, few enough to stay small."""
-
-NO_TASK_EVENTS: dict[str, Any] = {"task_events_report_interval_ms": 0}
-"""Ray's head keeps what each task went through for its dashboard, 4 KB a task up to 100,000 tasks; the Ray of
-one command has no dashboard."""
-
-
-@contextlib.contextmanager
-def ray_session(address: str | None, scratch: Path, cpus: int | None = None) -> Iterator[None]:
-    """Connects to a cluster, or starts Ray on this machine with everything it writes below scratch.
-
-    Args:
-        address: a cluster's address, "auto" for the one of this machine, None to start one.
-        scratch: private folder, short (Ray puts Unix sockets into it).
-        cpus: cores that a started Ray may use, None for all.
-
-    Raises:
-        EnvironmentProblem: the cluster cannot be reached, or HOME is not writable.
-    """
-    if ray.is_initialized():  # a caller (a test, a notebook) brought its own
-        yield
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault(
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
-    )  # CPU tasks still see a GPU of their node
-    _keep_token_private()
-    # One line about token authentication at every start is noise to people who never leave this machine.
-    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    try:
-        _start(address, scratch, cpus)
-        yield
-    finally:
-        with held_signals():
-            ray.shutdown()
-
-
-def _start(address: str | None, scratch: Path, cpus: int | None) -> None:
-    """See ray_session. A signal waits until Ray is there: where an exception meets its code, it aborts."""
-    common: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
-    try:
-        with held_signals(), _without_rays_handlers():
-            if address is None:
-                with _loopback_only():
-                    ray.init(
-                        num_cpus=cpus,
-                        include_dashboard=False,
-                        _temp_dir=str(scratch / "r"),
-                        _system_config={} if "RAY_ADDRESS" in os.environ else NO_TASK_EVENTS,
-                        **common,
-                    )
-            else:
-                ray.init(address=address, **common)
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        where = "Ray could not be started here" if address is None else f"no Ray cluster answers at {address}"
-        raise EnvironmentProblem(f"{where}: {error}") from error
-
-
-@contextlib.contextmanager
-def _without_rays_handlers() -> Iterator[None]:
-    """Keeps Ray from handling SIGTERM in the block: it would end this process with a code of its own."""
-    before = utils.set_sigterm_handler
-    utils.set_sigterm_handler = lambda handler: None
-    try:
-        yield
-    finally:
-        utils.set_sigterm_handler = before
-
-
-def _keep_token_private() -> None:
-    """Closes ~/.ray to others before Ray, which makes it with the usual mask, writes its token there.
-
-    Whoever holds the token may run code as this user; homes of shared machines are often readable.
-
-    Raises:
-        EnvironmentProblem: HOME is not writable.
-    """
-    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
-        LOGGER.warning("RAY_AUTH_MODE switches Ray's authentication off: who reaches its ports is this user")
-        return
-    folder = Path.home() / ".ray"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder.stat().st_uid == os.getuid() and folder.stat().st_mode & 0o077:
-            folder.chmod(0o700)
-    except OSError as error:
-        if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-            return  # the token is given, so that Ray writes none
-        raise EnvironmentProblem(
-            f"{folder}: {error.strerror}; Ray keeps its token there: set HOME to a writable folder"
-        ) from error
-
-
-@contextlib.contextmanager
-def _loopback_only() -> Iterator[None]:
-    """Makes the Ray that is started in the block listen on the loopback interface alone.
-
-    Ray does so on macOS and Windows, where it has no clusters; on Linux it would listen on every interface,
-    although nobody but this machine is meant to reach it (`_node_ip_address` is overruled there).
-    """
-    if "RAY_ADDRESS" in os.environ:  # Ray starts nothing then, but connects to that cluster
-        yield
-        return
-    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
-    before, is_set = ray_constants.ENABLE_RAY_CLUSTER, name in os.environ
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    os.environ.setdefault(name, "0")  # for the processes that Ray starts
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-        if not is_set:
-            del os.environ[name]
-
 
 KINDS: tuple[tuple[type[RayError], FailureKind], ...] = (
     (OutOfMemoryError, "memory"),
@@ -178,10 +58,6 @@ KINDS: tuple[tuple[type[RayError], FailureKind], ...] = (
 """What Ray raises for a task, where it is not its process that died."""
 LARGE_WINDOW = 256
 """Tasks in Ray's hands from which on all that have ended are taken at once."""
-LOOK_S = 1.0
-"""Seconds between two looks at the cluster's nodes."""
-SAY_S = 60.0
-"""Seconds between two lines that say that there is no node."""
 SETTLE_S = 0.5
 """Seconds in which a Ray that got the same signal as the driver ends."""
 
@@ -225,7 +101,7 @@ class RayExecutor:
             EnvironmentProblem: no node can run such a task, and none has come in time.
         """
         backlog = Backlog(tasks, self.retry, waits=watcher.waits)
-        nodes = _Nodes(resources, self.wait_for_nodes_s)
+        nodes = ClusterNodes(resources, self.wait_for_nodes_s)
         with notes() as of_attempts:
             hands = _Hands(function, resources, self.max_calls, of_attempts)
             while hands.running or (backlog and not drain.asked):
@@ -233,9 +109,9 @@ class RayExecutor:
                     if not drain.has_begun:
                         drain.begin(hands.begun_shards())
                         time.sleep(SETTLE_S)
-                        if not _own_ray_ends():
+                        if not own_ray_ends():
                             hands.forbid_others()
-                    if drain.is_over or _own_ray_ends() or not nodes.places():  # those that wait never answer
+                    if drain.is_over or own_ray_ends() or not nodes.places():  # those that wait never answer
                         return
                 places = nodes.places()
                 window = WINDOW_PER_SLOT * max(1, places)  # tasks that wait make a cluster grow
@@ -349,77 +225,6 @@ class _Remotes:
     def draw(self) -> Any:
         """Returns the remote function for one task."""
         return self._last if random.random() < self._chance else self._usual
-
-
-class _Nodes:
-    """Looks now and then at what the cluster offers to tasks of one kind."""
-
-    def __init__(self, needs: TaskResources, wait_s: float) -> None:
-        self._needs, self._wait_s = needs, wait_s
-        self._looked = self._said = -float("inf")
-        self._places = 0
-        self._without_since: float | None = None
-
-    def places(self) -> int:
-        """Returns how many tasks can run at once, 0 while there is no node for them.
-
-        Raises:
-            EnvironmentProblem: there has been no node for longer than is waited.
-        """
-        now = time.monotonic()
-        if now - self._looked >= LOOK_S:
-            self._looked = now
-            nodes = ray.nodes()  # type: ignore[no-untyped-call]
-            self._places = places(nodes, self._needs)
-            if self._places:
-                self._without_since = None
-            else:
-                self._none(nodes, now)
-        return self._places
-
-    def _none(self, nodes: Sequence[dict[str, Any]], now: float) -> None:
-        """Tells, now and then, that no node can run a task."""
-        self._without_since = now if self._without_since is None else self._without_since
-        left_s = self._wait_s - (now - self._without_since)
-        problem = (
-            f"no node of the cluster can run a task, which needs {described(self._needs)}; "
-            f"nodes: {offered(nodes, self._needs)}"
-        )
-        if left_s <= 0:
-            waited = f" (waited {self._wait_s:g} s for one, compute.wait_for_nodes_s)" * bool(self._wait_s)
-            raise EnvironmentProblem(
-                f"{problem}{waited}. Add such a node, or ask for less: compute.render_*, fit_* or train_* "
-                "(cpus, gpus, memory, labels)"
-            )
-        if now - self._said >= SAY_S:
-            self._said = now
-            LOGGER.warning("%s. Waiting %.0f s for one", problem, left_s)
-
-
-def _own_ray_ends() -> bool:
-    """Says whether the Ray that this process has started on this machine is going away.
-
-    Some signals reach every process of a job (scancel, systemd). Whoever asks a dead Ray waits for a minute,
-    and then Ray ends the process.
-    """
-    node: Any = ray._private.worker._global_node
-    return node is not None and bool(node.dead_processes())
-
-
-def cluster_places(needs: TaskResources) -> int:
-    """Returns how many such tasks the cluster's nodes of now can run at once."""
-    return places(ray.nodes(), needs)  # type: ignore[no-untyped-call]
-
-
-def await_nodes(needs: TaskResources, wait_s: float) -> None:
-    """Returns when a node of the cluster can run such a task.
-
-    Raises:
-        EnvironmentProblem: no node can, and none has come within wait_s.
-    """
-    nodes = _Nodes(needs, wait_s)
-    while not nodes.places():
-        time.sleep(LOOK_S)
 
 
 def _run_task_on_node(

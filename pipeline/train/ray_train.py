@@ -20,7 +20,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipeline.executor import TaskResources
 from pipeline.progress import Progress
-from pipeline.ray_executor import await_nodes
+from pipeline.ray_nodes import await_nodes
 from pipeline.train.job import TrainResources, train_rank
 from storage.errors import FpipeError, StaleSnapshotError, TransientError
 

@@ -43,10 +43,13 @@ class Leftovers:
     folder: Path
     mark: str = field(default_factory=lambda: f"soak-{secrets.token_hex(8)}")
     seen: dict[Key, str] = field(default_factory=dict)
+    _before: frozenset[Key] = frozenset()  # of other work of this process
 
     def __enter__(self) -> Self:
         self.folder.mkdir(exist_ok=True)
         self._shared = {path.name for path in SHARED_MEMORY.iterdir()}
+        self.look()
+        self._before, self.seen = frozenset(self.seen), {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="soak-watch")
         self._thread.start()
@@ -117,7 +120,9 @@ class Leftovers:
         below = {os.getpid()} | {
             pid for pid, start in list(self.seen) if pid in others and others[pid][1] == start
         }
-        while new := {pid for pid, (parent, *_) in others.items() if parent in below and pid not in below}:
+        not_ours = {pid for pid, start in self._before if pid in others and others[pid][1] == start}
+        candidates = {pid: parent for pid, (parent, *_) in others.items() if pid not in not_ours}
+        while new := {pid for pid, parent in candidates.items() if parent in below and pid not in below}:
             below |= new
             self.seen |= {(pid, others[pid][1]): others[pid][2] for pid in new}
 

@@ -85,5 +85,7 @@ def test_watching_ends_when_all_is_done(tiny_dataset: Path, tmp_path: Path) -> N
     assert fpipe("status", tiny_dataset, "--watch", "--prometheus", target).code == 0
     assert 'fpipe_objects{root="' in target.read_text()
     assert (
-        fpipe("status", tiny_dataset, "--shards", "-").out.splitlines()[0].startswith("stage,run,shard,state")
+        fpipe("status", tiny_dataset, "--shards", "-")
+        .out.splitlines()[0]
+        .startswith("stage,run,fit,shard,state")
     )

@@ -184,7 +184,7 @@ def test_without_ray_nothing_listens_and_a_loose_mask_changes_nothing(tmp_path: 
 
 
 def test_an_open_ray_folder_in_home_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.ray_executor import _keep_token_private
+    from pipeline.ray_session import _keep_token_private
 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
@@ -197,7 +197,7 @@ def test_an_open_ray_folder_in_home_is_closed(tmp_path: Path, monkeypatch: pytes
 def test_switching_authentication_off_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from pipeline.ray_executor import _keep_token_private
+    from pipeline.ray_session import _keep_token_private
 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import ray_executor
+from pipeline import ray_nodes
 from pipeline.compute import ComputeSession, usable_cores
 from pipeline.config import ComputeConfig, PipelineConfig
 from pipeline.executor import TaskResources
@@ -28,7 +28,7 @@ def session(**config: Any) -> ComputeSession:
 def cluster(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The nodes of a cluster that a session is connected to; a test may change them."""
     nodes = list(NODES)
-    monkeypatch.setattr(ray_executor.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray_nodes.ray, "nodes", lambda: nodes)
     monkeypatch.setattr(ComputeSession, "executor", SimpleNamespace(name="ray"))
     return nodes
 

@@ -17,7 +17,7 @@ import ray
 from ray._private import utils
 
 from pipeline.held_signals import held_signals
-from pipeline.ray_executor import ray_session
+from pipeline.ray_session import ray_session
 
 
 class Arrived(BaseException):

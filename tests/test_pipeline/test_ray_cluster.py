@@ -81,7 +81,8 @@ import sys
 from pathlib import Path
 
 from pipeline.executor import Task, TaskResources
-from pipeline.ray_executor import RayExecutor, ray_session
+from pipeline.ray_executor import RayExecutor
+from pipeline.ray_session import ray_session
 from tests.conformance import faults
 
 address, folder = sys.argv[1], Path(sys.argv[2])

@@ -18,8 +18,10 @@ import ray
 from pipeline.backlog import RetryPolicy
 from pipeline.drain import Drain
 from pipeline.executor import Task, TaskOutcome, TaskResources
-from pipeline.ray_executor import RayExecutor, await_nodes, ray_session
+from pipeline.ray_executor import RayExecutor
+from pipeline.ray_nodes import await_nodes
 from pipeline.ray_notes import NAMESPACE, PER_BLOCK
+from pipeline.ray_session import ray_session
 from storage.errors import EnvironmentProblem
 from tests.conformance import faults
 
@@ -147,6 +149,19 @@ def test_lost_nodes_cost_no_tries_and_are_waited_for(cluster: Any, caplog: pytes
     assert sum(outcome.retried.get("node_lost", 0) for outcome in found.values()) >= 1
 
 
+class Beginnings:
+    """Keeps the shards whose attempts begin."""
+
+    def __init__(self, shards: list[int]) -> None:
+        self._shards = shards
+
+    def started(self, shard: int, attempt: int) -> None:
+        self._shards.append(shard)
+
+    def waits(self, shard: int) -> None:
+        """See pipeline.executor.Watcher."""
+
+
 def test_a_drain_lets_what_runs_end_and_begins_nothing_more(cluster: Any, tmp_path: Path) -> None:
     """One place, three tasks in Ray's hands: the two that wait for it answer at once when it is free."""
     cluster.add_node(num_cpus=1, **SMALL)
@@ -157,7 +172,9 @@ def test_a_drain_lets_what_runs_end_and_begins_nothing_more(cluster: Any, tmp_pa
         with Drain(60.0) as drain, ThreadPoolExecutor(1) as thread:
 
             def strike() -> None:
+                deadline = time.monotonic() + 120
                 while not list(tmp_path.glob("*.pid")):
+                    assert time.monotonic() < deadline, "no task has begun"
                     time.sleep(0.05)
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(2.0)
@@ -169,7 +186,7 @@ def test_a_drain_lets_what_runs_end_and_begins_nothing_more(cluster: Any, tmp_pa
                     faults.write_pid_and_wait,
                     tasks,
                     TaskResources(),
-                    lambda shard, _: begun.append(shard),
+                    Beginnings(begun),
                     drain,
                 )
             )
