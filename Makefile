@@ -27,8 +27,13 @@ types: $(STAMP)  ## mypy, strict
 layers: $(STAMP)  ## import-linter: cli -> pipeline -> render_jobs -> storage
 	$(BIN)/lint-imports
 
+# Tests of the program's parts run side by side; those that run whole commands, Blender and deadlines do not.
+PARTS := tests/test_storage tests/test_pipeline
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
+
 test: lint types layers  ## lint, types, layers and every test not marked slow
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" $(SIDE_BY_SIDE) $(PARTS)
+	$(BIN)/pytest -m "not slow" $(PARTS:%=--ignore=%)
 
 test-all: lint types layers  ## the slow tests too
 	$(BIN)/pytest
