@@ -7,6 +7,7 @@ parents are dead. Those that were too short-lived to be seen are found by a mark
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
 import secrets
 import tempfile
@@ -25,7 +26,7 @@ LOOK_S = 0.3
 GONE_WITHIN_S = 30.0
 SHARED_MEMORY = Path("/dev/shm")
 MARK = "SOAK_MARK"
-NOT_OURS = {"ray", "torchinductor_root"}
+NOT_OURS = {"ray", f"torchinductor_{getpass.getuser()}"}
 """What Ray (logs of a cluster) and torch (an empty folder) keep in the temporary folder."""
 Key = tuple[int, float]
 
