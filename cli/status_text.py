@@ -8,6 +8,7 @@ from typing import Any
 from cli.pace import rate_text
 from cli.tables import bytes_text, table
 from cli.text import duration_text, figures_text
+from pipeline.shard_spec import shards_text
 
 STATUS_FAILURES = 10
 """Failed objects that the status names; `fpipe failures` lists all."""
@@ -27,7 +28,7 @@ def status_text(found: dict[str, Any]) -> str:
     for name, doing in found["activity"].items():
         lines += _doing(name, doing, [stage for stage, _ in stages])
     for run in found["silent"]:
-        shards = f" with shards {_numbers(run['shards'])}" if run["shards"] else ""
+        shards = f" with shards {shards_text(run['shards'], 20)}" if run["shards"] else ""
         silence = f"has given no sign of life for {duration_text(run['silent_s'])}"
         lines.append(
             f"{run['stage']}: a run on {run['host']} (process {run['pid']}) "
@@ -118,7 +119,3 @@ def _failures(found: dict[str, Any]) -> Iterator[str]:
             yield f"{name}: {failure['object_id']}: {failure['kind']}: {failure['reason']}"
     if any(stage["failed"] for stage in (*found["stages"].values(), *found["fits"].values())):
         yield f"all failures: fpipe failures {found['root']}"
-
-
-def _numbers(shards: list[int]) -> str:
-    return ",".join(map(str, shards[:20])) + ("…" if len(shards) > 20 else "")

@@ -12,7 +12,8 @@ from typing import Self
 
 from pipeline.cluster_nodes import described
 from pipeline.config import ComputeConfig
-from pipeline.executor import Executor, LocalExecutor, TaskResources
+from pipeline.executor import Executor, TaskResources
+from pipeline.local_executor import LocalExecutor
 from pipeline.scratch import Scratch, scratch_folder
 from storage.errors import UsageError
 from storage.store import Store

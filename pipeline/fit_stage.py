@@ -11,7 +11,7 @@ from pipeline.fit.job import fit_shard
 from pipeline.fit.resources import FitResources
 from pipeline.progress import Progress
 from pipeline.run import record_run
-from pipeline.shard_spec import members, parse_shards
+from pipeline.shard_spec import members, parse_shards, shards_text
 from pipeline.stages import StageResult, run_shards
 from pipeline.statistics_stage import store_statistics
 from pipeline.writers import require_writers
@@ -156,7 +156,7 @@ def _require_views(store: Store, planes: PlanesStore, shards: Sequence[int]) -> 
         needed |= set(range(views.shard_of(rows[0]), views.shard_of(rows[-1]) + 1))
     missing = sorted(needed - done)
     if missing:
-        names = ",".join(map(str, missing))
+        names = shards_text(missing)
         raise UsageError(
             f"fit-objects: views of shards {names} are not rendered; "
             f"run fpipe render {store.url} --shard {names}"

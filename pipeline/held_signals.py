@@ -14,7 +14,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-STOPS = (signal.SIGTERM, signal.SIGINT)
+from pipeline.drain import SIGNALS
+
 PUT_BACK_S = 0.005
 SIGACTION_BYTES = 256
 """Room for libc's struct sigaction, which takes 152 bytes on Linux."""
@@ -30,7 +31,7 @@ def held_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in STOPS}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     pending: list[int] = []
 
     def hold(number: int, frame: FrameType | None) -> None:
@@ -39,7 +40,7 @@ def held_signals() -> Iterator[None]:
             signal.raise_signal(number)
         pending.append(number)
 
-    for number in STOPS:
+    for number in SIGNALS:
         signal.signal(number, hold)
     try:
         with _kept_installed():
@@ -59,7 +60,7 @@ def _restore(handlers: dict[signal.Signals, signal._HANDLER]) -> None:
 def _kept_installed() -> Iterator[None]:
     """Puts the handlers that libc has now back, again and again, until the block is over."""
     sigaction, over = ctypes.CDLL(None).sigaction, threading.Event()
-    kept = {number: ctypes.create_string_buffer(SIGACTION_BYTES) for number in STOPS}
+    kept = {number: ctypes.create_string_buffer(SIGACTION_BYTES) for number in SIGNALS}
     for number, room in kept.items():
         sigaction(int(number), None, room)
 

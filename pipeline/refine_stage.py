@@ -19,7 +19,7 @@ from pipeline.fit.resources import FitResources
 from pipeline.progress import Progress
 from pipeline.refinements import OBJECT_NOTE, refinements
 from pipeline.run import Run, record_run
-from pipeline.shard_spec import parse_shards
+from pipeline.shard_spec import parse_shards, shards_text
 from pipeline.sidecars import REQUESTS
 from pipeline.stages import FAILED_OBJECTS_EXIT_CODE, ShardsFailedError, StageResult, run_shards
 from pipeline.statistics_stage import store_statistics
@@ -205,7 +205,7 @@ def _check_config(header: FitHeader, config: PipelineConfig) -> None:
 def _require_done(planes: PlanesStore, chosen: Sequence[int]) -> None:
     missing = sorted(set(chosen) - planes.done())
     if missing:
-        names = ",".join(map(str, missing))
+        names = shards_text(missing)
         raise UsageError(
             f"--refine: shards {names} of fit {planes.header.name} are not fitted yet: run fpipe fit-objects "
             f"{planes.store.url} --name {planes.header.name} --shard {names}, or choose others with --shard"

@@ -65,15 +65,21 @@ def members(spec: str, environment: Mapping[str, str]) -> int:
     return max(1, int(match[1])) if match else 1
 
 
-def shards_text(shards: Iterable[int]) -> str:
-    """Returns the shortest text of `--shard` that selects these shards: "0,4,9-12"."""
+def shards_text(shards: Iterable[int], at_most: int | None = None) -> str:
+    """Returns the shortest text of `--shard` that selects these shards: "0,4,9-12".
+
+    Args:
+        shards: in any order.
+        at_most: parts after which the text ends with "…", for messages; None for all.
+    """
     runs: list[list[int]] = []
     for shard in sorted(shards):
         if runs and shard == runs[-1][-1] + 1:
             runs[-1][1:] = [shard]
         else:
             runs.append([shard])
-    return ",".join("-".join(map(str, run)) for run in runs)
+    parts = ["-".join(map(str, run)) for run in runs]
+    return ",".join(parts[:at_most]) + ",…" * (at_most is not None and len(parts) > at_most)
 
 
 def _from_environment(environment: Mapping[str, str]) -> str:

@@ -21,7 +21,7 @@ from storage.errors import FpipeError, StoreUnusableError
 
 FAILED_OBJECTS_EXIT_CODE = 42
 MAX_NAMED = 20
-"""Failed shards that an error names; the events of the run have all."""
+"""Shards, or ranges of them, that a message names; the events of the run have all."""
 MAX_SAID = 1000
 """Different bugs whose traceback is shown; the events of the run have all."""
 
@@ -78,8 +78,7 @@ class ShardsFailedError(FpipeError, RuntimeError):
 
     def __init__(self, result: StageResult) -> None:
         shard, failure = next(iter(result.failed.items()))
-        parts = shards_text(result.failed).split(",")
-        names = ",".join(parts[:MAX_NAMED]) + ",…" * (len(parts) > MAX_NAMED)
+        names = shards_text(result.failed, MAX_NAMED)
         super().__init__(
             f"{result.stage}: {len(result.failed)} of {result.shards} shards failed (--shard {names}); "
             f"shard {shard}: {failure.message}"
@@ -245,7 +244,7 @@ def _tell_drain(drain: Drain, stage: str, progress: Progress, run: Run) -> None:
 def _tell_drained(drain: Drain, stage: str, progress: Progress, run: Run) -> None:
     """Says what came of the shards that were running; those whose attempt failed are left, too."""
     abandoned = sorted(drain.running)
-    names = f" ({','.join(map(str, abandoned[:20]))}{'…' * (len(abandoned) > 20)})" * bool(abandoned)
+    names = f" ({shards_text(abandoned, MAX_NAMED)})" * bool(abandoned)
     ended = drain.n_running - len(abandoned)
     progress.say(
         f"{stage}: drained: {ended} shards that were running ended, {len(abandoned)} abandoned{names}"

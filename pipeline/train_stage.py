@@ -14,6 +14,7 @@ from pipeline.executor import Task, TaskResources
 from pipeline.model.config import GeometryConfig
 from pipeline.progress import Progress
 from pipeline.run import record_run
+from pipeline.shard_spec import shards_text
 from pipeline.stages import StageResult
 from pipeline.train.job import TrainResources, finished_version
 from pipeline.train.one_process import told_by_process, train_in_process
@@ -97,7 +98,7 @@ def _require_views(store: Store) -> None:
     views = ViewsStore.open(store)
     missing = views.shards_left()
     if missing:
-        names = ",".join(map(str, missing[:20])) + ("…" if len(missing) > 20 else "")
+        names = shards_text(missing, 20)
         raise UsageError(
             f"train-shared: {len(missing)} of {len(views.shards())} view shards are not rendered ({names}); "
             f"run fpipe render {store.url}"

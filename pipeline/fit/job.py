@@ -29,6 +29,7 @@ from pipeline.fit.resources import ONE_CORE, FitResources, planned_batch
 from pipeline.fit.settings import FittedCode
 from pipeline.fit_views import FitRenderer
 from pipeline.model.shared import RegimeOneCodes, SharedComponents, load_regime_one, load_shared
+from pipeline.shard_spec import shards_text
 from pipeline.train.training_views import TrainingViews
 from render_jobs.job import repro_command as render_repro
 from storage.errors import IntegrityError, ObjectUnavailableError, UsageError
@@ -83,7 +84,7 @@ def _require_views(views: ViewsStore, rows: Sequence[int]) -> None:
     shards = sorted({views.shard_of(row) for row in rows})
     missing = [shard for shard in shards if not views.is_done(shard)]
     if missing:
-        names = ",".join(map(str, missing))
+        names = shards_text(missing)
         raise UsageError(
             f"views of shards {names} are not rendered; run fpipe render {views.store.url} --shard {names}"
         )

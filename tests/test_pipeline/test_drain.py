@@ -19,7 +19,8 @@ import pytest
 from cli.status_text import status_text
 from pipeline.activity import activity, live_runs
 from pipeline.drain import Drain
-from pipeline.executor import LocalExecutor, TaskResources
+from pipeline.executor import TaskResources
+from pipeline.local_executor import LocalExecutor
 from pipeline.run import Run, read_events, record_run
 from pipeline.stages import run_shards
 from pipeline.status import dataset_status
@@ -121,7 +122,7 @@ def test_what_takes_longer_is_abandoned(tmp_path: Path) -> None:
     with pytest.raises(StoppedError), record_run(store, "render", {}) as run:
         run_stage(run, tmp_path, 0.5, progress)
     assert not any(map(faults.is_alive, pids(tmp_path)))
-    assert progress.told[-1] == ("render: drained: 0 shards that were running ended, 2 abandoned (0,1)",)
+    assert progress.told[-1] == ("render: drained: 0 shards that were running ended, 2 abandoned (0-1)",)
     events = list(read_events(store, "render", run.run_id))
     assert events[0]["signal"] == "SIGTERM"
     assert events[-2]["abandoned"] == [0, 1]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from pipeline.backlog import RetryPolicy
-from pipeline.executor import LocalExecutor, Task, TaskResources
+from pipeline.executor import Task, TaskResources
+from pipeline.local_executor import LocalExecutor
 from tests.conformance import faults
 
 

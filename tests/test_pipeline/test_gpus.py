@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.executor import LocalExecutor, Task, TaskResources
+from pipeline.executor import Task, TaskResources
 from pipeline.gpus import gpu_slots, visible_gpus
+from pipeline.local_executor import LocalExecutor
 from storage.errors import EnvironmentProblem
 
 

@@ -226,7 +226,7 @@ def test_heldout_views_do_not_decide(tmp_path: Path) -> None:
 
 def test_what_cannot_be_refined_is_refused(tmp_path: Path) -> None:
     store = _dataset(tmp_path)
-    with pytest.raises(UsageError, match=r"shards 0,1 of fit base are not fitted yet: run fpipe fit-objects"):
+    with pytest.raises(UsageError, match=r"shards 0-1 of fit base are not fitted yet: run fpipe fit-objects"):
         refine(store)
     _fit_all(store)
     with pytest.raises(ConfigError, match="both 0: nothing would be fitted"):

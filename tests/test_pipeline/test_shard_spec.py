@@ -115,3 +115,8 @@ def test_the_members_of_an_array_with_gaps_are_told_what_to_do_instead(number):
 )
 def test_how_many_commands_share_the_shards(spec, environment, count):
     assert members(spec, environment) == count
+
+
+def test_a_message_names_some_shards_and_says_that_there_are_more():
+    assert shards_text(range(0, 100, 2), at_most=3) == "0,2,4,…"
+    assert shards_text([0, 1, 5], at_most=2) == "0-1,5"
